@@ -1,0 +1,102 @@
+/**
+ * The crypto port: P-256 keys, signatures as r || s (64 bytes, as COSE ES256 wants), HMAC-SHA256, key agreement with HKDF-SHA256.
+ *
+ * Guarantees: a public key that is imported lies on the curve; a signature of another length is refused before any arithmetic;
+ * MACs are compared in constant time. Private keys are here only as `KeyObject` or as PKCS8 bytes that the caller stores.
+ * It does not decide what is signed: the bytes come from `protocol`.
+ */
+import {
+  createHmac,
+  createPrivateKey,
+  createPublicKey,
+  diffieHellman,
+  generateKeyPairSync,
+  hkdfSync,
+  type KeyObject,
+  sign,
+  timingSafeEqual,
+  verify,
+} from 'node:crypto';
+
+/** Bytes of a P-256 signature: r and s, 32 bytes each, big-endian (IEEE P1363). */
+export const SIGNATURE_BYTES = 64;
+/** Bytes of an uncompressed P-256 point: 0x04, x, y (SEC 1, 2.3.3). */
+export const PUBLIC_KEY_BYTES = 65;
+
+/** SubjectPublicKeyInfo for id-ecPublicKey on prime256v1 up to the point (RFC 5480). */
+const SPKI_PREFIX = Buffer.from('3059301306072a8648ce3d020106082a8648ce3d030107034200', 'hex');
+
+/** A new P-256 key pair. */
+export function generateSigningKey(): { readonly privateKey: KeyObject; readonly publicKey: KeyObject } {
+  return generateKeyPairSync('ec', { namedCurve: 'P-256' });
+}
+
+/** The raw 65-byte point of a public key, or of the public half of a private key. Throws on a key that is not on P-256. */
+export function publicKeyBytes(key: KeyObject): Uint8Array {
+  const spki = (key.type === 'private' ? createPublicKey(key) : key).export({ type: 'spki', format: 'der' });
+  if (spki.length !== SPKI_PREFIX.length + PUBLIC_KEY_BYTES || !spki.subarray(0, SPKI_PREFIX.length).equals(SPKI_PREFIX)) {
+    throw new TypeError('not a P-256 key');
+  }
+  return new Uint8Array(spki.subarray(SPKI_PREFIX.length));
+}
+
+/** A public key from its raw 65-byte point. Undefined where the bytes are no uncompressed point on P-256. */
+export function importPublicKey(point: Uint8Array): KeyObject | undefined {
+  if (point.length !== PUBLIC_KEY_BYTES || point[0] !== 4) return undefined;
+  try {
+    return createPublicKey({ key: Buffer.concat([SPKI_PREFIX, point]), format: 'der', type: 'spki' });
+  } catch {
+    return undefined;
+  }
+}
+
+/** PKCS8 bytes of a private key, for the holder's own store. */
+export function privateKeyBytes(key: KeyObject): Uint8Array {
+  return new Uint8Array(key.export({ type: 'pkcs8', format: 'der' }));
+}
+
+/** A private key from its PKCS8 bytes. Throws where they are none, or not on P-256: the holder's own store is broken then. */
+export function importPrivateKey(pkcs8: Uint8Array): KeyObject {
+  const key = createPrivateKey({ key: Buffer.from(pkcs8), format: 'der', type: 'pkcs8' });
+  if (key.asymmetricKeyType !== 'ec' || key.asymmetricKeyDetails?.namedCurve !== 'prime256v1') {
+    throw new TypeError('not a P-256 private key');
+  }
+  return key;
+}
+
+/** ES256 over the bytes: 64 bytes r || s. */
+export function signP1363(key: KeyObject, bytes: Uint8Array): Uint8Array {
+  return sign('sha256', bytes, { key, dsaEncoding: 'ieee-p1363' });
+}
+
+/** Whether the 64 bytes are an ES256 signature over the bytes by the holder of the key. Only `verify` makes trust out of it. */
+export function verifyP1363(key: KeyObject, bytes: Uint8Array, signature: Uint8Array): boolean {
+  if (signature.length !== SIGNATURE_BYTES) return false;
+  return verify('sha256', bytes, { key, dsaEncoding: 'ieee-p1363' }, signature);
+}
+
+/** HMAC-SHA256, 32 bytes (RFC 2104). */
+export function hmacSha256(key: Uint8Array, bytes: Uint8Array): Uint8Array {
+  return createHmac('sha256', key).update(bytes).digest();
+}
+
+/** Compares two MACs in constant time; unequal lengths are unequal. */
+export function equalMacs(one: Uint8Array, other: Uint8Array): boolean {
+  return one.length === other.length && timingSafeEqual(one, other);
+}
+
+/**
+ * Key agreement: ECDH on P-256, then HKDF-SHA256 (RFC 5869). `info` separates the uses, `salt` may be empty. Returns `bytes` bytes.
+ */
+export function agreedKey(
+  privateKey: KeyObject,
+  publicKey: KeyObject,
+  options: { readonly salt: Uint8Array; readonly info: Uint8Array; readonly bytes: number },
+): Uint8Array {
+  const shared = diffieHellman({ privateKey, publicKey });
+  try {
+    return new Uint8Array(hkdfSync('sha256', shared, options.salt, options.info, options.bytes));
+  } finally {
+    shared.fill(0);
+  }
+}
