@@ -38,6 +38,8 @@ export default defineConfig(
         module: 'writable',
         __dirname: 'readonly',
         setTimeout: 'readonly',
+        setInterval: 'readonly',
+        clearInterval: 'readonly',
       },
     },
   },
