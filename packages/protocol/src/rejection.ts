@@ -1,0 +1,34 @@
+/**
+ * The one catalogue of rejections: every way in which an input can be refused, with stable codes.
+ *
+ * Guarantees: a code never changes its meaning; each says what had been verified by then, what state the refusal left,
+ * and what to do now. `docs/errors.md` is generated from this file. Faults (a broken disk, a lost connection) are not
+ * rejections: they are thrown as `Fault`.
+ */
+import { CATALOGUE, type RejectionCode } from './rejection-catalogue.ts';
+
+export type { RejectionCode } from './rejection-catalogue.ts';
+
+export type RejectionDetail = Readonly<Record<string, string | number>>;
+
+export type Rejection = { readonly code: RejectionCode; readonly detail: RejectionDetail };
+
+/** Exit codes of the command line, everywhere. */
+export const EXIT = { done: 0, usage: 2, input: 3, funds: 4, unconfirmed: 5, locked: 6, fault: 70 } as const;
+
+/** Builds a rejection. Details are for people and never hold secrets. */
+export function rejection(code: RejectionCode, detail: RejectionDetail): Rejection {
+  return { code, detail };
+}
+
+/** One or two sentences for people: what happened, to what, what it left, what to do now. */
+export function describeRejection(refused: Rejection): string {
+  const entry = CATALOGUE[refused.code];
+  const happened = entry.happened.replace(/\{(\w+)\}/g, (_, name: string) => String(refused.detail[name] ?? '?'));
+  return `${happened} ${entry.state} ${entry.cure}`;
+}
+
+/** Whether a text is a code of the catalogue. */
+export function isRejectionCode(code: string): code is RejectionCode {
+  return Object.hasOwn(CATALOGUE, code);
+}
