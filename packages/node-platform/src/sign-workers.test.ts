@@ -15,7 +15,9 @@ function pool(...names: string[]): { workers: SignWorkers; keys: Map<string, Ret
 }
 
 function payloads(count: number): Uint8Array[] {
-  return Array.from({ length: count }, (_, index) => new TextEncoder().encode(`piece ${'x'.repeat(index % 7)} ${String(index)}`));
+  return Array.from({ length: count }, (_, index) =>
+    new TextEncoder().encode(`piece ${'x'.repeat(index % 7)} ${String(index)}`),
+  );
 }
 
 describe('sign workers', () => {

@@ -59,10 +59,14 @@ export class SignWorkers {
         this.#answered(answer);
       });
       thread.on('error', (error) => {
-        this.#break(new Fault('sign-worker-ended', `a signing thread failed: ${error.message}`, { retry: 'never', cause: error }));
+        this.#break(
+          new Fault('sign-worker-ended', `a signing thread failed: ${error.message}`, { retry: 'never', cause: error }),
+        );
       });
       thread.on('exit', (code) => {
-        this.#break(new Fault('sign-worker-ended', `a signing thread ended with code ${String(code)}`, { retry: 'never' }));
+        this.#break(
+          new Fault('sign-worker-ended', `a signing thread ended with code ${String(code)}`, { retry: 'never' }),
+        );
       });
       this.#workers.push(worker);
     }
@@ -130,7 +134,9 @@ export class SignWorkers {
     share.worker.load -= share.count;
     if (share.worker.load === 0) share.worker.thread.unref();
     if (answer.signatures === undefined) {
-      share.reject(new Fault('signing-failed', `signing failed: ${answer.error ?? 'no reason given'}`, { retry: 'never' }));
+      share.reject(
+        new Fault('signing-failed', `signing failed: ${answer.error ?? 'no reason given'}`, { retry: 'never' }),
+      );
     } else {
       share.resolve(new Uint8Array(answer.signatures));
     }

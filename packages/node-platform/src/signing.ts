@@ -34,7 +34,10 @@ export function generateSigningKey(): { readonly privateKey: KeyObject; readonly
 /** The raw 65-byte point of a public key, or of the public half of a private key. Throws on a key that is not on P-256. */
 export function publicKeyBytes(key: KeyObject): Uint8Array {
   const spki = (key.type === 'private' ? createPublicKey(key) : key).export({ type: 'spki', format: 'der' });
-  if (spki.length !== SPKI_PREFIX.length + PUBLIC_KEY_BYTES || !spki.subarray(0, SPKI_PREFIX.length).equals(SPKI_PREFIX)) {
+  if (
+    spki.length !== SPKI_PREFIX.length + PUBLIC_KEY_BYTES ||
+    !spki.subarray(0, SPKI_PREFIX.length).equals(SPKI_PREFIX)
+  ) {
     throw new TypeError('not a P-256 key');
   }
   return new Uint8Array(spki.subarray(SPKI_PREFIX.length));

@@ -53,10 +53,14 @@ export class FrameChannel {
       this.#deliver();
     });
     stream.on('error', (error) => {
-      this.#end(new Fault('connection-broken', `the connection broke: ${error.message}`, { retry: 'now', cause: error }));
+      this.#end(
+        new Fault('connection-broken', `the connection broke: ${error.message}`, { retry: 'now', cause: error }),
+      );
     });
     stream.on('close', () => {
-      this.#end(this.#peerEnded ? undefined : new Fault('connection-broken', 'the connection was closed', { retry: 'now' }));
+      this.#end(
+        this.#peerEnded ? undefined : new Fault('connection-broken', 'the connection was closed', { retry: 'now' }),
+      );
     });
     stream.on('drain', () => {
       this.#release();
@@ -69,9 +73,13 @@ export class FrameChannel {
    */
   send(frame: Uint8Array): Promise<void> | undefined {
     if (frame.length > this.#bytesMax) {
-      throw new Fault('frame-too-large', `a frame of ${String(frame.length)} bytes is over the bound of ${String(this.#bytesMax)}`, {
-        retry: 'never',
-      });
+      throw new Fault(
+        'frame-too-large',
+        `a frame of ${String(frame.length)} bytes is over the bound of ${String(this.#bytesMax)}`,
+        {
+          retry: 'never',
+        },
+      );
     }
     if (this.#ended) return undefined;
     const bytes = Buffer.allocUnsafe(LENGTH_BYTES + frame.length);
@@ -130,9 +138,13 @@ export class FrameChannel {
       if (length > this.#bytesMax) {
         this.#stream.destroy();
         this.#end(
-          new Fault('frame-too-large', `the peer announced a frame of ${String(length)} bytes; the bound is ${String(this.#bytesMax)}`, {
-            retry: 'never',
-          }),
+          new Fault(
+            'frame-too-large',
+            `the peer announced a frame of ${String(length)} bytes; the bound is ${String(this.#bytesMax)}`,
+            {
+              retry: 'never',
+            },
+          ),
         );
         return;
       }
@@ -149,7 +161,9 @@ export class FrameChannel {
     if (this.#peerEnded && !this.#paused && !this.#ended) {
       this.#stream.end();
       this.#end(
-        this.#chunkBytes === 0 ? undefined : new Fault('connection-broken', 'the connection ended within a frame', { retry: 'now' }),
+        this.#chunkBytes === 0
+          ? undefined
+          : new Fault('connection-broken', 'the connection ended within a frame', { retry: 'now' }),
       );
     }
   }
