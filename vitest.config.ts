@@ -1,8 +1,10 @@
-// Two projects: `unit` runs in parallel and touches no process; `process` runs serially and starts real ones.
+// Two projects: `unit` runs in parallel, from the sources, and starts no party; `process` starts real ones from the built
+// code, serially, once the others are done (it wants the machine for itself).
 import { defineConfig } from 'vitest/config';
 
-const resolve = { conditions: ['source', 'node', 'import', 'module', 'default'] };
-const ssr = { resolve: { conditions: ['source', 'node', 'import', 'module', 'default'] } };
+const conditions = ['source', 'node', 'import', 'module', 'default'];
+const resolve = { conditions };
+const ssr = { resolve: { conditions } };
 
 export default defineConfig({
   test: {
@@ -12,8 +14,14 @@ export default defineConfig({
         ssr,
         test: {
           name: 'unit',
-          include: ['packages/*/src/**/*.test.ts', 'tests/{house,vectors,contract}/**/*.test.ts'],
+          include: [
+            'packages/*/src/**/*.test.ts',
+            'bench/src/**/*.test.ts',
+            'tests/{house,vectors,contract}/**/*.test.ts',
+          ],
           testTimeout: 60_000,
+          hookTimeout: 60_000,
+          sequence: { groupOrder: 0 },
         },
       },
       {
@@ -25,6 +33,7 @@ export default defineConfig({
           fileParallelism: false,
           testTimeout: 600_000,
           hookTimeout: 600_000,
+          sequence: { groupOrder: 1 },
         },
       },
     ],
