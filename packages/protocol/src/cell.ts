@@ -26,7 +26,11 @@ export const cellKeySchema = tuple('cell-key', {
 export type CellKey = Of<typeof cellKeySchema>;
 
 /** A cell with its counts. Spoiled pieces are not in it. */
-export const cellSchema = tuple('cell', { key: cellKeySchema as Schema<CellKey>, pieces: uint(0xffff_ffff), postageMills: millsSchema });
+export const cellSchema = tuple('cell', {
+  key: cellKeySchema as Schema<CellKey>,
+  pieces: uint(0xffff_ffff),
+  postageMills: millsSchema,
+});
 export type Cell = Of<typeof cellSchema>;
 
 /** The key's exact bytes as they stand in records; also what cells are sorted by. */

@@ -49,7 +49,13 @@ export function keyIdText(key: KeyId): string {
 }
 
 /** The message of a payload, ready to be authenticated. */
-export function unsealed(authentication: Authentication, type: string, version: number, key: KeyId, payload: Uint8Array): Unsealed {
+export function unsealed(
+  authentication: Authentication,
+  type: string,
+  version: number,
+  key: KeyId,
+  payload: Uint8Array,
+): Unsealed {
   const header = new Map<CborValue, CborValue>([
     [LABEL.algorithm, ALGORITHM[authentication]],
     [LABEL.keyId, utf8(keyIdText(key))],
@@ -77,7 +83,9 @@ export function messageDigest(message: Unsealed, sha256: Sha256): Digest {
 /** The envelope's bytes. @throws RangeError for an authenticator of the wrong length. */
 export function seal(message: Unsealed, authenticator: Uint8Array): Uint8Array {
   if (authenticator.length !== AUTHENTICATOR_BYTES[message.authentication]) {
-    throw new RangeError(`An authenticator of ${authenticator.length} bytes does not belong to ${message.authentication}.`);
+    throw new RangeError(
+      `An authenticator of ${authenticator.length} bytes does not belong to ${message.authentication}.`,
+    );
   }
   return concat([
     Uint8Array.of(TAG[message.authentication]),
@@ -100,7 +108,8 @@ export function parseEnvelope(bytes: Uint8Array): Result<Envelope> {
   if (!body.ok) return body;
   if (!Array.isArray(body.value) || body.value.length !== 4) return broken('four parts are expected');
   const [protectedHeader, unprotected, payload, authenticator] = body.value as readonly CborValue[];
-  if (!(protectedHeader instanceof Uint8Array) || !(payload instanceof Uint8Array)) return broken('header and payload are byte strings');
+  if (!(protectedHeader instanceof Uint8Array) || !(payload instanceof Uint8Array))
+    return broken('header and payload are byte strings');
   if (!(unprotected instanceof Map) || unprotected.size !== 0) return broken('the unprotected header must be empty');
   if (!(authenticator instanceof Uint8Array) || authenticator.length !== AUTHENTICATOR_BYTES[authentication]) {
     return broken('the authenticator has the wrong length');

@@ -54,7 +54,8 @@ export type Indicium = {
 /** The mailing day as the layout counts it. @throws RangeError outside 2020-01-01..2199-06-06 */
 export function mailingDay(date: string): number {
   const day = (Date.parse(`${date}T00:00:00Z`) - FIRST_DAY_MS) / DAY_MS;
-  if (!Number.isInteger(day) || day < 0 || day > 0xffff) throw new RangeError(`The mailing date ${date} does not fit in an indicium.`);
+  if (!Number.isInteger(day) || day < 0 || day > 0xffff)
+    throw new RangeError(`The mailing date ${date} does not fit in an indicium.`);
   return day;
 }
 
@@ -62,7 +63,13 @@ export function mailingDay(date: string): number {
 export type IndiciumFrame = { readonly layout: Layout; readonly head: Uint8Array; readonly day: number };
 
 /** Prepares what is the same in every indicium of a batch. */
-export function indiciumFrame(layout: Layout, specimen: boolean, device: DeviceId, epoch: number, mailingDate: string): IndiciumFrame {
+export function indiciumFrame(
+  layout: Layout,
+  specimen: boolean,
+  device: DeviceId,
+  epoch: number,
+  mailingDate: string,
+): IndiciumFrame {
   const head = new Uint8Array(12);
   head[0] = layout.number;
   head[1] = specimen ? SPECIMEN : 0;
@@ -107,11 +114,18 @@ export function indiciumBytes(input: Uint8Array, authenticator: Uint8Array): Uin
 }
 
 /** Parses a symbol's payload. Nothing is verified. Rejection: `malformed`. */
-export function parseIndicium(payload: Uint8Array): Result<{ indicium: Indicium; input: Uint8Array; authenticator: Uint8Array }> {
+export function parseIndicium(
+  payload: Uint8Array,
+): Result<{ indicium: Indicium; input: Uint8Array; authenticator: Uint8Array }> {
   const layout = Object.values(LAYOUTS).find((candidate) => candidate.number === payload[0]);
   if (layout === undefined) return refuse(rejection('malformed', { path: 'layout', reason: 'this layout is unknown' }));
   if (payload.length !== layout.bodyBytes + layout.authenticatorBytes) {
-    return refuse(rejection('malformed', { path: '(whole)', reason: `layout ${layout.number} has ${layout.bodyBytes + layout.authenticatorBytes} bytes` }));
+    return refuse(
+      rejection('malformed', {
+        path: '(whole)',
+        reason: `layout ${layout.number} has ${layout.bodyBytes + layout.authenticatorBytes} bytes`,
+      }),
+    );
   }
   const flags = payload[1] as number;
   if (flags > SPECIMEN) return refuse(rejection('malformed', { path: 'flags', reason: 'unknown flags' }));

@@ -66,7 +66,8 @@ export function frontierOf(leaves: number, bytes: Uint8Array): Frontier {
   const peaks: Digest[] = [];
   for (let offset = 0; offset < bytes.length; offset += 32) peaks.push(digestOf(bytes.slice(offset, offset + 32)));
   const expected = leaves.toString(2).replaceAll('0', '').length;
-  if (peaks.length !== expected) throw new RangeError(`A frontier of ${leaves} leaves has ${expected} peaks, not ${peaks.length}.`);
+  if (peaks.length !== expected)
+    throw new RangeError(`A frontier of ${leaves} leaves has ${expected} peaks, not ${peaks.length}.`);
   return { leaves, peaks };
 }
 
@@ -74,12 +75,23 @@ export function frontierOf(leaves: number, bytes: Uint8Array): Frontier {
 export function auditPath(leaves: readonly Digest[], index: number, sha256: Sha256): Digest[] {
   if (leaves.length <= 1) return [];
   const split = largestPowerBelow(leaves.length);
-  const [near, far] = index < split ? [leaves.slice(0, split), leaves.slice(split)] : [leaves.slice(split), leaves.slice(0, split)];
-  return [...auditPath(near, index < split ? index : index - split, sha256), root(append(EMPTY_FRONTIER, far, sha256), sha256)];
+  const [near, far] =
+    index < split ? [leaves.slice(0, split), leaves.slice(split)] : [leaves.slice(split), leaves.slice(0, split)];
+  return [
+    ...auditPath(near, index < split ? index : index - split, sha256),
+    root(append(EMPTY_FRONTIER, far, sha256), sha256),
+  ];
 }
 
 /** Whether the path leads from the leaf at `index` of `size` leaves to the root. */
-export function provesLeaf(leaf: Digest, index: number, size: number, path: readonly Digest[], expected: Digest, sha256: Sha256): boolean {
+export function provesLeaf(
+  leaf: Digest,
+  index: number,
+  size: number,
+  path: readonly Digest[],
+  expected: Digest,
+  sha256: Sha256,
+): boolean {
   // RFC 9162, 2.1.3.2: the same tree, iterative.
   if (index >= size) return false;
   let node = index;

@@ -42,4 +42,3 @@ export function parsePayload<T>(of: MessageType<T>, envelope: Envelope): Result<
   const wrong = checkType(of, envelope);
   return wrong === null ? parseBytes(of.schema, envelope.payload) : refuse(wrong);
 }
-

@@ -3,7 +3,9 @@
  */
 import type { Rejection } from './rejection.ts';
 
-export type Result<T> = { readonly ok: true; readonly value: T } | { readonly ok: false; readonly rejection: Rejection };
+export type Result<T> =
+  | { readonly ok: true; readonly value: T }
+  | { readonly ok: false; readonly rejection: Rejection };
 
 /** The accepted outcome. */
 export function accept<T>(value: T): { readonly ok: true; readonly value: T } {

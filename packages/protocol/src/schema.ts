@@ -138,7 +138,8 @@ export function pattern<T extends string>(form: RegExp): Schema<T> {
   return leaf(
     `tstr .regexp ${JSON.stringify(form.source.replace(/^\^|\$$/g, ''))}`,
     (value, path) => {
-      if (typeof value !== 'string' || !form.test(value)) throw new Misfit(path, `a text like ${form.source} is expected`);
+      if (typeof value !== 'string' || !form.test(value))
+        throw new Misfit(path, `a text like ${form.source} is expected`);
       return value as T;
     },
     (value) => value,
@@ -188,11 +189,17 @@ export function optional<T>(key: number, schema: Schema<T>): OptionalOf<T> {
   return { key, schema, optional: true };
 }
 
-type Fields = Readonly<Record<string, { readonly key: number; readonly schema: Schema<unknown>; readonly optional: boolean }>>;
+type Fields = Readonly<
+  Record<string, { readonly key: number; readonly schema: Schema<unknown>; readonly optional: boolean }>
+>;
 type Struct<F> = {
-  readonly [K in keyof F as F[K] extends { optional: false } ? K : never]: F[K] extends { schema: Schema<infer T> } ? T : never;
+  readonly [K in keyof F as F[K] extends { optional: false } ? K : never]: F[K] extends { schema: Schema<infer T> }
+    ? T
+    : never;
 } & {
-  readonly [K in keyof F as F[K] extends { optional: true } ? K : never]?: F[K] extends { schema: Schema<infer T> } ? T : never;
+  readonly [K in keyof F as F[K] extends { optional: true } ? K : never]?: F[K] extends { schema: Schema<infer T> }
+    ? T
+    : never;
 };
 
 /** A map with integer keys on the wire and named fields in code. */
@@ -202,7 +209,9 @@ export function struct<const F extends Fields>(name: string, fields: F): Schema<
   if (byKey.size !== entries.length) throw new Error(`The schema ${name} uses a key twice.`);
   const rules = new Map<string, string>();
   for (const [, of] of entries) for (const [rule, body] of of.schema.rules) rules.set(rule, body);
-  const lines = entries.map(([fieldName, of]) => `  ${of.optional ? '? ' : ''}${of.key} => ${of.schema.cddl}, ; ${fieldName}`);
+  const lines = entries.map(
+    ([fieldName, of]) => `  ${of.optional ? '? ' : ''}${of.key} => ${of.schema.cddl}, ; ${fieldName}`,
+  );
   rules.set(name, `{\n${lines.join('\n')}\n}`);
   return {
     cddl: name,
@@ -212,7 +221,12 @@ export function struct<const F extends Fields>(name: string, fields: F): Schema<
       const parsed: Record<string, unknown> = {};
       for (const key of value.keys()) {
         if (typeof key !== 'number' || !byKey.has(key)) {
-          throw new Misfit(path === '' ? '.(whole)' : path, 'unknown', 'unknown-field', typeof key === 'object' ? '?' : String(key));
+          throw new Misfit(
+            path === '' ? '.(whole)' : path,
+            'unknown',
+            'unknown-field',
+            typeof key === 'object' ? '?' : String(key),
+          );
         }
       }
       for (const [fieldName, of] of entries) {

@@ -9,7 +9,19 @@ import { cellSchema } from '../cell.ts';
 import { deviceId, digest, epoch, licenseeId, pieceNumber, sequence, software } from '../fields.ts';
 import type { MessageType } from '../message.ts';
 import { fundsSchema, registersSchema } from '../registers.ts';
-import { bool, currencySchema, field, list, millsSchema, type Of, oneOf, optional, struct, timeMs, uint } from '../schema.ts';
+import {
+  bool,
+  currencySchema,
+  field,
+  list,
+  millsSchema,
+  type Of,
+  oneOf,
+  optional,
+  struct,
+  timeMs,
+  uint,
+} from '../schema.ts';
 import { batchDeclaration } from './batch-declaration.ts';
 
 export const MAX_CELLS = 1_024;
@@ -71,5 +83,6 @@ export const BATCH_STATISTICS: MessageType<BatchStatistics> = {
   version: 1,
   schema: batchStatisticsSchema,
   authenticatedBy: 'device',
-  purpose: 'What a mailer declared of a batch and what its device franked, authenticated together: the evidence for discounts and credits.',
+  purpose:
+    'What a mailer declared of a batch and what its device franked, authenticated together: the evidence for discounts and credits.',
 };

@@ -8,7 +8,20 @@
  */
 import { customerId, digest, licenseeId, programmeId } from '../fields.ts';
 import type { MessageType } from '../message.ts';
-import { bool, currencySchema, field, list, millsSchema, type Of, optional, pattern, struct, text, timeMs, uint } from '../schema.ts';
+import {
+  bool,
+  currencySchema,
+  field,
+  list,
+  millsSchema,
+  type Of,
+  optional,
+  pattern,
+  struct,
+  text,
+  timeMs,
+  uint,
+} from '../schema.ts';
 
 export const MAX_EVIDENCE = 4_096;
 

@@ -48,7 +48,10 @@ export function pieceRecordBytes(
   record.set(head);
   let offset = writeUint(record, head.length, index);
   offset = writeUint(record, offset, number);
-  offset = postageMills <= 0xffff_ffffn ? writeUint(record, offset, Number(postageMills)) : writeUint64(record, offset, postageMills);
+  offset =
+    postageMills <= 0xffff_ffffn
+      ? writeUint(record, offset, Number(postageMills))
+      : writeUint64(record, offset, postageMills);
   record.set(cell, offset);
   offset += cell.length;
   record[offset] = 0x40 + REFERENCE_BYTES;

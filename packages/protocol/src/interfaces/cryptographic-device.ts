@@ -1,0 +1,126 @@
+/**
+ * The local interface of the cryptographic device: what the server may ask of it, and what it asks of the server.
+ *
+ * It never signs on the server's word alone: a confirmation needs record and attestation again, a certificate needs
+ * the device's own request, funds the device's own request.
+ */
+import { deviceId, licenseeId } from '../fields.ts';
+import { ROLES } from '../message.ts';
+import { drawSchema } from '../messages/funds.ts';
+import { bool, bytes, field, list, millsSchema, oneOf, optional, struct, text, uint } from '../schema.ts';
+import { answerSchema, MAX_RECORD_BYTES, MAX_SUBMISSION, rejectionSchema } from './answer.ts';
+import { operation } from './operation.ts';
+
+const record = bytes(1, MAX_RECORD_BYTES);
+const message = bytes(1, 65_536);
+const nothing = struct('nothing', {});
+
+export const CRYPTOGRAPHIC_DEVICE = {
+  /** Public keys by role, the agreement key, the session's authority (DER): what a trust bundle is made of. */
+  publicKeys: operation(
+    'public-keys',
+    nothing,
+    struct('public-keys', {
+      keys: field(
+        1,
+        list(
+          struct('role-key', {
+            role: field(1, oneOf(...ROLES)),
+            epoch: field(2, uint(65_535, 1)),
+            publicKey: field(3, bytes(65)),
+          }),
+          32,
+        ),
+      ),
+      agreementKey: field(2, bytes(65)),
+      sessionAuthority: field(3, bytes(1, 2_048)),
+    }),
+  ),
+  /** Verifies the request and issues the certificate. The device's key is thereby registered in the device's own store. */
+  enrol: operation(
+    'enrol',
+    struct('enrol', { request: field(1, record), licensee: field(2, licenseeId), certified: field(3, bool) }),
+    struct('enrolled', { certificate: field(1, message) }),
+  ),
+  /** Claim 1e: authenticates each record and attests it. */
+  authenticate: operation(
+    'authenticate',
+    struct('authenticate', { records: field(1, list(record, MAX_SUBMISSION, 1)) }),
+    struct('authenticated', {
+      results: field(
+        1,
+        list(
+          struct('authentication', { attestation: optional(1, message), rejection: optional(2, rejectionSchema) }),
+          MAX_SUBMISSION,
+        ),
+      ),
+    }),
+  ),
+  /** Confirms records that the server holds durably, given record and attestation again. */
+  confirm: operation(
+    'confirm',
+    struct('confirm-items', {
+      items: field(
+        1,
+        list(struct('confirm-item', { record: field(1, record), attestation: field(2, message) }), MAX_SUBMISSION, 1),
+      ),
+    }),
+    struct('confirmed-items', {
+      results: field(
+        1,
+        list(
+          struct('confirm-result', { confirmation: optional(1, message), rejection: optional(2, rejectionSchema) }),
+          MAX_SUBMISSION,
+        ),
+      ),
+    }),
+  ),
+  /** Grants funds for an authentic request: from the deposit, and drawn credits. `refusal` makes it a grant of zero. */
+  fund: operation(
+    'fund',
+    struct('fund', {
+      request: field(1, record),
+      depositMills: field(2, millsSchema),
+      draws: field(3, list(drawSchema, 1_000)),
+      refusal: optional(4, text(200)),
+    }),
+    struct('funded', { grant: field(1, message) }),
+  ),
+  /** Signs a policy; `policy` is the deterministic CBOR of its schema, unsigned. */
+  signPolicy: operation(
+    'sign-policy',
+    struct('sign-policy', { policy: field(1, message) }),
+    struct('signed-policy', { policy: field(1, message) }),
+  ),
+  signTime: operation(
+    'sign-time',
+    struct('sign-time', { device: field(1, deviceId) }),
+    struct('signed-time-answer', { time: field(1, message) }),
+  ),
+  suspend: operation(
+    'suspend',
+    struct('suspend', {
+      device: field(1, deviceId),
+      licensee: field(2, licenseeId),
+      suspended: field(3, bool),
+      reason: field(4, text(200)),
+    }),
+    struct('suspended', { suspension: field(1, message) }),
+  ),
+} as const;
+
+/** What the cryptographic device asks of the server, out of a session (design, 2.7), on the server's acceptance socket. */
+export const ACCEPTANCE = {
+  accept: operation(
+    'accept',
+    struct('accept', {
+      session: field(1, text(64)),
+      device: field(2, deviceId),
+      items: field(
+        3,
+        list(struct('accept-item', { record: field(1, record), attestation: field(2, message) }), MAX_SUBMISSION, 1),
+      ),
+    }),
+    struct('accept-answers', { answers: field(1, list(answerSchema, MAX_SUBMISSION)) }),
+  ),
+} as const;

@@ -1,0 +1,53 @@
+/**
+ * Delivery of accepted records from the server to the postal authority (claims 1f and 13f).
+ *
+ * The authority verifies everything again; it takes from the server only bytes and their order.
+ */
+import { digest } from '../fields.ts';
+import { bytes, field, list, type Of, oneOf, optional, struct, uint } from '../schema.ts';
+import { MAX_RECORD_BYTES, MAX_SUBMISSION, rejectionSchema } from './answer.ts';
+
+/** `certificates`: those under which the items stand and that this delivery is the first to need; repeats are harmless. */
+export const deliverySchema = struct('delivery', {
+  certificates: field(1, list(bytes(1, 65_536), MAX_SUBMISSION)),
+  items: field(
+    2,
+    list(
+      struct('delivery-item', { record: field(1, bytes(1, MAX_RECORD_BYTES)), attestation: field(2, bytes(1, 4_096)) }),
+      MAX_SUBMISSION,
+      1,
+    ),
+  ),
+});
+export type Delivery = Of<typeof deliverySchema>;
+
+export const deliveryAnswersSchema = struct('delivery-answers', {
+  /** The authority's intake cursor after these items; `GET /v1/grants` says through which cursor programmes were evaluated. */
+  cursor: field(1, uint()),
+  results: field(
+    2,
+    list(
+      struct('delivery-result', {
+        outcome: field(1, oneOf('accepted', 'already-accepted', 'rejected')),
+        rejection: optional(2, rejectionSchema),
+      }),
+      MAX_SUBMISSION,
+    ),
+  ),
+});
+
+/** Grants after a cursor, oldest first; `evaluatedThrough` is the intake cursor that they rest on. */
+export const grantListSchema = struct('grant-list', {
+  grants: field(
+    1,
+    list(
+      struct('grant-item', {
+        cursor: field(1, uint()),
+        grant: field(2, bytes(1, MAX_RECORD_BYTES)),
+        digest: field(3, digest),
+      }),
+      1_000,
+    ),
+  ),
+  evaluatedThrough: field(2, uint()),
+});

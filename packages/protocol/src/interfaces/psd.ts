@@ -1,0 +1,225 @@
+/**
+ * The local interface of the PSD: what a host may ask of it over its socket.
+ *
+ * Every operation can be asked again after a lost answer without a second effect.
+ */
+import { cellKeySchema } from '../cell.ts';
+import {
+  batchId,
+  customerId,
+  deviceId,
+  digest,
+  epoch,
+  licenseeId,
+  pieceNumber,
+  sequence,
+  software,
+} from '../fields.ts';
+import { batchDeclaration } from '../messages/batch-declaration.ts';
+import { authenticationSchema } from '../messages/attestation.ts';
+import { MAX_SPOILED, memorySchema } from '../messages/batch-statistics.ts';
+import { fundsSchema, registersSchema } from '../registers.ts';
+import {
+  bool,
+  bytes,
+  currencySchema,
+  field,
+  list,
+  millsSchema,
+  type Of,
+  oneOf,
+  optional,
+  struct,
+  text,
+  timeMs,
+  uint,
+} from '../schema.ts';
+import { MAX_RECORD_BYTES, rejectionSchema } from './answer.ts';
+import { operation } from './operation.ts';
+
+/** Pieces in one chunk. */
+export const MAX_CHUNK = 1_024;
+/** One piece of a chunk request, big-endian: index into the chunk's cells u16, postage mills u32, reference 16 bytes. */
+export const CHUNK_ENTRY_BYTES = 22;
+/** Code beside a piece record in host memory: HMAC-SHA256 over salt and record, first 16 bytes, under a key of the PSD alone. */
+export const RECORD_CODE_BYTES = 16;
+
+const nothing = struct('nothing', {});
+const message = bytes(1, MAX_RECORD_BYTES);
+
+export const batchStateSchema = struct('batch-state', {
+  batch: field(1, batchId),
+  customer: optional(2, customerId),
+  /** `open`: franking; `closed`: franking refused, not yet sealed. */
+  state: field(3, oneOf('open', 'closed')),
+  firstPieceNumber: field(4, pieceNumber),
+  pieces: field(5, uint(0xffff_ffff)),
+  postageMills: field(6, millsSchema),
+  spoiled: field(7, uint(MAX_SPOILED)),
+  /** How far a recount from host memory has come. */
+  recounted: field(8, uint(0xffff_ffff)),
+});
+export type BatchState = Of<typeof batchStateSchema>;
+
+export const deviceStatusSchema = struct('device-status', {
+  device: field(1, deviceId),
+  state: field(2, oneOf('uninitialised', 'keyed', 'authorised', 'operational', 'locked', 'withdrawn')),
+  licensee: optional(3, licenseeId),
+  epoch: field(4, epoch),
+  authentication: field(5, authenticationSchema),
+  memory: field(6, memorySchema),
+  certified: field(7, bool),
+  registers: field(8, registersSchema),
+  funds: field(9, fundsSchema),
+  currency: optional(10, currencySchema),
+  /** Sequence and digest of the last sealed record, 0 and zero bytes before the first. */
+  sequence: field(11, uint(0xffff_ffff)),
+  head: field(12, digest),
+  batch: optional(13, batchStateSchema),
+  unconfirmedRecords: field(14, uint(1_000_000)),
+  unconfirmedPostageMills: field(15, millsSchema),
+  recordCapacity: field(16, uint(1_000_000)),
+  policyVersion: optional(17, uint(0xffff_ffff)),
+  customers: field(18, list(customerId, 4_096)),
+  /** Why it is locked, or warns that it will be; in words. */
+  lock: optional(19, text(200)),
+  warning: optional(20, text(200)),
+  signedTimeMs: optional(21, timeMs),
+  pendingFundsRequest: optional(22, uint(0xffff_ffff)),
+  software: field(23, software),
+  piecesInMemory: field(24, uint(0xffff_ffff)),
+  /** Confirmations for another digest that were refused: each is an alarm. */
+  alarms: field(25, uint(0xffff_ffff)),
+  /** By signed time: when the oldest unconfirmed record warns and locks. */
+  warnsAtMs: optional(26, timeMs),
+  locksAtMs: optional(27, timeMs),
+});
+export type DeviceStatus = Of<typeof deviceStatusSchema>;
+
+export const frankChunkSchema = struct('frank-chunk', {
+  batch: field(1, batchId),
+  /** Index in the batch of the chunk's first piece. */
+  firstIndex: field(2, uint(0xffff_ffff)),
+  cells: field(3, list(cellKeySchema, MAX_CHUNK, 1)),
+  /** Entries of {@link CHUNK_ENTRY_BYTES}, in list order. */
+  pieces: field(4, bytes(CHUNK_ENTRY_BYTES, CHUNK_ENTRY_BYTES * MAX_CHUNK)),
+});
+export type FrankChunk = Of<typeof frankChunkSchema>;
+
+/** Columns: as many entries as pieces in each, in order. `codes` is empty where the memory is inside the PSD. */
+export const frankedChunkSchema = struct('franked-chunk', {
+  firstPieceNumber: field(1, pieceNumber),
+  indicia: field(2, bytes(1, 128 * MAX_CHUNK)),
+  salts: field(3, bytes(16, 16 * MAX_CHUNK)),
+  codes: field(4, bytes(0, RECORD_CODE_BYTES * MAX_CHUNK)),
+  registers: field(5, registersSchema),
+});
+export type FrankedChunk = Of<typeof frankedChunkSchema>;
+
+export const recordStateSchema = struct('record-state', {
+  sequence: field(1, sequence),
+  digest: field(2, digest),
+  batch: optional(3, batchId),
+  bytes: field(4, uint(MAX_RECORD_BYTES)),
+});
+
+export const PSD = {
+  status: operation('status', nothing, deviceStatusSchema),
+  enrolmentRequest: operation(
+    'enrolment-request',
+    nothing,
+    struct('enrolment-request-answer', { request: field(1, message) }),
+  ),
+  /** Installs certificate and policy, whose signatures the PSD checks against the trust bundle pinned at its initialisation. */
+  install: operation(
+    'install',
+    struct('install', { certificate: field(1, message), policy: field(2, message) }),
+    deviceStatusSchema,
+  ),
+  policy: operation('policy', struct('policy-message', { policy: field(1, message) }), deviceStatusSchema),
+  signedTime: operation('signed-time', struct('signed-time-message', { time: field(1, message) }), deviceStatusSchema),
+  openBatch: operation(
+    'open-batch',
+    struct('open-batch', { declaration: field(1, batchDeclaration) }),
+    batchStateSchema,
+  ),
+  frankChunk: operation('frank-chunk', frankChunkSchema, frankedChunkSchema),
+  spoil: operation(
+    'spoil',
+    struct('spoil', { batch: field(1, batchId), pieceNumbers: field(2, list(pieceNumber, MAX_SPOILED, 1)) }),
+    batchStateSchema,
+  ),
+  closeBatch: operation(
+    'close-batch',
+    struct('close-batch', { batch: field(1, batchId), reprints: field(2, uint(0xffff_ffff)) }),
+    batchStateSchema,
+  ),
+  /** Streams piece records back from host memory, from index 0 in order. At index 0 a recount starts afresh. */
+  recount: operation(
+    'recount',
+    struct('recount', {
+      batch: field(1, batchId),
+      firstIndex: field(2, uint(0xffff_ffff)),
+      records: field(3, list(bytes(1, 512), MAX_CHUNK, 1)),
+      salts: field(4, bytes(16, 16 * MAX_CHUNK)),
+      codes: field(5, bytes(RECORD_CODE_BYTES, RECORD_CODE_BYTES * MAX_CHUNK)),
+    }),
+    batchStateSchema,
+  ),
+  /** Seals a closed batch into its record. With memory in the host, after the whole recount, or incomplete. */
+  seal: operation(
+    'seal',
+    struct('seal', { batch: field(1, batchId), incomplete: field(2, bool) }),
+    struct('sealed', { sequence: field(1, sequence), digest: field(2, digest), record: field(3, message) }),
+  ),
+  records: operation(
+    'records',
+    nothing,
+    struct('record-list', { records: field(1, list(recordStateSchema, 100_000)) }),
+  ),
+  record: operation(
+    'record',
+    struct('record-request', { sequence: field(1, sequence) }),
+    struct('record-answer', { record: field(1, message) }),
+  ),
+  /** The only way to delete a record. */
+  confirm: operation(
+    'confirm',
+    struct('confirm', { confirmation: field(1, message) }),
+    struct('confirmed', { sequence: field(1, sequence), digest: field(2, digest) }),
+  ),
+  /** Asked while one is pending, it answers the pending request's bytes again. */
+  fundsRequest: operation(
+    'funds-request',
+    struct('funds-request-parameters', { amountMills: field(1, millsSchema) }),
+    struct('funds-request-answer', { number: field(1, uint(0xffff_ffff, 1)), request: field(2, message) }),
+  ),
+  fundsGrant: operation('funds-grant', struct('funds-grant-message', { grant: field(1, message) }), deviceStatusSchema),
+  /**
+   * Sends records in a session over the next connection to the session socket. A `record` supplied from host memory must
+   * equal the PSD's own. Answers when the session has ended; confirmations have been applied by then.
+   */
+  send: operation(
+    'send',
+    struct('send', {
+      items: field(
+        1,
+        list(struct('send-item', { sequence: field(1, sequence), record: optional(2, message) }), 256, 1),
+      ),
+    }),
+    struct('sent', {
+      results: field(
+        1,
+        list(
+          struct('send-result', {
+            sequence: field(1, sequence),
+            confirmation: optional(2, bytes(1, 4_096)),
+            attestation: optional(3, bytes(1, 4_096)),
+            rejection: optional(4, rejectionSchema),
+          }),
+          256,
+        ),
+      ),
+    }),
+  ),
+} as const;

@@ -1,0 +1,98 @@
+/**
+ * The trust bundle: the public keys on which every offline check stands, as a small JSON file.
+ *
+ * Guarantees that a parsed bundle has well-formed keys of known roles, each once per epoch. It carries no secret and
+ * proves nothing by itself: it must reach its reader by a way that the reader trusts.
+ */
+import { hex, unhex } from '@countermark/protocol/id';
+import { ROLES, type Role } from '@countermark/protocol/message';
+import type { DeviceCertificate } from '@countermark/protocol/messages/enrolment';
+import { rejection } from '@countermark/protocol/rejection';
+import { accept, type Result, refuse } from '@countermark/protocol/result';
+import type { KeySource, Verified } from './verified.ts';
+
+export type TrustedKey = { readonly role: Role; readonly epoch: number; readonly publicKey: Uint8Array };
+
+export type TrustBundle = {
+  readonly keys: readonly TrustedKey[];
+  /** Public agreement key of the cryptographic device, and the authority of its session certificates (DER). */
+  readonly agreementKey: Uint8Array;
+  readonly sessionAuthority: Uint8Array;
+};
+
+/** The bundle as the text of `trust-bundle.json`. Keys are hex: 65 bytes, uncompressed P-256 points. */
+export function formatTrustBundle(bundle: TrustBundle): string {
+  return `${JSON.stringify(
+    {
+      schema: 1,
+      keys: bundle.keys.map((key) => ({
+        role: key.role,
+        epoch: key.epoch,
+        algorithm: 'ES256',
+        publicKey: hex(key.publicKey),
+      })),
+      agreementKey: hex(bundle.agreementKey),
+      sessionAuthority: hex(bundle.sessionAuthority),
+    },
+    null,
+    2,
+  )}\n`;
+}
+
+/** Parses the text of a bundle. Rejection: `malformed`. */
+export function parseTrustBundle(text: string): Result<TrustBundle> {
+  const bad = (path: string, reason: string) =>
+    refuse(rejection('malformed', { path: `trust bundle ${path}`, reason }));
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    return bad('(whole)', 'it is not JSON');
+  }
+  const bundle = value as {
+    schema?: unknown;
+    keys?: unknown;
+    agreementKey?: unknown;
+    sessionAuthority?: unknown;
+  } | null;
+  if (typeof bundle !== 'object' || bundle === null || bundle.schema !== 1) return bad('schema', 'it must be 1');
+  if (!Array.isArray(bundle.keys) || bundle.keys.length > 256) return bad('keys', 'a list is expected');
+  const agreementKey = bytesOf(bundle.agreementKey, 65);
+  const sessionAuthority = bytesOf(bundle.sessionAuthority, null);
+  if (agreementKey === null) return bad('agreementKey', '65 bytes in hex are expected');
+  if (sessionAuthority === null) return bad('sessionAuthority', 'a certificate in hex is expected');
+  const keys: TrustedKey[] = [];
+  for (const [i, entry] of (
+    bundle.keys as readonly { role?: unknown; epoch?: unknown; publicKey?: unknown }[]
+  ).entries()) {
+    const role = ROLES.find((known) => known === entry.role);
+    const publicKey = bytesOf(entry.publicKey, 65);
+    if (role === undefined) return bad(`keys.${i}.role`, `one of ${ROLES.join(', ')} is expected`);
+    if (typeof entry.epoch !== 'number' || !Number.isInteger(entry.epoch) || entry.epoch < 1)
+      return bad(`keys.${i}.epoch`, 'a number from 1 is expected');
+    if (publicKey?.[0] !== 4) return bad(`keys.${i}.publicKey`, 'an uncompressed P-256 point in hex is expected');
+    if (keys.some((key) => key.role === role && key.epoch === entry.epoch))
+      return bad(`keys.${i}`, 'the key stands twice');
+    keys.push({ role, epoch: entry.epoch, publicKey });
+  }
+  return accept({ keys, agreementKey, sessionAuthority });
+}
+
+function bytesOf(value: unknown, length: number | null): Uint8Array | null {
+  const bytes = typeof value === 'string' ? unhex(value) : null;
+  return bytes !== null && bytes.length > 0 && (length === null || bytes.length === length) ? bytes : null;
+}
+
+/** The keys of a bundle and of devices whose certificates were verified. */
+export function trustedKeys(bundle: TrustBundle, certificates: Iterable<Verified<DeviceCertificate>> = []): KeySource {
+  const byId = new Map<string, { publicKey: Uint8Array; authentication: 'signature' | 'mac' }>();
+  for (const { role, epoch, publicKey } of bundle.keys)
+    byId.set(`${role}#${epoch}`, { publicKey, authentication: 'signature' });
+  for (const { message } of certificates) {
+    byId.set(`${message.device}#${message.epoch}`, {
+      publicKey: message.publicKey,
+      authentication: message.authentication,
+    });
+  }
+  return (key) => byId.get(`${key.holder}#${key.epoch}`) ?? null;
+}

@@ -1,0 +1,113 @@
+/**
+ * `Verified<T>`: a message whose authenticator was checked against a key that the verifier trusts, and whose payload
+ * then parsed strictly. Nothing else in the product makes one.
+ *
+ * Order: bounds and envelope; type and version; key; algorithm; authenticator; payload; holder. The payload is not
+ * parsed before its authenticator is verified.
+ * Does not say that a record continues its chain (`chain.ts`) or agrees with itself (`statistics.ts`).
+ */
+import {
+  type Authentication,
+  type Envelope,
+  type KeyId,
+  keyIdText,
+  messageDigest,
+  parseEnvelope,
+  toBeAuthenticated,
+} from '@countermark/protocol/cose';
+import type { Digest } from '@countermark/protocol/digest';
+import { checkType, type MessageType, parsePayload } from '@countermark/protocol/message';
+import { type EnrolmentRequest, ENROLMENT_REQUEST } from '@countermark/protocol/messages/enrolment';
+import { rejection } from '@countermark/protocol/rejection';
+import { accept, type Result, refuse } from '@countermark/protocol/result';
+import type { MacPort, VerificationPort } from './verification-port.ts';
+
+declare const mark: unique symbol;
+
+export type Verified<T> = {
+  readonly message: T;
+  readonly envelope: Envelope;
+  /** The exact bytes that were verified: what is stored and carried. */
+  readonly bytes: Uint8Array;
+  readonly digest: Digest;
+  readonly [mark]: true;
+};
+
+/** What a verifier knows of a key: its public part, and for a device which procedure it is enrolled with. */
+export type KnownKey = { readonly publicKey: Uint8Array; readonly authentication: Authentication };
+
+/** Finds the key of an id, or says that none is known. */
+export type KeySource = (key: KeyId) => KnownKey | null;
+
+/** What verification stands on. `macs` only where MAC keys are held behind a port. */
+export type Trust = { readonly port: VerificationPort; readonly keys: KeySource; readonly macs?: MacPort };
+
+function make<T>(message: T, envelope: Envelope, bytes: Uint8Array, port: VerificationPort): Verified<T> {
+  return { message, envelope, bytes, digest: messageDigest(envelope, port.sha256) } as Verified<T>;
+}
+
+/**
+ * Verifies a message of one type. `authentication` is what is required: messages of roles and everything but records
+ * are always signatures; a record is whatever the device is enrolled with (`enrolled`).
+ * Rejections: those of `parseEnvelope`, `wrong-type`, `unsupported-version`, `unknown-key` (for a device:
+ * `unknown-device`), `wrong-algorithm`, `mac-needs-attestation`, `bad-authenticator`, those of the schema, `wrong-device`.
+ */
+export function verifyMessage<T>(
+  of: MessageType<T>,
+  bytes: Uint8Array,
+  trust: Trust,
+  required: 'signature' | 'enrolled' = 'signature',
+): Result<Verified<T>> {
+  const parsed = parseEnvelope(bytes);
+  if (!parsed.ok) return parsed;
+  const envelope = parsed.value;
+  const wrong = checkType(of, envelope);
+  if (wrong !== null) return refuse(wrong);
+  const byDevice = of.authenticatedBy === 'device';
+  const { holder, epoch } = envelope.key;
+  // A role's key must not authenticate another role's message, whatever the header claims.
+  if (!byDevice && holder !== of.authenticatedBy) return refuse(rejection('unknown-key', { holder, epoch }));
+  const known = trust.keys(envelope.key);
+  if (known === null) {
+    return refuse(
+      byDevice
+        ? rejection('unknown-device', { device: keyIdText(envelope.key) })
+        : rejection('unknown-key', { holder, epoch }),
+    );
+  }
+  const expected = required === 'signature' ? 'signature' : known.authentication;
+  if (envelope.authentication !== expected) {
+    return refuse(
+      rejection('wrong-algorithm', { type: of.type, holder, algorithm: envelope.authentication, expected }),
+    );
+  }
+  if (expected === 'mac' && trust.macs === undefined) return refuse(rejection('mac-needs-attestation', {}));
+  const input = toBeAuthenticated(envelope);
+  const authentic =
+    expected === 'mac'
+      ? trust.macs?.verifyMac(envelope.key, 'statistics', input, envelope.authenticator) === true
+      : trust.port.verifySignature(known.publicKey, input, envelope.authenticator);
+  if (!authentic) return refuse(rejection('bad-authenticator', { type: of.type, holder }));
+  const payload = parsePayload(of, envelope);
+  if (!payload.ok) return payload;
+  const named = (payload.value as { readonly device?: string }).device;
+  if (byDevice && named !== holder) {
+    return refuse(rejection('wrong-device', { type: of.type, device: named ?? '(none)', expected: holder }));
+  }
+  return accept(make(payload.value, envelope, bytes, trust.port));
+}
+
+/**
+ * Verifies an enrolment request with the key that it carries: proof of possession, not of identity; who enrols it
+ * decides that.
+ */
+export function verifyEnrolmentRequest(bytes: Uint8Array, port: VerificationPort): Result<Verified<EnrolmentRequest>> {
+  const parsed = parseEnvelope(bytes);
+  if (!parsed.ok) return parsed;
+  const claimed = parsePayload(ENROLMENT_REQUEST, parsed.value);
+  if (!claimed.ok) return claimed;
+  const { publicKey, device, epoch } = claimed.value;
+  const keys: KeySource = (key) =>
+    key.holder === device && key.epoch === epoch ? { publicKey, authentication: 'signature' } : null;
+  return verifyMessage(ENROLMENT_REQUEST, bytes, { port, keys });
+}
