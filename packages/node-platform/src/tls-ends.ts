@@ -1,0 +1,177 @@
+/**
+ * The two ends of the session: mutual TLS 1.3 over any stream, the device as client, the cryptographic device as server.
+ *
+ * Guarantees: the server end hands out a stream only after the client's certificate was verified against the given issuers
+ * (`authorized`), with the device id from its subject; before that not one byte of application data is read. The client end
+ * accepts only a certificate of the given issuers with exactly the expected subject name. There is no resumption: every session
+ * verifies certificates anew. No error goes unhandled.
+ * Does not check revocation (the server's user looks the device up), and does not tell truncation from an end: frames and records
+ * carry their own lengths and authenticators.
+ *
+ * Never replaced by `new tls.TLSSocket(duplex, {isServer: true, requestCert: true, rejectUnauthorized: true})`: that admits an
+ * untrusted client certificate and delivers its data. tls-ends.test.ts would notice.
+ */
+import { constants, type KeyObject } from 'node:crypto';
+import type { Duplex } from 'node:stream';
+import { connect, createServer, type TLSSocket } from 'node:tls';
+import { type Rejection, rejection } from '@countermark/protocol/rejection';
+import { accept, type Result, refuse } from '@countermark/protocol/result';
+import { errorCode, errorText } from './fault.ts';
+import { listenPrivately } from './unix-sockets.ts';
+
+/** Who an end is, and whom it believes. */
+export interface SessionCredentials {
+  readonly privateKey: KeyObject;
+  /** PEM; the end's own certificate, then the chain, if any. */
+  readonly certificate: string;
+  /** PEM of the issuers that the other end's certificate must come from. No others are trusted, not even the system's. */
+  readonly issuers: readonly string[];
+}
+
+/** How sessions are served. */
+export interface SessionServerOptions {
+  readonly credentials: SessionCredentials;
+  /** A verified session: the stream, and the subject CN of the peer's certificate (the device id). */
+  onSession(stream: TLSSocket, deviceId: string): void;
+  /** A handshake that failed: `session-clock` or `session-failed`. */
+  onRefused?(refused: Rejection): void;
+  /** Longest handshake. Default 10,000. */
+  readonly handshakeTimeoutMs?: number;
+  /** Sessions at once. Default 64. */
+  readonly connectionsMax?: number;
+}
+
+/** The serving end. */
+export interface SessionServer {
+  /** Takes new credentials for sessions that begin from now on. */
+  renew(credentials: SessionCredentials): void;
+  /** Takes no further session and ends those that are open. */
+  close(): Promise<void>;
+}
+
+/** What a client end needs. */
+export interface SessionClientOptions {
+  readonly credentials: SessionCredentials;
+  /** The subject CN that the server's certificate must have, exactly. */
+  readonly serverName: string;
+  /** Longest handshake. Default 10,000. */
+  readonly handshakeTimeoutMs?: number;
+}
+
+const CLOCK_CODES = new Set(['CERT_NOT_YET_VALID', 'CERT_HAS_EXPIRED']);
+
+/** Serves the server end on a Unix socket in a 0700 directory. Faults: those of `listenPrivately`. */
+export async function serveSessions(path: string, options: SessionServerOptions): Promise<SessionServer> {
+  const open = new Set<TLSSocket>();
+  const server = createServer({
+    ...contextOf(options.credentials),
+    requestCert: true,
+    rejectUnauthorized: true,
+    minVersion: 'TLSv1.3',
+    maxVersion: 'TLSv1.3',
+    handshakeTimeout: options.handshakeTimeoutMs ?? 10_000,
+    // Without tickets, and with no session cache in Node, nothing can be resumed.
+    secureOptions: constants.SSL_OP_NO_TICKET,
+  });
+  server.maxConnections = options.connectionsMax ?? 64;
+  server.on('secureConnection', (stream) => {
+    stream.on('error', () => undefined);
+    // The types promise a subject; for a client without a certificate there is none.
+    const subject = stream.getPeerCertificate().subject as { readonly CN?: unknown } | undefined;
+    const deviceId = subject?.CN;
+    if (!stream.authorized || typeof deviceId !== 'string' || deviceId === '') {
+      stream.destroy();
+      options.onRefused?.(rejection('session-failed', { reason: 'the certificate names no device' }));
+      return;
+    }
+    open.add(stream);
+    stream.once('close', () => open.delete(stream));
+    options.onSession(stream, deviceId);
+  });
+  const told = new WeakSet<TLSSocket>();
+  server.on('tlsClientError', (error, stream) => {
+    if (told.has(stream)) return;
+    told.add(stream);
+    stream.on('error', () => undefined);
+    stream.destroy();
+    // Where the client's certificate was refused the error itself is a mere reset.
+    options.onRefused?.(sessionRejection(judgement(stream) ?? errorCode(error), error));
+  });
+  await listenPrivately(server, path);
+  return {
+    renew: (credentials) => {
+      server.setSecureContext({ ...contextOf(credentials), minVersion: 'TLSv1.3', maxVersion: 'TLSv1.3' });
+    },
+    close: async () => {
+      const closed = new Promise<void>((resolve) => {
+        server.close(() => {
+          resolve();
+        });
+      });
+      for (const stream of open) stream.destroy();
+      await closed;
+    },
+  };
+}
+
+/**
+ * Opens the client end on a stream and takes the stream over. Resolves once the server's certificate is verified; whether the
+ * server accepted ours shows only with its first answer. Rejections: `session-clock`, `session-failed`.
+ */
+export async function openSession(stream: Duplex, options: SessionClientOptions): Promise<Result<TLSSocket>> {
+  return new Promise((resolve) => {
+    const session = connect({
+      socket: stream,
+      ...contextOf(options.credentials),
+      servername: options.serverName,
+      rejectUnauthorized: true,
+      minVersion: 'TLSv1.3',
+      maxVersion: 'TLSv1.3',
+      checkServerIdentity: (_host, certificate) =>
+        certificate.subject.CN === options.serverName
+          ? undefined
+          : new Error(`the server's certificate is for ${String(certificate.subject.CN)}, not ${options.serverName}`),
+    });
+    const timer = setTimeout(() => {
+      failed(new Error('the handshake took too long'));
+    }, options.handshakeTimeoutMs ?? 10_000);
+    const failed = (error: Error): void => {
+      clearTimeout(timer);
+      session.destroy();
+      stream.destroy();
+      resolve(refuse(sessionRejection(errorCode(error), error)));
+    };
+    // Both stay: an error after the handshake ends the streams, and whoever reads them sees the end.
+    stream.on('error', failed);
+    session.on('error', failed);
+    session.once('close', () => {
+      stream.destroy();
+      failed(new Error('the other end closed the connection during the handshake'));
+    });
+    session.once('secureConnect', () => {
+      clearTimeout(timer);
+      if (session.authorized) resolve(accept(session));
+      else failed(session.authorizationError);
+    });
+  });
+}
+
+function contextOf({ privateKey, certificate, issuers }: SessionCredentials): {
+  key: string;
+  cert: string;
+  ca: string[];
+} {
+  return { key: privateKey.export({ type: 'pkcs8', format: 'pem' }).toString(), cert: certificate, ca: [...issuers] };
+}
+
+/** Why Node refused the peer's certificate. Typed as an Error there, in truth the code's text. */
+function judgement(stream: TLSSocket): string | undefined {
+  const reason: unknown = stream.authorizationError;
+  if (typeof reason === 'string') return reason;
+  return errorCode(reason);
+}
+
+function sessionRejection(code: string | undefined, error: Error): Rejection {
+  if (code !== undefined && CLOCK_CODES.has(code)) return rejection('session-clock', { reason: code });
+  return rejection('session-failed', { reason: code ?? errorText(error) });
+}
