@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { cellKeyText } from '@countermark/protocol/cell';
 import { CUSTOMER_ID } from '@countermark/protocol/id';
-import { mills } from '@countermark/protocol/money';
+import { decimalMills, mills } from '@countermark/protocol/money';
 import { rateCell } from './cell-rating.ts';
 import { startMinimumCheck } from './minimums.ts';
 import { ratePiece } from './rate.ts';
@@ -132,6 +132,7 @@ describe('the independent reckoning', () => {
     differenceMills: string;
     discountMills: string;
     postageMills: string;
+    declaredMills: string;
     cells: ExpectedCell[];
   };
   const expected = JSON.parse(readFileSync(new URL('expected.json', SAMPLES), 'utf8')) as {
@@ -181,5 +182,21 @@ describe('the independent reckoning', () => {
     );
     expect(fractions.some((fraction) => fraction > 50n)).toBe(true);
     expect(expected.pieces).toBe(rows.length);
+  });
+
+  it('is what docs/tariff.md tells', () => {
+    const doc = readFileSync(new URL('../docs/tariff.md', SAMPLES), 'utf8');
+    const usd = (amount: string): string => decimalMills(BigInt(amount), 3, true);
+    for (const { customer, pieces, bandPercent, cells, ...sums } of expected.customers) {
+      for (const cell of cells) {
+        const amounts = [cell.postageMills, cell.declaredMills, cell.differenceMills].map(usd);
+        const line = [customer, cell.product, cell.level, cell.weightStep, cell.pieces, ...amounts];
+        expect(doc).toContain(`\n| ${line.join(' | ')} |\n`);
+      }
+      const amounts = [sums.postageMills, sums.declaredMills, sums.differenceMills].map(usd);
+      const counted = pieces.toLocaleString('en-US');
+      const line = [customer, counted, ...amounts, `${bandPercent} %`, usd(sums.discountMills)];
+      expect(doc).toContain(`\n| ${line.join(' | ')} |\n`);
+    }
   });
 });
