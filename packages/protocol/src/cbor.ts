@@ -43,7 +43,9 @@ const decodeOptions = {
 
 /** The deterministic encoding. Numbers must be integers. @throws TypeError for what has no such encoding. */
 export function encode(value: CborValue): Uint8Array {
-  return cborgEncode(value, rfc8949EncodeOptions);
+  const bytes = cborgEncode(value, rfc8949EncodeOptions);
+  // The library answers a Buffer under Node; a plain view is the same type everywhere.
+  return new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
 
 /**
@@ -61,11 +63,9 @@ export function decode(bytes: Uint8Array, limits: CborLimits = MESSAGE_LIMITS): 
     value = cborgDecode(bytes, decodeOptions) as CborValue;
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
-    return refuse(
-      /repeat map key|duplicate/i.test(reason)
-        ? rejection('cbor-duplicate-key', { reason })
-        : rejection('cbor-malformed', { reason }),
-    );
+    if (/repeat map key|duplicate/i.test(reason)) return refuse(rejection('cbor-duplicate-key', { reason }));
+    if (/more bytes than necessary/i.test(reason)) return refuse(rejection('cbor-not-deterministic', {}));
+    return refuse(rejection('cbor-malformed', { reason }));
   }
   // The decoder still accepts unsorted maps and lossy UTF-8: only equal bytes prove the deterministic form.
   if (!sameBytes(encode(value), bytes)) return refuse(rejection('cbor-not-deterministic', {}));
