@@ -144,7 +144,8 @@ async function install() {
 }
 
 function remember() {
-  writeFileSync(installedFile, wantedInstallation());
+  // A dry run of npm calls this too, with nothing installed.
+  if (existsSync(dirname(installedFile))) writeFileSync(installedFile, wantedInstallation());
 }
 
 async function build(sources) {

@@ -22,7 +22,12 @@ interface Lockfile {
   readonly packages: Readonly<
     Record<
       string,
-      { readonly resolved?: string; readonly engines?: { readonly node?: string }; readonly hasInstallScript?: boolean }
+      {
+        readonly optionalDependencies?: Readonly<Record<string, string>>;
+        readonly resolved?: string;
+        readonly engines?: { readonly node?: string };
+        readonly hasInstallScript?: boolean;
+      }
     >
   >;
 }
@@ -80,6 +85,20 @@ describe('the lockfile', () => {
   test('names no registry: whoever installs asks the registry they trust', () => {
     const addressed = entries.filter(([, { resolved }]) => resolved !== undefined && /^[a-z+]+:/.test(resolved));
     expect(addressed.map(([path]) => path)).toEqual([]);
+  });
+
+  test('holds the packages of every platform, so that `npm ci` accepts it on each', () => {
+    const holds = (path: string, name: string): boolean => {
+      const above = path.lastIndexOf('node_modules/');
+      return (
+        `${path}/node_modules/${name}`.replace(/^\//, '') in lockfile.packages ||
+        (path !== '' && holds(above > 0 ? path.slice(0, above - 1) : '', name))
+      );
+    };
+    const missing = entries.flatMap(([path, { optionalDependencies = {} }]) =>
+      Object.keys(optionalDependencies).filter((name) => !holds(path, name)),
+    );
+    expect(missing).toEqual([]);
   });
 
   test('holds nothing that asks for more than Node 20', () => {
