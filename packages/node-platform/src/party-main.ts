@@ -1,0 +1,174 @@
+/**
+ * The child's side of supervision: what the main of every party does besides its own work.
+ *
+ *     node main.js serve --config FILE.json     node main.js check --config FILE.json
+ *
+ * `serve` prints one line `{"ready":true,...}` on stdout when it serves, and ends cleanly when stdin (the supervisor's pipe) closes
+ * or on SIGTERM; SIGINT is ignored, because a terminal sends it to every process and the supervisor decides. `check` reads the
+ * party's store from the first record and prints in words what is wrong, one a line.
+ * Exit codes: 0 done; those of the rejection catalogue (6: store in use or damaged, not worth a restart); 70 a fault.
+ */
+import { readFile } from 'node:fs/promises';
+import { parseArgs } from 'node:util';
+import { CATALOGUE } from '@countermark/protocol/rejection-catalogue';
+import { describeRejection, EXIT, type Rejection, rejection } from '@countermark/protocol/rejection';
+import { accept, type Result, refuse } from '@countermark/protocol/result';
+import { errorText } from './fault.ts';
+import { type Log, openLog } from './logs.ts';
+
+/** What a party may use while it serves. */
+export interface PartyContext {
+  readonly log: Log;
+  /** Has the hook run when the process ends; hooks run one after the other, the last added first. */
+  onClose(hook: () => Promise<void> | void): void;
+  /** Ends the process: hooks, then the exit code (default 0). After a failed write give 70. */
+  end(exitCode?: number): void;
+}
+
+/** What `serve` publishes in its ready line, for instance ports. */
+export type PublishedAddresses = Readonly<Record<string, string | number>>;
+
+/** A party's program. */
+export interface PartyProgram<Config> {
+  readonly name: string;
+  /** Checks the JSON of the config file, strictly. */
+  parseConfig(json: unknown): Result<Config>;
+  /** Starts serving. A rejection ends the process with the catalogue's exit code. */
+  serve(config: Config, party: PartyContext): Promise<Result<PublishedAddresses>>;
+  /** Returns what is wrong with the party's store, in words; nothing when all is well. */
+  check(config: Config): Promise<Result<readonly string[]>>;
+}
+
+/** Longest time that the close hooks may take together. */
+const CLOSE_MS_MAX = 10_000;
+
+/** Runs the program as its process' main. Never rejects. */
+export async function runParty<Config>(program: PartyProgram<Config>): Promise<void> {
+  const log = openLog(program.name);
+  const die = (event: string) => (thrown: unknown) => {
+    log.error(event, thrown);
+    process.exit(EXIT.fault);
+  };
+  process.on('uncaughtException', die('An exception was not caught: the process ends'));
+  process.on('unhandledRejection', die('A rejected promise was not handled: the process ends'));
+  process.on('SIGINT', () => undefined);
+  // The supervisor may be gone before the last line is written.
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined);
+
+  try {
+    const command = await parseCommand(process.argv.slice(2));
+    if (!command.ok) {
+      refuseToRun(command.rejection);
+      return;
+    }
+    const config = program.parseConfig(command.value.json);
+    if (!config.ok) refuseToRun(config.rejection);
+    else if (command.value.verb === 'check') await check(program, config.value);
+    else await serve(program, config.value, log);
+  } catch (error) {
+    die('Starting failed')(error);
+  }
+}
+
+async function parseCommand(args: string[]): Promise<Result<{ verb: 'serve' | 'check'; json: unknown }>> {
+  const usage = (reason: string): Result<never> => refuse(rejection('usage', { reason }));
+  let verb: string | undefined;
+  let file: string | undefined;
+  try {
+    const parsed = parseArgs({ args, options: { config: { type: 'string' } }, allowPositionals: true, strict: true });
+    verb = parsed.positionals.length === 1 ? parsed.positionals[0] : undefined;
+    file = parsed.values.config;
+  } catch (error) {
+    return usage(errorText(error));
+  }
+  if ((verb !== 'serve' && verb !== 'check') || file === undefined)
+    return usage('Usage: serve|check --config FILE.json');
+  try {
+    return accept({ verb, json: JSON.parse(await readFile(file, 'utf8')) as unknown });
+  } catch (error) {
+    return refuse(rejection('config-invalid', { file, reason: errorText(error) }));
+  }
+}
+
+async function check<Config>(program: PartyProgram<Config>, config: Config): Promise<void> {
+  const problems = await program.check(config);
+  if (!problems.ok) {
+    refuseToRun(problems.rejection);
+    return;
+  }
+  for (const problem of problems.value) process.stdout.write(`${problem}\n`);
+  process.exitCode = problems.value.length === 0 ? EXIT.done : CATALOGUE['store-damaged'].exit;
+}
+
+async function serve<Config>(program: PartyProgram<Config>, config: Config, log: Log): Promise<void> {
+  const hooks: (() => Promise<void> | void)[] = [];
+  let ending = false;
+  let markStarted: () => void = () => undefined;
+  const started = new Promise<void>((resolve) => {
+    markStarted = resolve;
+  });
+  const end = (exitCode: number = EXIT.done): void => {
+    if (ending) return;
+    ending = true;
+    setTimeout(() => {
+      log.error('Ending took too long: the process is cut off', undefined);
+      process.exit(EXIT.fault);
+    }, CLOSE_MS_MAX).unref();
+    void started.then(async () => {
+      let code = exitCode;
+      for (const hook of hooks.reverse()) {
+        try {
+          await hook();
+        } catch (error) {
+          log.error('Closing failed', error);
+          code = EXIT.fault;
+        }
+      }
+      process.exit(code);
+    });
+  };
+  process.on('SIGTERM', () => {
+    end();
+  });
+  process.stdin.on('error', () => {
+    end();
+  });
+  process.stdin.on('close', () => {
+    end();
+  });
+  process.stdin.on('end', () => {
+    end();
+  });
+  process.stdin.resume();
+
+  const context: PartyContext = {
+    log,
+    onClose: (hook) => {
+      hooks.push(hook);
+    },
+    end,
+  };
+  try {
+    const addresses = await program.serve(config, context);
+    if (!addresses.ok) {
+      describe(addresses.rejection);
+      end(CATALOGUE[addresses.rejection.code].exit);
+    } else {
+      process.stdout.write(`${JSON.stringify({ ready: true, ...addresses.value })}\n`);
+    }
+  } catch (error) {
+    log.error('Starting failed', error);
+    end(EXIT.fault);
+  } finally {
+    markStarted();
+  }
+}
+
+function refuseToRun(refused: Rejection): void {
+  describe(refused);
+  process.exitCode = CATALOGUE[refused.code].exit;
+}
+
+function describe(refused: Rejection): void {
+  process.stderr.write(`${describeRejection(refused)}\n`);
+}
