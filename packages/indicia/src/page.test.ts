@@ -9,7 +9,8 @@ import {
 } from '@countermark/protocol/layout';
 import type { DeviceId } from '@countermark/protocol/id';
 import { describe, expect, test } from 'vitest';
-import { createPages, type LabelPiece, type Pages, type PagesOptions } from './page.ts';
+import type { LabelPiece } from './label.ts';
+import { createPages, type Pages, type PagesOptions } from './page.ts';
 
 const DEVICE = 'psd_00112233445566aa' as DeviceId;
 const BATCH = { batch: `bat_${'ab'.repeat(16)}`, customer: 'orchard-books', product: 'First-Class letters' };

@@ -45,8 +45,6 @@ export interface PageBatch extends LabelBatch {
   readonly job?: string;
 }
 
-export type { LabelPiece } from './label.ts';
-
 /** What was drawn. */
 export interface PageTotals {
   readonly pieces: number;
