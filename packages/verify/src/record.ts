@@ -7,7 +7,7 @@ import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
 import { BATCH_STATISTICS, type BatchStatistics } from '@countermark/protocol/messages/batch-statistics';
 import { KEY_ROTATION, type KeyRotation } from '@countermark/protocol/messages/key-rotation';
 import { accept, type Result } from '@countermark/protocol/result';
-import { type Trust, type Verified, verifyMessage } from './verified.ts';
+import { type AuthenticatorCheck, finishWith, openMessage, type Trust, type Verified } from './verified.ts';
 
 export type VerifiedRecord =
   | { readonly type: 'batch-statistics'; readonly verified: Verified<BatchStatistics> }
@@ -24,14 +24,41 @@ export type RecordIdentity = {
 
 /** Verifies a record with the procedure that its device is enrolled with. Rejections: those of `verifyMessage`. */
 export function verifyRecord(bytes: Uint8Array, trust: Trust): Result<VerifiedRecord> {
+  const opened = openRecord(bytes, trust);
+  return opened.ok ? finishWith(opened.value, trust) : opened;
+}
+
+/** A record up to its authenticator (see `openMessage`). */
+export type OpenedRecord = {
+  readonly check: AuthenticatorCheck;
+  readonly finish: (authentic: boolean) => Result<VerifiedRecord>;
+};
+
+/** The first half of {@link verifyRecord}, for verifiers whose port is asynchronous. */
+export function openRecord(bytes: Uint8Array, trust: Pick<Trust, 'port' | 'keys'>): Result<OpenedRecord> {
   const parsed = parseEnvelope(bytes);
-  if (!parsed.ok) return parsed;
-  if (parsed.value.type === KEY_ROTATION.type) {
-    const rotation = verifyMessage(KEY_ROTATION, bytes, trust, 'enrolled');
-    return rotation.ok ? accept({ type: 'key-rotation', verified: rotation.value }) : rotation;
+  if (parsed.ok && parsed.value.type === KEY_ROTATION.type) {
+    const rotation = openMessage(KEY_ROTATION, bytes, parsed, trust, 'enrolled');
+    if (!rotation.ok) return rotation;
+    const { check, finish } = rotation.value;
+    return accept({
+      check,
+      finish: (authentic) => {
+        const verified = finish(authentic);
+        return verified.ok ? accept({ type: 'key-rotation', verified: verified.value }) : verified;
+      },
+    });
   }
-  const statistics = verifyMessage(BATCH_STATISTICS, bytes, trust, 'enrolled');
-  return statistics.ok ? accept({ type: 'batch-statistics', verified: statistics.value }) : statistics;
+  const statistics = openMessage(BATCH_STATISTICS, bytes, parsed, trust, 'enrolled');
+  if (!statistics.ok) return statistics;
+  const { check, finish } = statistics.value;
+  return accept({
+    check,
+    finish: (authentic) => {
+      const verified = finish(authentic);
+      return verified.ok ? accept({ type: 'batch-statistics', verified: verified.value }) : verified;
+    },
+  });
 }
 
 /** The fields by which a record stands in its chain. */

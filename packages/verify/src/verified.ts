@@ -46,19 +46,34 @@ function make<T>(message: T, envelope: Envelope, bytes: Uint8Array, port: Verifi
   return { message, envelope, bytes, digest: messageDigest(envelope, port.sha256) } as Verified<T>;
 }
 
+/** What is to be checked before a message is believed. */
+export type AuthenticatorCheck = {
+  readonly key: KeyId;
+  readonly known: KnownKey;
+  /** By which procedure; for a device the one that it is enrolled with. */
+  readonly authentication: Authentication;
+  /** The exact bytes that signature or code were made over. */
+  readonly input: () => Uint8Array;
+  readonly authenticator: Uint8Array;
+};
+
+/** A message up to its authenticator: what to check, by whatever means, and what follows from the answer. */
+export type Opened<T> = {
+  readonly check: AuthenticatorCheck;
+  readonly finish: (authentic: boolean) => Result<Verified<T>>;
+};
+
 /**
- * Verifies a message of one type. `authentication` is what is required: messages of roles and everything but records
- * are always signatures; a record is whatever the device is enrolled with (`enrolled`).
- * Rejections: those of `parseEnvelope`, `wrong-type`, `unsupported-version`, `unknown-key` (for a device:
- * `unknown-device`), `wrong-algorithm`, `mac-needs-attestation`, `bad-authenticator`, those of the schema, `wrong-device`.
+ * The first half of {@link verifyMessage}, for verifiers whose port is asynchronous (an HSM, threads): all that is done
+ * before the authenticator is checked. The payload is parsed in `finish`, after the check.
  */
-export function verifyMessage<T>(
+export function openMessage<T>(
   of: MessageType<T>,
   bytes: Uint8Array,
-  trust: Trust,
-  required: 'signature' | 'enrolled' = 'signature',
-): Result<Verified<T>> {
-  const parsed = parseEnvelope(bytes);
+  parsed: Result<Envelope>,
+  trust: Pick<Trust, 'port' | 'keys'>,
+  required: 'signature' | 'enrolled',
+): Result<Opened<T>> {
   if (!parsed.ok) return parsed;
   const envelope = parsed.value;
   const wrong = checkType(of, envelope);
@@ -81,20 +96,53 @@ export function verifyMessage<T>(
       rejection('wrong-algorithm', { type: of.type, holder, algorithm: envelope.authentication, expected }),
     );
   }
-  if (expected === 'mac' && trust.macs === undefined) return refuse(rejection('mac-needs-attestation', {}));
-  const input = toBeAuthenticated(envelope);
-  const authentic =
-    expected === 'mac'
-      ? trust.macs?.verifyMac(envelope.key, 'statistics', input, envelope.authenticator) === true
-      : trust.port.verifySignature(known.publicKey, input, envelope.authenticator);
-  if (!authentic) return refuse(rejection('bad-authenticator', { type: of.type, holder }));
-  const payload = parsePayload(of, envelope);
-  if (!payload.ok) return payload;
-  const named = (payload.value as { readonly device?: string }).device;
-  if (byDevice && named !== holder) {
-    return refuse(rejection('wrong-device', { type: of.type, device: named ?? '(none)', expected: holder }));
+  return accept({
+    check: {
+      key: envelope.key,
+      known,
+      authentication: expected,
+      input: () => toBeAuthenticated(envelope),
+      authenticator: envelope.authenticator,
+    },
+    finish: (authentic) => {
+      if (!authentic) return refuse(rejection('bad-authenticator', { type: of.type, holder }));
+      const payload = parsePayload(of, envelope);
+      if (!payload.ok) return payload;
+      const named = (payload.value as { readonly device?: string }).device;
+      if (byDevice && named !== holder) {
+        return refuse(rejection('wrong-device', { type: of.type, device: named ?? '(none)', expected: holder }));
+      }
+      return accept(make(payload.value, envelope, bytes, trust.port));
+    },
+  });
+}
+
+/**
+ * Verifies a message of one type. `required`: messages of roles and everything but records are always signatures; a
+ * record is whatever the device is enrolled with (`enrolled`).
+ * Rejections: those of `parseEnvelope`, `wrong-type`, `unsupported-version`, `unknown-key` (for a device:
+ * `unknown-device`), `wrong-algorithm`, `mac-needs-attestation`, `bad-authenticator`, those of the schema, `wrong-device`.
+ */
+export function verifyMessage<T>(
+  of: MessageType<T>,
+  bytes: Uint8Array,
+  trust: Trust,
+  required: 'signature' | 'enrolled' = 'signature',
+): Result<Verified<T>> {
+  const opened = openMessage(of, bytes, parseEnvelope(bytes), trust, required);
+  return opened.ok ? finishWith(opened.value, trust) : opened;
+}
+
+/** The second half, with a synchronous port. Rejections: `mac-needs-attestation`, those of `finish`. */
+export function finishWith<T>(
+  { check, finish }: { readonly check: AuthenticatorCheck; readonly finish: (authentic: boolean) => Result<T> },
+  trust: Trust,
+): Result<T> {
+  if (check.authentication === 'signature') {
+    return finish(trust.port.verifySignature(check.known.publicKey, check.input(), check.authenticator));
   }
-  return accept(make(payload.value, envelope, bytes, trust.port));
+  if (trust.macs === undefined) return refuse(rejection('mac-needs-attestation', {}));
+  return finish(trust.macs.verifyMac(check.key, 'statistics', check.input(), check.authenticator));
 }
 
 /**
