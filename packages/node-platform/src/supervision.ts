@@ -45,6 +45,8 @@ export interface SupervisorOptions {
   onExit?(name: string, exit: PartyExit, restartInMs: number | undefined): void;
   /** Told at each ready line, also after a restart: ports may have changed. */
   onReady?(name: string, addresses: PartyAddresses, pid: number): void;
+  /** Told each whole line that a party writes on stderr, for instance the warning that its keys are unsafe. */
+  onLine?(name: string, line: string): void;
   /** Longest wait for a ready line. Default 20,000. */
   readonly readyTimeoutMs?: number;
   /** Ceilings of the wait before a restart. Default 500 to 30,000. */
@@ -54,6 +56,8 @@ export interface SupervisorOptions {
 /** After so long a life a death starts a new series of waits. */
 const HEALTHY_MS = 60_000;
 const LAST_WORDS_MAX = 20;
+/** Of a line without end only so much is kept in memory. */
+const LINE_CHARACTERS_MAX = 16_384;
 const NOT_RESTARTED: ReadonlySet<number | null> = new Set([EXIT.usage, EXIT.input, EXIT.locked]);
 
 /** The processes of one installation. */
@@ -120,9 +124,14 @@ class SupervisedParty {
     const startedMs = performance.now();
     const lastWords: string[] = [];
     child.stdin.on('error', () => undefined);
+    let unended = '';
     child.stderr.on('data', (bytes: Buffer) => {
       this.#log.append(bytes);
-      lastWords.push(...bytes.toString().split('\n').filter(Boolean));
+      const lines = (unended + bytes.toString()).split('\n');
+      unended = (lines.pop() ?? '').slice(-LINE_CHARACTERS_MAX);
+      const whole = lines.filter(Boolean);
+      for (const line of whole) this.#options.onLine?.(this.name, line);
+      lastWords.push(...whole);
       lastWords.splice(0, lastWords.length - LAST_WORDS_MAX);
     });
     const exited = new Promise<PartyExit>((resolve) => {
@@ -132,6 +141,7 @@ class SupervisedParty {
       });
       // `close`, not `exit`: stderr has been read to its end then.
       child.once('close', (code, signal) => {
+        if (unended !== '') lastWords.push(unended);
         resolve({ code, signal, lastWords });
       });
     });
