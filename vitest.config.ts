@@ -2,7 +2,7 @@
 // code, serially, once the others are done (it wants the machine for itself).
 import { defineConfig } from 'vitest/config';
 
-const conditions = ['source', 'node', 'import', 'module', 'default'];
+const conditions = ['source', 'node'];
 const resolve = { conditions };
 const ssr = { resolve: { conditions } };
 
