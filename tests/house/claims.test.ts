@@ -2,7 +2,7 @@
  * docs/claims.md has a row for each claim, 1 to 24, and the files and tests it names exist.
  *
  * Guarantees: each row names at least one code file and one test file; each is there; a test named in words after its file
- * (`tests/ways/ways.test.ts` "words of the test") stands in that file. Does not judge whether they implement the claim.
+ * (`x.test.ts` "words of the test") stands in that file. Does not judge whether they implement the claim.
  */
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
