@@ -33,7 +33,7 @@ async function issuer(name: string): Promise<Issuer> {
       notAfter: new Date(Date.now() + 100 * DAY_MS),
       extensions: [new BasicConstraintsExtension(true, 0, true)],
     },
-    webcrypto as Crypto,
+    webcrypto,
   );
   return { certificate, keys };
 }
@@ -56,7 +56,7 @@ async function issue(
       notBefore: new Date(Date.now() + fromDays * DAY_MS),
       notAfter: new Date(Date.now() + toDays * DAY_MS),
     },
-    webcrypto as Crypto,
+    webcrypto,
   );
   return {
     privateKey: KeyObject.from(keys.privateKey),
