@@ -30,7 +30,8 @@ export const LAYOUTS: Readonly<Record<Authentication, Layout>> = {
 
 /** The largest postage of a piece that a layout can carry. */
 export const MAX_INDICIUM_POSTAGE_MILLS = 0xffff_ffffn;
-const MAX_ASCENDING_MILLS = (1n << 48n) - 1n;
+/** The largest ascending register that a layout can carry. */
+export const MAX_ASCENDING_MILLS = (1n << 48n) - 1n;
 const SPECIMEN = 1;
 const FIRST_DAY_MS = Date.UTC(2020, 0, 1);
 const DAY_MS = 86_400_000;

@@ -159,6 +159,13 @@ export const CATALOGUE = {
     cure: 'Give it to the device that it names.',
     exit: 3,
   },
+  'enrolment-mismatch': {
+    verified: 'authenticator',
+    happened: 'The {type} names another {what} than this device has.',
+    state: UNCHANGED,
+    cure: 'Enrol the device again, or give this message to the device that it is meant for.',
+    exit: 3,
+  },
   'mac-needs-attestation': {
     verified: 'form',
     happened: 'The record is authenticated by a code that only its device and the cryptographic device can check.',
@@ -416,6 +423,13 @@ export const CATALOGUE = {
     cure: 'Nothing needs to be done if it was booked before; else send the pending request again.',
     exit: 4,
   },
+  'funds-total-mismatch': {
+    verified: 'authenticator',
+    happened: 'With this funds grant the device would have received {actualMills} mills in all; the grant says {saidMills}.',
+    state: 'No funds were added; the request stays pending.',
+    cure: 'Report it to the server operator: device and ledger disagree about the funds of this device.',
+    exit: 4,
+  },
   'funds-limit': {
     verified: 'authenticator',
     happened: 'With {amountMills} mills more the device would hold {totalMills}; at most {limitMills} are allowed.',
@@ -568,6 +582,20 @@ export const CATALOGUE = {
     state: 'Its records are still accepted, marked; funds and grants stop.',
     cure: 'Ask the server operator.',
     exit: 6,
+  },
+  'device-enrolled': {
+    verified: 'authenticator',
+    happened: 'The device {device} is enrolled already with other keys, or for another licensee.',
+    state: 'Its enrolment stands as it was.',
+    cure: 'Use the device with the store that it was enrolled with; a new store makes a new device.',
+    exit: 3,
+  },
+  'funds-request-conflict': {
+    verified: 'authenticator',
+    happened: 'The device {device} has used the number {number} for another funds request, or a later one before.',
+    state: 'No funds were granted.',
+    cure: 'A copied or restored device store is the usual cause: withdraw the device and enrol it again.',
+    exit: 4,
   },
   'grant-twice': {
     verified: 'authenticator',
