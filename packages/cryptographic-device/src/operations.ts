@@ -1,0 +1,85 @@
+/**
+ * The local interface of the cryptographic device (protocol/interfaces/cryptographic-device.ts), served on its socket.
+ *
+ * Guarantees that parameters are parsed strictly before anything is done with them. The socket is as private as its
+ * directory: whoever reaches it may ask, and gets nothing signed that is not warranted by signed bytes.
+ */
+import type { RpcHandler, RpcHandlers } from '@countermark/node-platform/rpc';
+import { CRYPTOGRAPHIC_DEVICE } from '@countermark/protocol/interfaces/cryptographic-device';
+import type { Operation } from '@countermark/protocol/interfaces/operation';
+import type { Rejection } from '@countermark/protocol/rejection';
+import { accept, type Result } from '@countermark/protocol/result';
+import { parseValue } from '@countermark/protocol/schema';
+import type { Authentication } from './authentication.ts';
+import type { Issuing } from './issuing.ts';
+import type { KeyStore } from './key-store.ts';
+
+/** What the operations work on. */
+export type DeviceParts = {
+  readonly keys: KeyStore;
+  readonly authentication: Authentication;
+  readonly issuing: Issuing;
+  readonly sessionAuthority: Uint8Array;
+};
+
+/** Handlers by the operations' names. */
+export function deviceOperations({ keys, authentication, issuing, sessionAuthority }: DeviceParts): RpcHandlers {
+  const roles = ['issuing', 'confirming', 'attesting', 'funds', 'policy'] as const;
+  return Object.fromEntries([
+    served(CRYPTOGRAPHIC_DEVICE.publicKeys, () =>
+      accept({
+        keys: roles.map((role) => ({ role, epoch: keys.epoch, publicKey: keys.publicKey(role) })),
+        agreementKey: keys.agreementKey,
+        sessionAuthority,
+      }),
+    ),
+    served(CRYPTOGRAPHIC_DEVICE.enrol, async ({ request, licensee, certified }) =>
+      named('certificate', await issuing.enrol(request, licensee, certified)),
+    ),
+    served(CRYPTOGRAPHIC_DEVICE.authenticate, async ({ records }) =>
+      accept({
+        results: (await authentication.authenticate(records)).map((result) => either('attestation', result)),
+      }),
+    ),
+    served(CRYPTOGRAPHIC_DEVICE.confirm, async ({ items }) =>
+      accept({ results: (await authentication.confirm(items)).map((result) => either('confirmation', result)) }),
+    ),
+    served(CRYPTOGRAPHIC_DEVICE.fund, async ({ request, ...decision }) =>
+      named('grant', await issuing.fund(request, decision)),
+    ),
+    served(CRYPTOGRAPHIC_DEVICE.signPolicy, async ({ policy }) => named('policy', await issuing.signPolicy(policy))),
+    served(CRYPTOGRAPHIC_DEVICE.signTime, async ({ device }) => named('time', await issuing.signTime(device))),
+    served(CRYPTOGRAPHIC_DEVICE.suspend, async ({ device, licensee, suspended, reason }) =>
+      named('suspension', await issuing.suspend(device, licensee, suspended, reason)),
+    ),
+  ]);
+}
+
+/** An operation with its handler: parameters parsed, the answer encoded, by its own schemas. */
+export function served<Request, Answer>(
+  operation: Operation<Request, Answer>,
+  handle: (request: Request) => Promise<Result<Answer>> | Result<Answer>,
+): readonly [string, RpcHandler] {
+  return [
+    operation.name,
+    async (parameters) => {
+      const request = parseValue(operation.request, parameters);
+      if (!request.ok) return request;
+      const answer = await handle(request.value);
+      return answer.ok ? accept(operation.answer.toCbor(answer.value)) : answer;
+    },
+  ];
+}
+
+type Named<Name extends string> = { readonly [K in Name]: Uint8Array };
+
+function named<Name extends string>(name: Name, result: Result<Uint8Array>): Result<Named<Name>> {
+  return result.ok ? accept({ [name]: result.value } as Named<Name>) : result;
+}
+
+function either<Name extends string>(
+  name: Name,
+  result: Result<Uint8Array>,
+): Named<Name> | { readonly rejection: Rejection } {
+  return result.ok ? ({ [name]: result.value } as Named<Name>) : { rejection: result.rejection };
+}

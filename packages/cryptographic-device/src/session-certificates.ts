@@ -1,0 +1,139 @@
+/**
+ * X.509 certificates of the session: its authority, the devices' client certificates, the server end's own.
+ *
+ * Guarantees: the authority's key stays behind the key store, which signs for the generator; the library is loaded with the
+ * first certificate that is made, not at start; the server end's certificate is valid for at most 24 hours.
+ * Revocation is not here: the session's end looks the device up.
+ */
+import { type KeyObject, randomBytes, webcrypto } from 'node:crypto';
+import { generateSigningKey, publicKeyBytes } from '@countermark/node-platform/signing';
+import type * as X509 from '@peculiar/x509';
+import type { KeyStore } from './key-store.ts';
+
+/** The name that the PSD expects at the session's other end. */
+export const SESSION_SERVER_NAME = 'cryptographic-device';
+
+const AUTHORITY_NAME = 'CN=countermark session authority';
+const HOUR_MS = 3_600_000;
+const YEAR_MS = 365 * 24 * HOUR_MS;
+/** How far back validity begins, for clocks that differ. */
+const SKEW_MS = HOUR_MS;
+const SERVER_VALIDITY_MS = 24 * HOUR_MS;
+const DEVICE_VALIDITY_MS = 10 * YEAR_MS;
+const AUTHORITY_VALIDITY_MS = 25 * YEAR_MS;
+const ECDSA = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' };
+/** SubjectPublicKeyInfo of P-256 up to the point (RFC 5480). */
+const SPKI_PREFIX = Buffer.from('3059301306072a8648ce3d020106082a8648ce3d030107034200', 'hex');
+
+/** The server end's key and certificate, and until when it may be used. */
+export type SessionServerCredentials = {
+  readonly privateKey: KeyObject;
+  /** PEM. */
+  readonly certificate: string;
+  readonly expiresAtMs: number;
+};
+
+/** The self-signed certificate of the session's authority (DER). */
+export async function sessionAuthorityCertificate(keys: KeyStore, nowMs: number): Promise<Uint8Array> {
+  const { BasicConstraintsExtension, KeyUsageFlags, KeyUsagesExtension } = await library();
+  const certificate = await create(keys, {
+    subject: AUTHORITY_NAME,
+    point: keys.publicKey('session-authority'),
+    fromMs: nowMs - SKEW_MS,
+    toMs: nowMs + AUTHORITY_VALIDITY_MS,
+    extensions: [
+      new BasicConstraintsExtension(true, 0, true),
+      new KeyUsagesExtension(KeyUsageFlags.keyCertSign, true),
+    ],
+  });
+  return new Uint8Array(certificate.rawData);
+}
+
+/** The client certificate (DER) of a device's session key; its subject is the device. */
+export async function deviceSessionCertificate(
+  keys: KeyStore,
+  device: string,
+  sessionKey: Uint8Array,
+  nowMs: number,
+): Promise<Uint8Array> {
+  const { ExtendedKeyUsageExtension } = await library();
+  const certificate = await create(keys, {
+    subject: `CN=${device}`,
+    point: sessionKey,
+    fromMs: nowMs - SKEW_MS,
+    toMs: nowMs + DEVICE_VALIDITY_MS,
+    extensions: [new ExtendedKeyUsageExtension(['1.3.6.1.5.5.7.3.2'])],
+  });
+  return new Uint8Array(certificate.rawData);
+}
+
+/** A new key, in memory only, and its certificate for the server end. */
+export async function sessionServerCredentials(keys: KeyStore, nowMs: number): Promise<SessionServerCredentials> {
+  const { ExtendedKeyUsageExtension } = await library();
+  const { privateKey, publicKey } = generateSigningKey();
+  const fromMs = nowMs - SKEW_MS;
+  const expiresAtMs = fromMs + SERVER_VALIDITY_MS;
+  const certificate = await create(keys, {
+    subject: `CN=${SESSION_SERVER_NAME}`,
+    point: publicKeyBytes(publicKey),
+    fromMs,
+    toMs: expiresAtMs,
+    extensions: [new ExtendedKeyUsageExtension(['1.3.6.1.5.5.7.3.1'])],
+  });
+  return { privateKey, certificate: certificate.toString('pem'), expiresAtMs };
+}
+
+/** A DER certificate as PEM, as TLS wants it. */
+export function certificatePem(der: Uint8Array): string {
+  const lines = Buffer.from(der).toString('base64').match(/.{1,64}/g) ?? [];
+  return `-----BEGIN CERTIFICATE-----\n${lines.join('\n')}\n-----END CERTIFICATE-----\n`;
+}
+
+async function library(): Promise<typeof X509> {
+  await import('reflect-metadata');
+  return import('@peculiar/x509');
+}
+
+type Wanted = {
+  readonly subject: string;
+  readonly point: Uint8Array;
+  readonly fromMs: number;
+  readonly toMs: number;
+  readonly extensions: readonly X509.Extension[];
+};
+
+async function create(keys: KeyStore, wanted: Wanted): Promise<X509.X509Certificate> {
+  const { X509CertificateGenerator } = await library();
+  return X509CertificateGenerator.create(
+    {
+      serialNumber: `01${randomBytes(15).toString('hex')}`,
+      subject: wanted.subject,
+      issuer: AUTHORITY_NAME,
+      notBefore: wholeSecond(wanted.fromMs),
+      notAfter: wholeSecond(wanted.toMs),
+      publicKey: Buffer.concat([SPKI_PREFIX, wanted.point]),
+      signingKey: { algorithm: ECDSA } as unknown as webcrypto.CryptoKey,
+      signingAlgorithm: ECDSA,
+      extensions: [...wanted.extensions],
+    },
+    signingWith(keys),
+  );
+}
+
+/** Certificates carry whole seconds. */
+function wholeSecond(ms: number): Date {
+  return new Date(Math.floor(ms / 1_000) * 1_000);
+}
+
+/** Web Crypto whose signing is the key store's: the generator never sees the key. */
+function signingWith(keys: KeyStore): webcrypto.Crypto {
+  const sign = async (_algorithm: unknown, _key: unknown, input: ArrayBuffer): Promise<ArrayBuffer> => {
+    const [signature] = await keys.sign('session-authority', [new Uint8Array(input)]);
+    if (signature === undefined) throw new TypeError('one input gave no signature');
+    return Uint8Array.from(signature).buffer;
+  };
+  return {
+    subtle: { sign },
+    getRandomValues: (array: Uint8Array) => webcrypto.getRandomValues(array),
+  } as unknown as webcrypto.Crypto;
+}

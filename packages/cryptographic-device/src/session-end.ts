@@ -1,0 +1,175 @@
+/**
+ * The cryptographic device's end of the session (claim 4): mutual TLS 1.3 with the PSD, and inside it records in, answers out.
+ *
+ * Guarantees: nothing is read before the client's certificate is verified; only records of that certificate's device are
+ * taken; the bytes of record, attestation and confirmation are the same as out of a session. Authenticated records go to
+ * the server with their attestations on its acceptance socket; what the server cannot answer now is answered `try-again`.
+ * The server end's certificate is renewed long before its 24 hours are over.
+ */
+import { randomBytes } from 'node:crypto';
+import type { Clock } from '@countermark/node-platform/clock';
+import { errorText, Fault } from '@countermark/node-platform/fault';
+import type { Log } from '@countermark/node-platform/logs';
+import { lazyRpc, type RpcClient, type RpcPeer, serveRpcOn } from '@countermark/node-platform/rpc';
+import { type SessionServer, serveSessions } from '@countermark/node-platform/tls-ends';
+import type { DeviceId } from '@countermark/protocol/id';
+import { type Answer, answersSchema, submissionSchema } from '@countermark/protocol/interfaces/answer';
+import { ACCEPTANCE } from '@countermark/protocol/interfaces/cryptographic-device';
+import { operation } from '@countermark/protocol/interfaces/operation';
+import { type Rejection, rejection } from '@countermark/protocol/rejection';
+import { accept, type Result, refuse } from '@countermark/protocol/result';
+import { parseValue } from '@countermark/protocol/schema';
+import type { Authentication } from './authentication.ts';
+import type { KeyStore } from './key-store.ts';
+import { served } from './operations.ts';
+import { certificatePem, sessionServerCredentials } from './session-certificates.ts';
+
+const SUBMIT = operation('submit', submissionSchema, answersSchema);
+const ACCEPTANCE_TIMEOUT_MS = 20_000;
+/** Room for heads and attestations beside the records of one frame. */
+const CALL_BYTES = 3 * 1024 * 1024;
+
+export type SessionEndOptions = {
+  readonly path: string;
+  readonly acceptanceSocket: string;
+  readonly keys: KeyStore;
+  readonly authentication: Authentication;
+  readonly sessionAuthority: Uint8Array;
+  readonly clock: Clock;
+  readonly log: Log;
+};
+
+/** A record that was found authentic, on its way to the server; `index` is its place in the submission. */
+type Authentic = { readonly index: number; readonly record: Uint8Array; readonly attestation: Uint8Array };
+
+/** The serving end; `close` ends the open sessions. */
+export type SessionEnd = { close(): Promise<void> };
+
+/** Serves sessions. Faults: those of `serveSessions`. */
+export async function serveSessionEnd(options: SessionEndOptions): Promise<SessionEnd> {
+  const { keys, clock, log } = options;
+  const issuers = [certificatePem(options.sessionAuthority)];
+  const acceptance = lazyRpc(options.acceptanceSocket, { timeoutMs: ACCEPTANCE_TIMEOUT_MS });
+  const peers = new Set<RpcPeer>();
+  const first = await sessionServerCredentials(keys, clock.nowMs());
+  const server: SessionServer = await serveSessions(options.path, {
+    credentials: { ...first, issuers },
+    onSession: (stream, deviceId) => {
+      const session = randomBytes(16).toString('hex');
+      const device = deviceId as DeviceId; // verified by the handshake: the authority issues certificates to enrolled devices only
+      log.info('A session began', { session, device });
+      const peer = serveRpcOn(
+        stream,
+        Object.fromEntries([
+          served(SUBMIT, async ({ records }) => submitted(options, acceptance, session, device, records)),
+        ]),
+        {
+          pendingMax: 4,
+          onFault: (fault, name, error) => {
+            log.error('An operation in a session failed', error, { fault, operation: name, session });
+          },
+        },
+      );
+      peers.add(peer);
+      void peer.ended.then(() => {
+        peers.delete(peer);
+        log.info('A session ended', { session });
+      });
+    },
+    onRefused: (refused) => {
+      log.warn('A session was refused', { code: refused.code, reason: String(refused.detail['reason']) });
+    },
+  });
+
+  const stop = new AbortController();
+  const renewing = renew(first.expiresAtMs);
+  async function renew(expiresAtMs: number): Promise<void> {
+    let untilMs = expiresAtMs;
+    for (;;) {
+      await clock.sleep(Math.max(60_000, (untilMs - clock.nowMs()) / 2), stop.signal);
+      if (stop.signal.aborted) return;
+      const next = await sessionServerCredentials(keys, clock.nowMs());
+      server.renew({ ...next, issuers });
+      untilMs = next.expiresAtMs;
+    }
+  }
+  return {
+    close: async () => {
+      stop.abort();
+      await Promise.all([...peers].map((peer) => peer.close(1_000)));
+      await server.close();
+      acceptance.close();
+      await renewing;
+    },
+  };
+}
+
+async function submitted(
+  { authentication, log }: SessionEndOptions,
+  acceptance: RpcClient,
+  session: string,
+  device: DeviceId,
+  records: readonly Uint8Array[],
+): Promise<Result<{ readonly answers: readonly Answer[] }>> {
+  const answers: Answer[] = [];
+  const authentic: Authentic[] = [];
+  for (const [index, result] of (await authentication.authenticate(records, device)).entries()) {
+    const record = records[index];
+    if (result.ok && record !== undefined) authentic.push({ index, record, attestation: result.value });
+    else if (!result.ok) answers[index] = rejected(result.rejection);
+  }
+  for (const call of inCalls(authentic)) {
+    const given = await accepted(acceptance, session, device, call);
+    if (!given.ok) log.warn('The server did not take records of a session', { session, code: given.rejection.code });
+    for (const [place, { index }] of call.entries()) {
+      answers[index] = given.ok ? (given.value[place] ?? rejected(lost())) : rejected(given.rejection);
+    }
+  }
+  return accept({ answers });
+}
+
+async function accepted(
+  acceptance: RpcClient,
+  session: string,
+  device: DeviceId,
+  items: readonly Authentic[],
+): Promise<Result<readonly Answer[]>> {
+  const request = ACCEPTANCE.accept.request.toCbor({
+    session,
+    device,
+    items: items.map(({ record, attestation }) => ({ record, attestation })),
+  });
+  try {
+    const answer = await acceptance.call(ACCEPTANCE.accept.name, request);
+    if (!answer.ok) return answer;
+    const parsed = parseValue(ACCEPTANCE.accept.answer, answer.value);
+    return parsed.ok ? accept(parsed.value.answers) : parsed;
+  } catch (error) {
+    if (!(error instanceof Fault)) throw error;
+    return refuse(rejection('try-again', { reason: errorText(error).slice(0, 200) }));
+  }
+}
+
+/** Groups that fit in one frame each. */
+function inCalls(items: readonly Authentic[]): readonly (readonly Authentic[])[] {
+  const calls: Authentic[][] = [];
+  let bytes = CALL_BYTES;
+  for (const item of items) {
+    const size = item.record.length + item.attestation.length;
+    if (bytes + size > CALL_BYTES) {
+      calls.push([]);
+      bytes = 0;
+    }
+    calls.at(-1)?.push(item);
+    bytes += size;
+  }
+  return calls;
+}
+
+function rejected(refused: Rejection): Answer {
+  return { outcome: 'rejected', rejection: refused };
+}
+
+function lost(): Rejection {
+  return rejection('try-again', { reason: 'the server gave no answer for this record' });
+}
