@@ -93,6 +93,34 @@ export class SignWorkers {
     return signatures;
   }
 
+  /**
+   * The same for inputs of equal length that lie one after the other, `each` bytes long: one copy a share, and the signatures come
+   * back as one byte string of 64 bytes each, in order.
+   */
+  async signPacked(key: string, inputs: Uint8Array, each: number): Promise<Uint8Array> {
+    if (this.#broken !== undefined) throw this.#broken;
+    const count = inputs.length / each;
+    const shares = count >= DIVIDED_FROM ? this.#workers.length : 1;
+    const perShare = Math.ceil(count / shares);
+    const parts: Promise<Uint8Array>[] = [];
+    for (let first = 0; first < count; first += perShare) {
+      const share = Math.min(perShare, count - first);
+      const lengthBytes = share * Uint32Array.BYTES_PER_ELEMENT;
+      const batch = new Uint8Array(lengthBytes + share * each);
+      new Uint32Array(batch.buffer, 0, share).fill(each);
+      batch.set(inputs.subarray(first * each, (first + share) * each), lengthBytes);
+      parts.push(this.#dispatch(key, share, batch));
+    }
+    const done = await Promise.all(parts);
+    const [only] = done;
+    if (only !== undefined && done.length === 1) return only;
+    const signatures = new Uint8Array(count * SIGNATURE_BYTES);
+    done.forEach((part, share) => {
+      signatures.set(part, share * perShare * SIGNATURE_BYTES);
+    });
+    return signatures;
+  }
+
   /** Ends the threads. Batches in hand are rejected. */
   async close(): Promise<void> {
     this.#break(new Fault('sign-worker-ended', 'the signing threads were closed', { retry: 'never' }));
@@ -100,7 +128,6 @@ export class SignWorkers {
   }
 
   #share(key: string, toBeSigned: readonly Uint8Array[]): Promise<Uint8Array> {
-    const worker = this.#leastLoaded();
     const lengthBytes = toBeSigned.length * Uint32Array.BYTES_PER_ELEMENT;
     const batch = new Uint8Array(toBeSigned.reduce((sum, bytes) => sum + bytes.length, lengthBytes));
     const lengths = new Uint32Array(batch.buffer, 0, toBeSigned.length);
@@ -110,14 +137,20 @@ export class SignWorkers {
       batch.set(bytes, offset);
       offset += bytes.length;
     }
+    return this.#dispatch(key, toBeSigned.length, batch);
+  }
+
+  /** Hands `count` inputs to the thread with the least in hand; takes `batch` over. */
+  #dispatch(key: string, count: number, batch: Uint8Array<ArrayBuffer>): Promise<Uint8Array> {
+    const worker = this.#leastLoaded();
     const id = this.#nextId;
     this.#nextId += 1;
     return new Promise((resolve, reject) => {
       // A thread keeps the process alive only while it owes an answer.
       if (worker.load === 0) worker.thread.ref();
-      worker.load += toBeSigned.length;
-      this.#pending.set(id, { worker, count: toBeSigned.length, resolve, reject });
-      worker.thread.postMessage({ id, key, count: toBeSigned.length, batch: batch.buffer }, [batch.buffer]);
+      worker.load += count;
+      this.#pending.set(id, { worker, count, resolve, reject });
+      worker.thread.postMessage({ id, key, count, batch: batch.buffer }, [batch.buffer]);
     });
   }
 

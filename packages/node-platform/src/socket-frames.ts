@@ -10,7 +10,7 @@ import type { Duplex } from 'node:stream';
 import { Fault } from './fault.ts';
 
 /** The greatest frame, without its four bytes of length. */
-export const FRAME_BYTES_MAX = 4 * 1024 * 1024;
+const FRAME_BYTES_MAX = 4 * 1024 * 1024;
 
 const LENGTH_BYTES = 4;
 
