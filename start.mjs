@@ -24,7 +24,7 @@ import {
   utimesSync,
   writeFileSync,
 } from 'fs';
-import { dirname, join } from 'path';
+import { delimiter, dirname, join } from 'path';
 import { fileURLToPath, pathToFileURL } from 'url';
 
 const LEAST_NODE = [20, 19];
@@ -39,6 +39,8 @@ const lockFile = join(stateFolder, 'lock');
 const LOCK_ABANDONED_MS = 60000;
 
 class SetupError extends Error {}
+
+class UsageError extends Error {}
 
 function say(text) {
   process.stderr.write(text + '\n');
@@ -107,7 +109,11 @@ function buildDue() {
  */
 function run(command, args, options) {
   return new Promise((resolve, reject) => {
-    const child = spawn(command, args, Object.assign({ cwd: root, stdio: ['ignore', 2, 2] }, options));
+    // This Node before any other: npm found on the PATH, and the addons that it compiles, must be for the Node that runs here.
+    const env = Object.assign({}, process.env, {
+      PATH: dirname(process.execPath) + delimiter + (process.env.PATH || ''),
+    });
+    const child = spawn(command, args, Object.assign({ cwd: root, env, stdio: ['ignore', 2, 2] }, options));
     const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'];
     const forward = (signal) => child.kill(signal);
     for (const signal of signals) process.on(signal, forward);
@@ -243,6 +249,12 @@ async function main() {
   const verb = args[0];
   // npm calls this after every install (package.json, `prepare`), so that one done by hand counts as well.
   if (verb === 'remember') return remember();
+  if (verb !== undefined && !verb.startsWith('-') && verb !== 'test' && verb !== 'bench') {
+    throw new UsageError(
+      `start.mjs does not know "${verb}". It takes test, bench, or the options of \`countermark up\`; the other commands are ` +
+        'those of `npx countermark`.',
+    );
+  }
   await prepare();
   if (verb === 'test') return become('node_modules/vitest/vitest.mjs', ['run'].concat(args.slice(1)));
   if (verb === 'bench') return become('bench/dist/main.js', args.slice(1));
@@ -250,6 +262,7 @@ async function main() {
 }
 
 main().catch((error) => {
-  say(error instanceof SetupError ? error.message : error.stack);
-  process.exitCode = 1;
+  const isOurs = error instanceof SetupError || error instanceof UsageError;
+  say(isOurs ? error.message : error.stack);
+  process.exitCode = error instanceof UsageError ? 2 : 1;
 });

@@ -154,6 +154,13 @@ test('takes over the lock of a set-up that was killed', async () => {
   expect(existsSync(join(checkout, '.setup/lock'))).toBe(false);
 });
 
+test('a word it does not know sets nothing up', async () => {
+  const { code, out, said } = await ended(start('tset'));
+  expect({ code, out }).toEqual({ code: 2, out: '' });
+  expect(said).toContain('"tset"');
+  expect(runs()).toEqual([]);
+});
+
 test('a signal ends the set-up with its program, starts nothing and gives the lock back', async () => {
   write('npm-cli.js', `${note('npm', '.')} process.stderr.write('npm is at work'); setInterval(() => {}, 1000);`);
   const child = start();
