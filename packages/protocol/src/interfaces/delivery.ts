@@ -3,11 +3,18 @@
  *
  * The authority verifies everything again; it takes from the server only bytes and their order.
  */
+import type { CborLimits } from '../cbor.ts';
 import { digest } from '../fields.ts';
 import { bytes, field, list, type Of, oneOf, optional, struct, uint } from '../schema.ts';
 import { MAX_RECORD_BYTES, MAX_SUBMISSION, rejectionSchema } from './answer.ts';
 
-/** `certificates`: those under which the items stand and that this delivery is the first to need; repeats are harmless. */
+/** Bounds of a delivery's body. Whoever delivers keeps below `maxBytes` by sending fewer items. */
+export const DELIVERY_LIMITS: CborLimits = { maxBytes: 16 * 1024 * 1024, maxDepth: 8 };
+
+/**
+ * `certificates`: those under which the items stand and that this delivery is the first to need; repeats are harmless.
+ * `suspensions`: signed suspensions and releases since the delivery before; the latest of a device by its time counts.
+ */
 export const deliverySchema = struct('delivery', {
   certificates: field(1, list(bytes(1, 65_536), MAX_SUBMISSION)),
   items: field(
@@ -18,6 +25,7 @@ export const deliverySchema = struct('delivery', {
       1,
     ),
   ),
+  suspensions: optional(3, list(bytes(1, 4_096), MAX_SUBMISSION)),
 });
 export type Delivery = Of<typeof deliverySchema>;
 
@@ -36,7 +44,11 @@ export const deliveryAnswersSchema = struct('delivery-answers', {
   ),
 });
 
-/** Grants after a cursor, oldest first; `evaluatedThrough` is the intake cursor that they rest on. */
+/**
+ * Grants after a cursor, oldest first; ask again after the last one until none comes. Every grant that rests on records
+ * up to the intake cursor `evaluatedThrough` exists. `digest` is that of the grant's message. A grant of 0 only carries
+ * evidence forward, where a revision has more than fits.
+ */
 export const grantListSchema = struct('grant-list', {
   grants: field(
     1,

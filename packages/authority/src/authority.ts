@@ -1,0 +1,102 @@
+/**
+ * The postal authority, put together: store, keys, programmes, intake, settlement and HTTP; what the process and the tests
+ * both start.
+ */
+import { mkdir, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { errorText } from '@countermark/node-platform/fault';
+import type { Log } from '@countermark/node-platform/logs';
+import { sameBytes } from '@countermark/protocol/digest';
+import { type Rejection, rejection } from '@countermark/protocol/rejection';
+import { accept, type Result, refuse } from '@countermark/protocol/result';
+import { type TrustBundle, parseTrustBundle, trustedKeys } from '@countermark/verify/trust-bundle';
+import type { Config } from './config.ts';
+import type { GrantSigner } from './grant.ts';
+import { openSoftwareGrantKey } from './grant-key.ts';
+import { authorityHttp } from './http.ts';
+import { takeIn } from './intake.ts';
+import { adoptProgrammes, loadProgrammes, shippedProgrammeFiles } from './programmes.ts';
+import { shippedTariffs } from './rating.ts';
+import { Settler } from './settlement.ts';
+import type { AuthorityStore } from './store/authority-store.ts';
+import { openAuthorityStore } from './store/sql-store.ts';
+
+export type Authority = {
+  readonly url: string;
+  readonly grantingKey: Uint8Array;
+  readonly close: () => Promise<void>;
+};
+
+/** Opens everything and listens. Rejections: `config-invalid`, `store-damaged`. */
+export async function startAuthority(config: Config, nowMs: () => number, log: Log): Promise<Result<Authority>> {
+  const opened = await openParts(config);
+  if (!opened.ok) return opened;
+  const { signer, bundle, store } = opened.value;
+  const loaded = await loadProgrammes(config.programmes ?? (await shippedProgrammeFiles()));
+  const refused: Rejection | null = loaded.ok ? await adoptProgrammes(store, loaded.value) : loaded.rejection;
+  if (!loaded.ok || refused !== null) {
+    await store.close();
+    return refuse(refused ?? rejection('config-invalid', { file: 'programmes', reason: 'they cannot be read' }));
+  }
+  const programmes = loaded.value;
+  const settler = new Settler({ store, programmes, tariffs: shippedTariffs(), signer, nowMs, log });
+  const roles = trustedKeys(bundle);
+  const http = await authorityHttp({
+    credential: config.credential,
+    store,
+    programmes,
+    log,
+    takeIn: async (delivery) => {
+      const answers = await takeIn(delivery, { store, roles, nowMs, log });
+      settler.wake();
+      return answers;
+    },
+    evaluatedThrough: async () => {
+      const states = await store.programmes();
+      const running = programmes.map((programme) =>
+        states.find(({ id, version }) => id === programme.id && version === programme.version),
+      );
+      return Math.min((await store.positions()).rolled, ...running.map((state) => state?.evaluated ?? 0));
+    },
+  });
+  const url = await http.listen({ host: config.listen.host, port: config.listen.port });
+  settler.wake();
+  return accept({
+    url,
+    grantingKey: signer.publicKey,
+    close: async () => {
+      await http.close();
+      await settler.close();
+      await store.close();
+    },
+  });
+}
+
+export type AuthorityParts = {
+  readonly signer: GrantSigner;
+  readonly bundle: TrustBundle;
+  readonly store: AuthorityStore;
+};
+
+/** Key, trust bundle and store; the caller closes the store. Rejections: `config-invalid`, `store-damaged`. */
+export async function openParts(config: Config): Promise<Result<AuthorityParts>> {
+  await mkdir(config.data, { recursive: true, mode: 0o700 });
+  const signer = await openSoftwareGrantKey(join(config.data, 'grant-key.pkcs8'));
+  if (!signer.ok) return signer;
+  const bundle = await readBundle(config.trustBundle);
+  if (!bundle.ok) return bundle;
+  const own = bundle.value.keys.find(({ role, epoch }) => role === 'granting' && epoch === signer.value.epoch);
+  if (own !== undefined && !sameBytes(own.publicKey, signer.value.publicKey)) {
+    const reason = 'it names another granting key than the one in the data folder of the authority';
+    return refuse(rejection('config-invalid', { file: config.trustBundle, reason }));
+  }
+  return accept({ signer: signer.value, bundle: bundle.value, store: await openAuthorityStore(config.database) });
+}
+
+async function readBundle(path: string): Promise<Result<TrustBundle>> {
+  try {
+    return parseTrustBundle(await readFile(path, 'utf8'));
+  } catch (error) {
+    return refuse(rejection('config-invalid', { file: path, reason: errorText(error) }));
+  }
+}

@@ -1,0 +1,333 @@
+/**
+ * The authority's HTTP API: deliveries in, grants out, totals and programmes for whoever asks with the credential.
+ *
+ * Guarantees: nothing but `/health` and `/openapi.json` answers without the credential (compared as hashes, in constant
+ * time); bodies are bounded before they are read; every error is problem+json (RFC 9457) with a code of the catalogue and
+ * the request's id. Not encrypted: it listens on the loopback address, or behind a proxy that ends TLS.
+ */
+import { timingSafeEqual } from 'node:crypto';
+import swagger from '@fastify/swagger';
+import type { Log } from '@countermark/node-platform/logs';
+import { errorCode } from '@countermark/node-platform/fault';
+import { nodeVerification } from '@countermark/node-platform/verification';
+import { utf8 } from '@countermark/protocol/bytes';
+import {
+  DELIVERY_LIMITS,
+  type Delivery,
+  deliveryAnswersSchema,
+  deliverySchema,
+  grantListSchema,
+} from '@countermark/protocol/interfaces/delivery';
+import { describeRejection, type Rejection, type RejectionCode, rejection } from '@countermark/protocol/rejection';
+import { CATALOGUE } from '@countermark/protocol/rejection-catalogue';
+import { digestText } from '@countermark/protocol/digest';
+import { encodeWith, parseBytes } from '@countermark/protocol/schema';
+import type { Programme } from '@countermark/tariff/programme';
+import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
+import { Type } from 'typebox';
+import type { DeliveryAnswers } from './intake.ts';
+import type { AuthorityStore, GrantItem } from './store/authority-store.ts';
+import { DIMENSION_NAMES, parseTotalsQuery } from './totals.ts';
+
+export type HttpOptions = {
+  /** 32 bytes in hex; only its hash is kept. */
+  readonly credential: string;
+  readonly store: AuthorityStore;
+  readonly programmes: readonly Programme[];
+  readonly log: Log;
+  /** Takes a parsed delivery in; durable when it resolves. */
+  readonly takeIn: (delivery: Delivery) => Promise<DeliveryAnswers>;
+  /** Through which intake cursor every programme was evaluated. */
+  readonly evaluatedThrough: () => Promise<number>;
+};
+
+const CBOR = 'application/cbor';
+const PROBLEM = 'application/problem+json';
+const MAX_ROWS = 10_000;
+/** A list of grants ends after so many, or with the grant that passes so many bytes. */
+const GRANTS = 1_000;
+const GRANTS_BYTES = 4 * 1024 * 1024;
+
+const STATUS: Partial<Readonly<Record<RejectionCode, number>>> = {
+  unauthorised: 401,
+  'unknown-operation': 404,
+  'cbor-too-large': 413,
+  'limit-exceeded': 413,
+  'try-again': 503,
+  'internal-fault': 500,
+};
+
+const amount = Type.String({ pattern: '^-?[0-9]+$', description: 'Mills: 10^-exponent of the currency.' });
+const problem = Type.Object(
+  {
+    type: Type.String(),
+    title: Type.String(),
+    status: Type.Integer(),
+    detail: Type.String(),
+    code: Type.String({ enum: Object.keys(CATALOGUE) }),
+    request_id: Type.String(),
+  },
+  { description: 'RFC 9457; the codes are those of docs/errors.md.' },
+);
+const problems = { '4xx': problem, '5xx': problem };
+const totalsAnswer = Type.Object({
+  cursor: Type.Integer({ description: 'The intake cursor that the totals rest on.' }),
+  by: Type.Array(Type.String()),
+  rows: Type.Array(
+    Type.Object({
+      values: Type.Record(Type.String(), Type.Union([Type.String(), Type.Null()])),
+      pieces: Type.String({ pattern: '^[0-9]+$' }),
+      postageMills: amount,
+      declaredMills: amount,
+      differenceMills: amount,
+    }),
+  ),
+});
+const quarantineAnswer = Type.Object({
+  records: Type.Array(
+    Type.Object({
+      device: Type.String(),
+      sequence: Type.Integer(),
+      digest: Type.String(),
+      code: Type.String(),
+      reason: Type.String(),
+    }),
+  ),
+});
+
+/** The API, ready to listen. */
+export async function authorityHttp(options: HttpOptions): Promise<FastifyInstance> {
+  const app = fastify({
+    bodyLimit: DELIVERY_LIMITS.maxBytes,
+    requestTimeout: 60_000,
+    logger: false,
+    ajv: { customOptions: { coerceTypes: false, removeAdditional: false, useDefaults: false } },
+  });
+  refuseWell(app, options.log);
+  app.addContentTypeParser(CBOR, { parseAs: 'buffer' }, (_request, body, done) => {
+    done(null, body);
+  });
+  await app.register(swagger, {
+    openapi: {
+      openapi: '3.1.0',
+      info: {
+        title: 'Countermark postal authority',
+        description: 'Accepted records in, discounts and credits out.',
+        version: '1',
+      },
+      components: { securitySchemes: { credential: { type: 'http', scheme: 'bearer' } } },
+      security: [{ credential: [] }],
+    },
+  });
+  // After the plugin, so that it sees them.
+  await app.register((routes, _, done) => {
+    openRoutes(routes, options);
+    done();
+  });
+  await app.register((routes, _, done) => {
+    routes.addHook('onRequest', credentialCheck(options.credential));
+    closedRoutes(routes, options);
+    done();
+  });
+  await app.ready();
+  return app;
+}
+
+function openRoutes(app: FastifyInstance, { store, evaluatedThrough }: HttpOptions): void {
+  const health = Type.Object({
+    status: Type.Literal('ok'),
+    intake: Type.Integer({ description: 'Records taken in.' }),
+    evaluatedThrough: Type.Integer({ description: 'The intake cursor through which programmes were evaluated.' }),
+  });
+  app.get(
+    '/health',
+    { schema: { summary: 'Whether the authority and its store work.', security: [], response: { 200: health, ...problems } } },
+    async () => {
+      const { intake } = await store.positions();
+      return { status: 'ok' as const, intake, evaluatedThrough: await evaluatedThrough() };
+    },
+  );
+  app.get('/openapi.json', { schema: { hide: true } }, () => app.swagger());
+}
+
+function closedRoutes(app: FastifyInstance, { store, programmes, takeIn, evaluatedThrough }: HttpOptions): void {
+  app.post(
+    '/v1/records',
+    {
+      schema: {
+        summary: 'Delivers accepted records with their attestations.',
+        description:
+          'Body and answer are CBOR (docs/protocol: delivery, delivery-answers). Delivering again changes nothing and gets the same answers. The grants that follow from it come with GET /v1/grants, when evaluatedThrough has reached the answer’s cursor.',
+        consumes: [CBOR],
+        produces: [CBOR],
+        response: { 200: { description: 'CBOR: delivery-answers', type: 'string', format: 'binary' }, ...problems },
+      },
+      // CBOR is parsed by the protocol's own schema.
+      validatorCompiler: () => () => true,
+      serializerCompiler: () => (data) => JSON.stringify(data),
+    },
+    async (request, reply) => {
+      const body = request.body instanceof Uint8Array ? request.body : new Uint8Array();
+      const delivery = parseBytes(deliverySchema, body, DELIVERY_LIMITS);
+      if (!delivery.ok) return refuse(request, reply, delivery.rejection);
+      return cbor(reply, encodeWith(deliveryAnswersSchema, await takeIn(delivery.value)));
+    },
+  );
+
+  app.get(
+    '/v1/grants',
+    {
+      schema: {
+        summary: 'Grants after a cursor, oldest first.',
+        description: 'CBOR (docs/protocol: grant-list). Ask again after the last one until none comes.',
+        produces: [CBOR],
+        querystring: Type.Object(
+          { after: Type.Optional(Type.String({ pattern: '^[0-9]{1,15}$' })) },
+          { additionalProperties: false },
+        ),
+        response: { 200: { description: 'CBOR: grant-list', type: 'string', format: 'binary' }, ...problems },
+      },
+      serializerCompiler: () => (data) => JSON.stringify(data),
+    },
+    async (request, reply) => {
+      const { after } = request.query as { readonly after?: string };
+      // In this order: every grant up to this position is in the list that is read next.
+      const evaluated = await evaluatedThrough();
+      const grants = bounded(await store.grants(Number(after ?? 0), GRANTS));
+      return cbor(reply, encodeWith(grantListSchema, { grants, evaluatedThrough: evaluated }));
+    },
+  );
+
+  app.get(
+    '/v1/totals',
+    {
+      schema: {
+        summary: 'Pieces and postage by any dimensions.',
+        description: `by: some of ${DIMENSION_NAMES.join(', ')}, separated by commas. Every dimension may be a parameter too, with the value asked for; mailingDateFrom and mailingDateTo bound the mailing date. All standings add up to what the registers moved by; standing=paid is what counts.`,
+        querystring: Type.Record(Type.String(), Type.String()),
+        response: { 200: totalsAnswer, ...problems },
+      },
+    },
+    async (request, reply) => {
+      const query = parseTotalsQuery(request.query as Record<string, string>);
+      if (!query.ok) return refuse(request, reply, query.rejection);
+      const { rolled, rows } = await store.totals(query.value, MAX_ROWS + 1);
+      if (rows.length > MAX_ROWS) {
+        return refuse(
+          request,
+          reply,
+          rejection('limit-exceeded', { what: 'number of rows', value: `more than ${MAX_ROWS}`, limit: MAX_ROWS }),
+        );
+      }
+      return {
+        cursor: rolled,
+        by: query.value.by,
+        rows: rows.map((row) => ({
+          values: Object.fromEntries(query.value.by.map((dimension, i) => [dimension, row.values[i] ?? null])),
+          pieces: row.pieces.toString(),
+          postageMills: row.postageMills.toString(),
+          declaredMills: row.declaredMills.toString(),
+          differenceMills: (row.postageMills - row.declaredMills).toString(),
+        })),
+      };
+    },
+  );
+
+  app.get(
+    '/v1/programmes',
+    {
+      schema: {
+        summary: 'The programmes that run, as their files are (docs/programmes.md).',
+        response: {
+          200: Type.Object({ programmes: Type.Array(Type.Unsafe<object>({ type: 'object', additionalProperties: true })) }),
+          ...problems,
+        },
+      },
+    },
+    () => ({ programmes: programmes.map(({ canonical }) => JSON.parse(canonical) as object) }),
+  );
+
+  app.get(
+    '/v1/quarantine',
+    {
+      schema: {
+        summary: 'Records that were authentic and yet refused, kept as evidence.',
+        response: { 200: quarantineAnswer, ...problems },
+      },
+    },
+    async () => ({
+      records: (await store.quarantined()).map((record) => ({
+        device: record.device,
+        sequence: record.sequence,
+        digest: digestText(record.digest),
+        code: record.rejection.code,
+        reason: describeRejection(record.rejection),
+      })),
+    }),
+  );
+}
+
+function bounded(grants: readonly GrantItem[]): readonly GrantItem[] {
+  let bytes = 0;
+  const end = grants.findIndex((item) => {
+    bytes += item.grant.length;
+    return bytes > GRANTS_BYTES;
+  });
+  return end < 0 ? grants : grants.slice(0, end + 1);
+}
+
+function cbor(reply: FastifyReply, bytes: Uint8Array): FastifyReply {
+  return reply.type(CBOR).send(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength));
+}
+
+function credentialCheck(credential: string) {
+  const expected = nodeVerification.sha256(utf8(credential));
+  return async (request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply | undefined> => {
+    const given = /^Bearer ([0-9a-f]{64})$/.exec(request.headers.authorization ?? '')?.[1] ?? '';
+    if (timingSafeEqual(nodeVerification.sha256(utf8(given)), expected)) return undefined;
+    void reply.header('www-authenticate', 'Bearer');
+    return refuse(request, reply, rejection('unauthorised', {}));
+  };
+}
+
+function refuse(request: FastifyRequest, reply: FastifyReply, refused: Rejection): FastifyReply {
+  const status = STATUS[refused.code] ?? 400;
+  return reply
+    .code(status)
+    .type(PROBLEM)
+    .serializer((body: unknown) => JSON.stringify(body))
+    .send({
+      type: 'about:blank',
+      title: refused.code,
+      status,
+      detail: describeRejection(refused),
+      code: refused.code,
+      request_id: request.id,
+    });
+}
+
+function refuseWell(app: FastifyInstance, log: Log): void {
+  app.setNotFoundHandler((request, reply) =>
+    refuse(request, reply, rejection('unknown-operation', { operation: `${request.method} ${request.url.split('?')[0]}` })),
+  );
+  app.setErrorHandler((error: unknown, request, reply) => {
+    const code = errorCode(error) ?? '';
+    if (code === 'FST_ERR_CTP_BODY_TOO_LARGE') {
+      const limit = DELIVERY_LIMITS.maxBytes;
+      return refuse(request, reply, rejection('cbor-too-large', { bytes: `more than ${limit}`, limitBytes: limit }));
+    }
+    if (code.startsWith('FST_ERR_')) {
+      const reason = error instanceof Error ? error.message : code;
+      return refuse(request, reply, rejection('malformed', { path: 'request', reason }));
+    }
+    const retry = (error as { readonly retry?: unknown }).retry;
+    log.error('A request failed', error, { requestId: request.id, method: request.method });
+    return refuse(
+      request,
+      reply,
+      retry === 'later' || retry === 'now'
+        ? rejection('try-again', { reason: code })
+        : rejection('internal-fault', { where: 'the authority', fault: request.id }),
+    );
+  });
+}

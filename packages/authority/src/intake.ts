@@ -1,0 +1,226 @@
+/**
+ * Intake: the records that the server delivers, verified again from their bytes and appended to the authority's own log.
+ *
+ * Guarantees: a record is in the log at most once, only with an attestation that names its digest, with its own
+ * signature checked where there is one, under a certificate that the issuing key signed for this licensee, and only as
+ * the next of its device's one chain, judged against the head that the authority itself stored. A fork is kept with its
+ * reason and suspends the device; a contradiction is kept and leaves the chain where it stood. Delivering again changes
+ * nothing and gets the same answers.
+ * Takes nothing from the server but bytes and their order. Rating and granting follow by the cursor (`settlement.ts`).
+ */
+import type { Digest } from '@countermark/protocol/digest';
+import { parseEnvelope } from '@countermark/protocol/cose';
+import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
+import type { Delivery } from '@countermark/protocol/interfaces/delivery';
+import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
+import { SUSPENSION, type Suspension } from '@countermark/protocol/messages/policy';
+import { type Rejection, rejection } from '@countermark/protocol/rejection';
+import { accept, type Result, refuse } from '@countermark/protocol/result';
+import type { Log } from '@countermark/node-platform/logs';
+import { nodeVerification } from '@countermark/node-platform/verification';
+import { verifyAttestedRecord } from '@countermark/verify/attested-record';
+import { CHAIN_START, judge } from '@countermark/verify/chain';
+import { recordIdentity, type VerifiedRecord } from '@countermark/verify/record';
+import type { KeySource } from '@countermark/verify/verified';
+import { verifyMessage } from '@countermark/verify/verified';
+import type {
+  AuthorityStore,
+  CertifiedKey,
+  DeviceState,
+  IntakeChanges,
+  IntakeView,
+  QuarantinedRecord,
+  StoredRecord,
+} from './store/authority-store.ts';
+
+export type DeliveryResult = {
+  readonly outcome: 'accepted' | 'already-accepted' | 'rejected';
+  readonly rejection?: Rejection;
+};
+
+export type DeliveryAnswers = { readonly cursor: number; readonly results: readonly DeliveryResult[] };
+
+export type IntakeOptions = {
+  readonly store: AuthorityStore;
+  /** Keys of the roles, from the trust bundle. */
+  readonly roles: KeySource;
+  readonly nowMs: () => number;
+  readonly log: Log;
+};
+
+/** So many verifications are done before others get their turn. */
+const SLICE = 32;
+
+type Candidate = { readonly record: VerifiedRecord; readonly attestation: Uint8Array };
+
+/** Takes in one delivery; answers in the order of its items. */
+export async function takeIn(delivery: Delivery, options: IntakeOptions): Promise<DeliveryAnswers> {
+  const { store, log } = options;
+  const suspensions = verifiedSuspensions(delivery.suspensions ?? [], options);
+  await store.addCertificates(verifiedCertificates(delivery.certificates, options));
+  const keys = await certifiedKeys(delivery.items, store);
+
+  const candidates: Result<Candidate>[] = [];
+  for (const [index, item] of delivery.items.entries()) {
+    if (index % SLICE === SLICE - 1) await new Promise(setImmediate);
+    candidates.push(verifyItem(item, keys, options.roles));
+  }
+  const verified = candidates.flatMap((candidate) => (candidate.ok ? [recordIdentity(candidate.value.record)] : []));
+  const devices = new Set<DeviceId>([...verified, ...suspensions].map(({ device }) => device));
+  const { decision, cursor } = await store.intake([...devices], verified, (view) =>
+    decide(view, candidates, suspensions, options.nowMs()),
+  );
+  for (const result of decision.results) {
+    if (result.rejection !== undefined && result.rejection.code !== 'out-of-order') {
+      const { code, detail } = result.rejection;
+      log.warn('A delivered record was refused', {
+        code,
+        ...(detail.device === undefined ? {} : { device: detail.device }),
+        ...(detail.sequence === undefined ? {} : { sequence: detail.sequence }),
+        ...(detail.reason === undefined ? {} : { reason: detail.reason }),
+      });
+    }
+  }
+  return { cursor, results: decision.results };
+}
+
+function verifiedCertificates(certificates: readonly Uint8Array[], { roles, log }: IntakeOptions): CertifiedKey[] {
+  return certificates.flatMap((bytes) => {
+    const certificate = verifyMessage(DEVICE_CERTIFICATE, bytes, { port: nodeVerification, keys: roles });
+    if (!certificate.ok) {
+      // Its items are then refused as of an unknown device; the others of the delivery are not held up by it.
+      log.warn('A delivered certificate was refused', { code: certificate.rejection.code });
+      return [];
+    }
+    const { device, epoch, licensee, authentication, publicKey } = certificate.value.message;
+    return [{ device, epoch, licensee, authentication, publicKey, digest: certificate.value.digest, bytes }];
+  });
+}
+
+function verifiedSuspensions(suspensions: readonly Uint8Array[], { roles, log }: IntakeOptions): Suspension[] {
+  return suspensions.flatMap((bytes) => {
+    const suspension = verifyMessage(SUSPENSION, bytes, { port: nodeVerification, keys: roles });
+    if (suspension.ok) return [suspension.value.message];
+    log.warn('A delivered suspension was refused', { code: suspension.rejection.code });
+    return [];
+  });
+}
+
+type CertifiedKeys = (device: string, epoch: number) => CertifiedKey | null;
+
+/** The stored keys that records name, whatever else is wrong with them. */
+export async function certifiedKeys(
+  items: readonly { readonly record: Uint8Array }[],
+  store: AuthorityStore,
+): Promise<CertifiedKeys> {
+  const wanted = new Map<string, { device: string; epoch: number }>();
+  for (const { record } of items) {
+    const envelope = parseEnvelope(record);
+    if (!envelope.ok) continue;
+    const { holder, epoch } = envelope.value.key;
+    wanted.set(`${holder}#${epoch}`, { device: holder, epoch });
+  }
+  const keys = await store.certificates([...wanted.values()]);
+  const byId = new Map(keys.map((key) => [`${key.device}#${key.epoch}`, key]));
+  return (device, epoch) => byId.get(`${device}#${epoch}`) ?? null;
+}
+
+/** Verifies a record with its attestation, under a certificate of this licensee. The chain is judged later. */
+export function verifyItem(
+  item: Delivery['items'][number],
+  certified: CertifiedKeys,
+  roles: KeySource,
+): Result<Candidate> {
+  const keys: KeySource = (key) => certified(key.holder, key.epoch) ?? roles(key);
+  const attested = verifyAttestedRecord(item.record, item.attestation, { port: nodeVerification, keys });
+  if (!attested.ok) return attested;
+  const { record } = attested.value;
+  const { message, envelope } = record.verified;
+  // With a MAC only the attestation was checked: key, procedure and holder are compared here.
+  const { holder, epoch } = envelope.key;
+  const key = certified(holder, epoch);
+  if (key === null) return refuse(rejection('unknown-device', { device: `${holder}#${epoch}` }));
+  if (key.authentication !== envelope.authentication) {
+    const { type, authentication } = envelope;
+    return refuse(
+      rejection('wrong-algorithm', { type, holder, algorithm: authentication, expected: key.authentication }),
+    );
+  }
+  if (message.device !== holder) {
+    return refuse(rejection('wrong-device', { type: envelope.type, device: message.device, expected: holder }));
+  }
+  if (message.licensee !== key.licensee) {
+    return refuse(
+      rejection('attestation-mismatch', { what: 'licensee', attested: key.licensee, actual: message.licensee }),
+    );
+  }
+  return accept({ record, attestation: item.attestation });
+}
+
+type Decision = IntakeChanges & { readonly results: readonly DeliveryResult[] };
+
+/** Judges verified records one after the other against the chains. Pure: the store may run it several times. */
+function decide(
+  view: IntakeView,
+  candidates: readonly Result<Candidate>[],
+  suspensions: readonly Suspension[],
+  receivedMs: number,
+): Decision {
+  const states = new Map<DeviceId, DeviceState>();
+  const stateOf = (device: DeviceId): DeviceState => states.get(device) ?? view.device(device);
+  const records: StoredRecord[] = [];
+  const quarantined: QuarantinedRecord[] = [];
+  const appended = new Map<string, Digest>();
+
+  for (const suspension of [...suspensions].sort((a, b) => a.sinceMs - b.sinceMs)) {
+    const state = stateOf(suspension.device);
+    if (suspension.sinceMs <= state.suspensionMs) continue;
+    states.set(suspension.device, {
+      ...state,
+      // A fork that the authority saw itself is not released by a message.
+      suspended: state.suspended === FORKED ? FORKED : suspension.suspended ? suspension.reason || 'suspended' : '',
+      suspensionMs: suspension.sinceMs,
+    });
+  }
+
+  const results = candidates.map((candidate): DeliveryResult => {
+    if (!candidate.ok) return { outcome: 'rejected', rejection: candidate.rejection };
+    const { record, attestation } = candidate.value;
+    const { device, sequence, digest } = recordIdentity(record);
+    const state = stateOf(device);
+    const verdict = judge(
+      state.head,
+      record,
+      (at) => appended.get(`${device} ${at}`) ?? view.acceptedAt(device, at),
+    );
+    if (verdict.outcome === 'already-accepted') return { outcome: 'already-accepted' };
+    const evidence = { device, sequence, digest, bytes: record.verified.bytes, attestation, receivedMs };
+    if (verdict.outcome === 'rejected') {
+      const { code } = verdict.rejection;
+      if (code === 'fork' || code === 'inconsistent') quarantined.push({ ...evidence, rejection: verdict.rejection });
+      if (code === 'fork') states.set(device, { ...state, suspended: FORKED });
+      return { outcome: 'rejected', rejection: verdict.rejection };
+    }
+    states.set(device, { ...state, head: verdict.head });
+    appended.set(`${device} ${sequence}`, digest);
+    records.push({ ...evidence, ...circumstancesOf(record), suspended: state.suspended !== '' });
+    return { outcome: 'accepted' };
+  });
+  return { records, quarantined, devices: [...states.values()], results };
+}
+
+const FORKED = 'two different records for one sequence (fork)';
+
+function circumstancesOf(
+  record: VerifiedRecord,
+): Pick<StoredRecord, 'type' | 'licensee' | 'customer' | 'mailingDate'> {
+  const licensee: LicenseeId = record.verified.message.licensee;
+  if (record.type === 'key-rotation') return { type: record.type, licensee, customer: null, mailingDate: '' };
+  const { customer, mailingDate } = record.verified.message.declaration;
+  return { type: record.type, licensee, customer: customer ?? null, mailingDate };
+}
+
+/** The state of a device before its first record. */
+export function newDevice(device: DeviceId): DeviceState {
+  return { device, head: CHAIN_START, suspended: '', suspensionMs: 0 };
+}

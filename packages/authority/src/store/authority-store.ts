@@ -1,0 +1,178 @@
+/**
+ * What the authority keeps, as one interface: certificates, the log of records, what follows it, and grants.
+ *
+ * Guarantees asked of every implementation (tests/contract/authority-store.test.ts): each operation is atomic and durable
+ * when its promise resolves; intake cursors and grant cursors rise by one without gap in the order of commits; two
+ * workers at once lead to the same as one after the other.
+ */
+import type { Digest } from '@countermark/protocol/digest';
+import type { CustomerId, DeviceId, LicenseeId, ProgrammeId } from '@countermark/protocol/id';
+import type { Mills } from '@countermark/protocol/money';
+import type { Rejection } from '@countermark/protocol/rejection';
+import type { Programme } from '@countermark/tariff/programme';
+import type { Beneficiary } from '@countermark/tariff/programme-reckoning';
+import type { ChainHead } from '@countermark/verify/chain';
+import type { RatedCell } from '../rating.ts';
+import type { TotalsQuery, TotalsRow } from '../totals.ts';
+
+/** What the authority knows of a device key from its verified certificate. */
+export type CertifiedKey = {
+  readonly device: DeviceId;
+  readonly epoch: number;
+  readonly licensee: LicenseeId;
+  readonly authentication: 'signature' | 'mac';
+  readonly publicKey: Uint8Array;
+  readonly digest: Digest;
+  readonly bytes: Uint8Array;
+};
+
+export type DeviceState = {
+  readonly device: DeviceId;
+  readonly head: ChainHead;
+  /** Why it is suspended, or empty. */
+  readonly suspended: string;
+  /** Time of the last suspension message that was heeded, 0 before the first. */
+  readonly suspensionMs: number;
+};
+
+export type StoredRecord = {
+  readonly device: DeviceId;
+  readonly sequence: number;
+  readonly digest: Digest;
+  readonly type: 'batch-statistics' | 'key-rotation';
+  readonly licensee: LicenseeId;
+  readonly customer: CustomerId | null;
+  /** Empty for a key rotation. */
+  readonly mailingDate: string;
+  readonly suspended: boolean;
+  readonly bytes: Uint8Array;
+  readonly attestation: Uint8Array;
+  readonly receivedMs: number;
+};
+
+/** A record that was authentic and yet refused: kept as evidence. */
+export type QuarantinedRecord = Pick<
+  StoredRecord,
+  'device' | 'sequence' | 'digest' | 'bytes' | 'attestation' | 'receivedMs'
+> & { readonly rejection: Rejection };
+
+export type IntakeView = {
+  /** The device's state; that of a new one before its first record. */
+  readonly device: (device: DeviceId) => DeviceState;
+  /** The digest that was accepted at one of the positions asked for. */
+  readonly acceptedAt: (device: DeviceId, sequence: number) => Digest | null;
+};
+
+export type IntakeChanges = {
+  /** Appended to the log in this order. */
+  readonly records: readonly StoredRecord[];
+  readonly quarantined: readonly QuarantinedRecord[];
+  readonly devices: readonly DeviceState[];
+};
+
+export type Position = { readonly device: DeviceId; readonly sequence: number };
+
+/** A grant that was signed and verified, to be stored if nobody else did. */
+export type SignedGrant = Beneficiary & {
+  readonly programme: ProgrammeId;
+  readonly version: number;
+  readonly period: string;
+  readonly revision: number;
+  readonly amountMills: Mills;
+  readonly entitlementMills: Mills;
+  readonly digest: Digest;
+  readonly bytes: Uint8Array;
+};
+
+export type GrantItem = { readonly cursor: number; readonly digest: Digest; readonly grant: Uint8Array };
+
+/** The last revision of a grant. `entitlementMills` is all that was granted so far. */
+export type LastGrant = {
+  readonly revision: number;
+  readonly entitlementMills: Mills;
+  readonly through: number;
+  readonly digest: Digest;
+};
+
+export type GrantIdentity = Beneficiary & {
+  readonly programme: ProgrammeId;
+  readonly version: number;
+  readonly period: string;
+};
+
+export type StoredTotal = RatedCell & { readonly id: bigint };
+
+export type ProgrammeState = {
+  readonly id: ProgrammeId;
+  readonly version: number;
+  readonly canonical: string;
+  readonly evaluated: number;
+};
+
+/** Where the followers of the log stand. */
+export type Positions = { readonly intake: number; readonly rolled: number };
+
+export type AuthorityStore = {
+  /** Adds keys; one that is there already stays as it is. */
+  addCertificates(keys: readonly CertifiedKey[]): Promise<void>;
+  certificates(keys: readonly { readonly device: string; readonly epoch: number }[]): Promise<readonly CertifiedKey[]>;
+
+  /**
+   * One delivery's change of the log: `decide` sees the devices and accepted digests named, and what it returns is
+   * written with them unchanged in between. It is pure: it may run several times. Returns its decision and the intake
+   * cursor after it.
+   */
+  intake<Decision extends IntakeChanges>(
+    devices: readonly DeviceId[],
+    positions: readonly Position[],
+    decide: (view: IntakeView) => Decision,
+  ): Promise<{ readonly decision: Decision; readonly cursor: number }>;
+  positions(): Promise<Positions>;
+
+  /**
+   * Takes the totals on by at most `limit` records, if they still stand at `rolled`: `rate` gives each record's cells.
+   * Returns where they stand then.
+   */
+  roll(rolled: number, limit: number, rate: (record: StoredRecord) => readonly RatedCell[]): Promise<number>;
+  /** Distinct licensees, customers and mailing dates of the records after one cursor up to another. */
+  touched(
+    after: number,
+    through: number,
+  ): Promise<readonly (Beneficiary & { readonly mailingDate: string })[]>;
+  /** Totals of a licensee's mail in a stretch of mailing dates; of one customer (null: own mail) where it is given. */
+  totalsOf(
+    licensee: LicenseeId,
+    customer: CustomerId | null | undefined,
+    from: string,
+    to: string,
+  ): Promise<readonly StoredTotal[]>;
+  /** Sums of the totals that match, by dimensions, ordered by them; at most `limit` rows. With where totals stand. */
+  totals(query: TotalsQuery, limit: number): Promise<{ readonly rolled: number; readonly rows: readonly TotalsRow[] }>;
+  /** Digests of the records with a cell in one of the totals, after a cursor up to another, in order. */
+  evidence(totals: readonly bigint[], after: number, through: number): Promise<readonly Digest[]>;
+
+  programmes(): Promise<readonly ProgrammeState[]>;
+  /** Adds programmes that are new, evaluated through 0. */
+  addProgrammes(programmes: readonly Programme[]): Promise<void>;
+  /** Whether a version of the programme before this one granted for mail of that day or later. */
+  grantedFrom(programme: ProgrammeId, beforeVersion: number, day: string): Promise<boolean>;
+  lastGrant(identity: GrantIdentity): Promise<LastGrant | null>;
+  /**
+   * Stores the grants of one evaluation with the programme's new position, all or nothing, if the programme still stands
+   * at `from`. False: another worker was there first, and nothing was stored.
+   */
+  evaluated(
+    programme: { readonly id: ProgrammeId; readonly version: number },
+    from: number,
+    through: number,
+    grants: readonly SignedGrant[],
+  ): Promise<boolean>;
+  /** Grants after a cursor in its order, at most `limit`. */
+  grants(after: number, limit: number): Promise<readonly GrantItem[]>;
+
+  /** Records after a cursor in its order, at most `limit`. */
+  records(after: number, limit: number): Promise<readonly (StoredRecord & { readonly cursor: number })[]>;
+  quarantined(): Promise<readonly QuarantinedRecord[]>;
+  device(device: DeviceId): Promise<DeviceState | null>;
+  close(): Promise<void>;
+};
