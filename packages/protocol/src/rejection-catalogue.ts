@@ -425,7 +425,8 @@ export const CATALOGUE = {
   },
   'funds-total-mismatch': {
     verified: 'authenticator',
-    happened: 'With this funds grant the device would have received {actualMills} mills in all; the grant says {saidMills}.',
+    happened:
+      'With this funds grant the device would have received {actualMills} mills in all; the grant says {saidMills}.',
     state: 'No funds were added; the request stays pending.',
     cure: 'Report it to the server operator: device and ledger disagree about the funds of this device.',
     exit: 4,

@@ -59,7 +59,9 @@ export function writePieceRecord(
   let end = writeUint(target, offset + head.length, index);
   end = writeUint(target, end, number);
   end =
-    postageMills <= 0xffff_ffffn ? writeUint(target, end, Number(postageMills)) : writeUint64(target, end, postageMills);
+    postageMills <= 0xffff_ffffn
+      ? writeUint(target, end, Number(postageMills))
+      : writeUint64(target, end, postageMills);
   target.set(cell, end);
   end += cell.length;
   target[end] = 0x40 + REFERENCE_BYTES;
@@ -122,7 +124,8 @@ function readUint(bytes: Uint8Array, offset: number): { readonly value: number |
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   if (length === 8) return { value: view.getBigUint64(offset + 1), end };
   return {
-    value: length === 4 ? view.getUint32(offset + 1) : length === 2 ? view.getUint16(offset + 1) : view.getUint8(offset + 1),
+    value:
+      length === 4 ? view.getUint32(offset + 1) : length === 2 ? view.getUint16(offset + 1) : view.getUint8(offset + 1),
     end,
   };
 }

@@ -1,0 +1,65 @@
+/**
+ * What a device tells about itself: nothing secret, nothing that is not in its state.
+ */
+import type { Software } from '@countermark/protocol/fields';
+import type { BatchState, DeviceStatus } from '@countermark/protocol/interfaces/psd';
+import { deadlines, lockReason, lockWarning, stateName } from './policy.ts';
+import {
+  type Batch,
+  batchPieces,
+  batchPostageMills,
+  type DeviceState,
+  piecesInMemory,
+  unconfirmedPostageMills,
+} from './state.ts';
+
+/** The device's status. @throws before it is initialised: nobody can ask then. */
+export function deviceStatus(state: DeviceState, software: Software): DeviceStatus {
+  const { identity, certificate, policy, batch } = state;
+  if (identity === null) throw new Error('A device without identity has no status.');
+  const due = deadlines(state);
+  const lock = lockReason(state);
+  const warning = lockWarning(state);
+  return {
+    device: identity.device,
+    state: stateName(state),
+    ...(certificate === null ? {} : { licensee: certificate.message.licensee }),
+    epoch: identity.epoch,
+    authentication: identity.authentication,
+    memory: identity.memory,
+    certified: certificate?.message.certified ?? false,
+    registers: state.registers,
+    funds: state.funds,
+    ...(policy === null ? {} : { currency: policy.message.currency, policyVersion: policy.message.version }),
+    sequence: state.sequence,
+    head: state.head,
+    ...(batch === null ? {} : { batch: batchState(state, batch) }),
+    unconfirmedRecords: state.unconfirmed.length,
+    unconfirmedPostageMills: unconfirmedPostageMills(state),
+    recordCapacity: state.recordCapacity,
+    customers: policy?.message.customers ?? [],
+    ...(lock === null ? {} : { lock }),
+    ...(warning === null ? {} : { warning }),
+    ...(state.signedTimeMs === null ? {} : { signedTimeMs: state.signedTimeMs }),
+    ...(state.pendingFunds === null ? {} : { pendingFundsRequest: state.pendingFunds.number }),
+    software,
+    piecesInMemory: piecesInMemory(state),
+    alarms: state.alarms,
+    ...(due === null ? {} : { warnsAtMs: due.warnsAtMs, locksAtMs: due.locksAtMs }),
+  };
+}
+
+/** The open or closed batch as the host sees it. */
+export function batchState(state: DeviceState, batch: Batch): BatchState {
+  const { declaration, closing, recount, opened, spoiled } = batch;
+  return {
+    batch: declaration.batch,
+    ...(declaration.customer === undefined ? {} : { customer: declaration.customer }),
+    state: closing === null ? 'open' : 'closed',
+    firstPieceNumber: opened.pieces + 1,
+    pieces: batchPieces(state, batch),
+    postageMills: batchPostageMills(state, batch),
+    spoiled: spoiled.length,
+    recounted: recount.frontier.leaves,
+  };
+}

@@ -1,0 +1,75 @@
+/**
+ * Carrying out the signing effects: indicia by persistent threads or by MAC, records and requests at once.
+ *
+ * Guarantees: indicia and records are authenticated by the procedure that the device is enrolled with; enrolment and
+ * funds requests always by signature. Signing many indicia does not hold up the thread that commits them.
+ * Does not decide what is signed.
+ */
+import { hmacSha256, SIGNATURE_BYTES, signP1363 } from '@countermark/node-platform/signing';
+import { SignWorkers } from '@countermark/node-platform/sign-workers';
+import { seal, toBeAuthenticated, type Unsealed } from '@countermark/protocol/cose';
+import { LAYOUTS } from '@countermark/protocol/layout';
+import type { Identity } from '../core/state.ts';
+import { type DeviceKeys, macKey } from './keys.ts';
+
+/** Below this number a message to another thread costs more than signing here. */
+const HERE_BELOW = 4;
+
+export class Authenticator {
+  readonly #keys: DeviceKeys;
+  readonly #identity: Identity;
+  readonly #workers: SignWorkers | null;
+  readonly #macKeys: { readonly statistics: Uint8Array; readonly indicium: Uint8Array } | null;
+
+  /** Starts the signing threads where indicia are signed. */
+  constructor(keys: DeviceKeys, identity: Identity) {
+    this.#keys = keys;
+    this.#identity = identity;
+    const signs = identity.authentication === 'signature';
+    this.#workers = signs ? new SignWorkers(new Map([['indicium', keys.signing]])) : null;
+    this.#macKeys = signs
+      ? null
+      : { statistics: macKey(keys, identity, 'statistics'), indicium: macKey(keys, identity, 'indicium') };
+  }
+
+  /**
+   * One authenticator for each input of `each` bytes in `inputs`, one after the other.
+   * Rejects with a Fault where a signing thread failed.
+   */
+  async indicia(inputs: Uint8Array, each: number): Promise<Uint8Array> {
+    const count = inputs.length / each;
+    const input = (i: number): Uint8Array => inputs.subarray(i * each, (i + 1) * each);
+    const bytes = LAYOUTS[this.#identity.authentication].authenticatorBytes;
+    if (this.#workers !== null && count >= HERE_BELOW) {
+      return this.#workers.signPacked('indicium', inputs, each);
+    }
+    const authenticators = new Uint8Array(count * bytes);
+    for (let i = 0; i < count; i++) authenticators.set(this.#indicium(input(i)), i * bytes);
+    return authenticators;
+  }
+
+  /** The sealed bytes of a record or request, by the procedure that its envelope names. */
+  message(unsealed: Unsealed): Uint8Array {
+    const input = toBeAuthenticated(unsealed);
+    if (unsealed.authentication === 'signature') return seal(unsealed, signP1363(this.#keys.signing, input));
+    if (this.#macKeys === null) throw new TypeError('A device that signs makes no MAC.');
+    return seal(unsealed, hmacSha256(this.#macKeys.statistics, input));
+  }
+
+  /** Whether a MAC of this device's own statistics fits; for `check`. Null on a device that signs. */
+  get statisticsKey(): Uint8Array | null {
+    return this.#macKeys?.statistics ?? null;
+  }
+
+  /** Ends the threads. */
+  async close(): Promise<void> {
+    await this.#workers?.close();
+  }
+
+  #indicium(input: Uint8Array): Uint8Array {
+    if (this.#macKeys !== null) return hmacSha256(this.#macKeys.indicium, input);
+    const signature = signP1363(this.#keys.signing, input);
+    if (signature.length !== SIGNATURE_BYTES) throw new TypeError('A signature has 64 bytes.');
+    return signature;
+  }
+}

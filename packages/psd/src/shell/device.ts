@@ -1,0 +1,479 @@
+/**
+ * The running device: its state, and the one place where steps are made durable before anything leaves it.
+ *
+ * Guarantees: the state in memory is the state on disk. A step's signing may begin before its commit; nothing is
+ * released before both are done; if a commit fails, the new state is dropped, every later request fails, and the process
+ * is told to end: what was on disk is found out by the next start. Requests are taken one after the other up to their
+ * commit; while signatures of one are made the next may be computed and committed.
+ * Does not read requests (`socket.ts`) or speak to the server (`session.ts`).
+ */
+import { randomBytes } from 'node:crypto';
+import { setImmediate as turn } from 'node:timers/promises';
+import { errorText, Fault } from '@countermark/node-platform/fault';
+import { hmacSha256, publicKeyBytes } from '@countermark/node-platform/signing';
+import { sha256 } from '@countermark/node-platform/verification';
+import type { Authentication } from '@countermark/protocol/cose';
+import type { Software } from '@countermark/protocol/fields';
+import { type BatchId, type DeviceId, deviceIdOf } from '@countermark/protocol/id';
+import {
+  type BatchState,
+  CHUNK_ENTRY_BYTES,
+  type DeviceStatus,
+  type FrankChunk,
+  type FrankedChunk,
+  RECORD_CODE_BYTES,
+} from '@countermark/protocol/interfaces/psd';
+import { indiciumInputBytes, LAYOUTS } from '@countermark/protocol/layout';
+import { SALT_BYTES } from '@countermark/protocol/merkle';
+import { type MessageType, unsealedMessage } from '@countermark/protocol/message';
+import type { BatchDeclaration } from '@countermark/protocol/messages/batch-declaration';
+import type { Memory } from '@countermark/protocol/messages/batch-statistics';
+import { CONFIRMATION } from '@countermark/protocol/messages/confirmation';
+import { DEVICE_CERTIFICATE, ENROLMENT_REQUEST } from '@countermark/protocol/messages/enrolment';
+import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
+import { POLICY, SIGNED_TIME } from '@countermark/protocol/messages/policy';
+import type { Mills } from '@countermark/protocol/money';
+import { type Rejection, rejection } from '@countermark/protocol/rejection';
+import { accept, type Result, refuse } from '@countermark/protocol/result';
+import { parseTrustBundle } from '@countermark/verify/trust-bundle';
+import { type Trust, type Verified, verifyMessage } from '@countermark/verify/verified';
+import { admitChunk } from '../core/franking.ts';
+import { notEnrolled, type Ports, type Step } from '../core/transition.ts';
+import { batchPieces, type DeviceState, type HeldRecord, type Identity, UNINITIALISED } from '../core/state.ts';
+import { batchState, deviceStatus } from '../core/status.ts';
+import { type Input, step } from '../core/step.ts';
+import type { HostRecords } from '../core/recount.ts';
+import { Authenticator } from './authenticator.ts';
+import { type DeviceKeys, generateKeys } from './keys.ts';
+import { type Kept, openStore, type PsdStore } from './store.ts';
+
+/** Chunks of the device's own memory that are recounted before other requests get a turn. */
+const RECOUNT_CHUNKS_PER_TURN = 8;
+
+export type DeviceOptions = {
+  readonly path: string;
+  readonly authentication: Authentication;
+  readonly memory: Memory;
+  readonly recordCapacity: number;
+  /** The text of the trust bundle; pinned at the first start. */
+  readonly trustBundle: string;
+  readonly software: Software;
+  /** Told once when the process must end: a commit or a signing thread failed. */
+  readonly onBroken: (fault: unknown) => void;
+  /** Bounds the store; for tests of a full disk. */
+  readonly pagesMax?: number;
+};
+
+export type Sealed = { readonly sequence: number; readonly digest: HeldRecord['digest']; readonly record: Uint8Array };
+
+/**
+ * Opens the device of a store, or initialises one in an empty store.
+ * Rejections: `store-in-use`, `store-damaged`, `config-invalid` (procedure, memory or trust bundle other than pinned).
+ */
+export function openDevice(options: DeviceOptions): Result<Device> {
+  const store = openStore(options);
+  if (!store.ok) return store;
+  const device = deviceIn(store.value, options);
+  if (!device.ok) store.value.close();
+  return device;
+}
+
+function deviceIn(store: PsdStore, options: DeviceOptions): Result<Device> {
+  if (!store.initialised) {
+    const made = initialise(store, options);
+    if (made !== null) return refuse(made);
+  }
+  const loaded = store.load(options.recordCapacity);
+  if (!loaded.ok) return loaded;
+  const { identity } = loaded.value;
+  const differs = (reason: string) => refuse(rejection('config-invalid', { file: 'of the device', reason }));
+  if (identity.authentication !== options.authentication) {
+    return differs(
+      `authentication is ${identity.authentication} for this device's life, not ${options.authentication}`,
+    );
+  }
+  if (identity.memory !== options.memory) {
+    return differs(`memory is ${identity.memory} for this device's life, not ${options.memory}`);
+  }
+  if (store.pinnedBundle() !== options.trustBundle) {
+    return differs('the trust bundle is not the one that was pinned at the first start');
+  }
+  return accept(new Device(store, loaded.value.state, loaded.value.keys, identity, loaded.value.trust, options));
+}
+
+function initialise(store: PsdStore, options: DeviceOptions): Rejection | null {
+  const bundle = parseTrustBundle(options.trustBundle);
+  if (!bundle.ok) return bundle.rejection;
+  const keys = generateKeys();
+  const identity: Identity = {
+    device: deviceIdOf(randomBytes(8)),
+    epoch: 1,
+    authentication: options.authentication,
+    memory: options.memory,
+    publicKey: publicKeyBytes(keys.signing),
+    agreementKey: publicKeyBytes(keys.agreement),
+    sessionKey: publicKeyBytes(keys.session),
+    agreementPeer: bundle.value.agreementKey,
+    sessionAuthority: bundle.value.sessionAuthority,
+  };
+  const state = { ...UNINITIALISED, recordCapacity: options.recordCapacity };
+  const initialised = step(state, { kind: 'initialise', identity }, portsOf(keys));
+  if (!initialised.ok) return initialised.rejection;
+  store.initialise(identity, keys, options.trustBundle, initialised.value.state);
+  return null;
+}
+
+function portsOf(keys: DeviceKeys): Ports {
+  return { sha256, recordCode: (bytes) => hmacSha256(keys.record, bytes).subarray(0, RECORD_CODE_BYTES) };
+}
+
+export class Device {
+  readonly #store: PsdStore;
+  readonly #keys: DeviceKeys;
+  readonly #identity: Identity;
+  readonly #trust: Trust;
+  readonly #ports: Ports;
+  readonly #authenticator: Authenticator;
+  readonly #software: Software;
+  readonly #onBroken: (fault: unknown) => void;
+  #state: DeviceState;
+  #broken: Fault | undefined;
+
+  /** Use `openDevice`. */
+  constructor(
+    store: PsdStore,
+    state: DeviceState,
+    keys: DeviceKeys,
+    identity: Identity,
+    trust: Trust,
+    options: Pick<DeviceOptions, 'software' | 'onBroken'>,
+  ) {
+    this.#store = store;
+    this.#state = state;
+    this.#keys = keys;
+    this.#identity = identity;
+    this.#trust = trust;
+    this.#ports = portsOf(keys);
+    this.#authenticator = new Authenticator(keys, identity);
+    this.#software = options.software;
+    this.#onBroken = options.onBroken;
+  }
+
+  get id(): DeviceId {
+    return this.#identity.device;
+  }
+
+  /** The private key of the session's client end. */
+  get sessionKey(): DeviceKeys['session'] {
+    return this.#keys.session;
+  }
+
+  /** The session's certificate and its pinned authority (DER). Rejection: `wrong-state`. */
+  sessionCertificates(): Result<{ readonly certificate: Uint8Array; readonly authority: Uint8Array }> {
+    const certificate = this.#state.certificate?.message;
+    return certificate === undefined
+      ? refuse(notEnrolled(this.#state, 'send'))
+      : accept({ certificate: certificate.sessionCertificate, authority: certificate.sessionAuthority });
+  }
+
+  status(): DeviceStatus {
+    this.#checkWhole();
+    return deviceStatus(this.#state, this.#software);
+  }
+
+  /** A request to be enrolled, signed with the key that it asks a certificate for. Each has a new nonce. */
+  enrolmentRequest(): Uint8Array {
+    const { device, epoch, authentication, memory, publicKey, agreementKey, sessionKey } = this.#identity;
+    const value = {
+      device,
+      epoch,
+      authentication,
+      memory,
+      publicKey,
+      agreementKey,
+      sessionKey,
+      software: this.#software,
+      nonce: new Uint8Array(randomBytes(16)),
+    };
+    return this.#authenticator.message(
+      unsealedMessage(ENROLMENT_REQUEST, 'signature', { holder: device, epoch }, value),
+    );
+  }
+
+  /** Installs certificate and policy. Rejections: those of `verifyMessage` and of the core's `install`. */
+  install(certificateBytes: Uint8Array, policyBytes: Uint8Array): Result<DeviceStatus> {
+    const certificate = verifyMessage(DEVICE_CERTIFICATE, certificateBytes, this.#trust);
+    if (!certificate.ok) return certificate;
+    const policy = verifyMessage(POLICY, policyBytes, this.#trust);
+    if (!policy.ok) return policy;
+    return this.#statusAfter({ kind: 'install', certificate: certificate.value, policy: policy.value });
+  }
+
+  policy(bytes: Uint8Array): Result<DeviceStatus> {
+    return this.#verified(POLICY, bytes, (policy) => this.#statusAfter({ kind: 'policy', policy }));
+  }
+
+  signedTime(bytes: Uint8Array): Result<DeviceStatus> {
+    return this.#verified(SIGNED_TIME, bytes, (time) => this.#statusAfter({ kind: 'time', time }));
+  }
+
+  openBatch(declaration: BatchDeclaration): Result<BatchState> {
+    const usedBefore = this.#store.recordOf(declaration.batch) !== null;
+    return this.#batchAfter({ kind: 'open', declaration, usedBefore });
+  }
+
+  /** Franks a chunk, or answers the last one again. */
+  async frankChunk(request: FrankChunk): Promise<Result<FrankedChunk>> {
+    this.#checkWhole();
+    const admission = admitChunk(this.#state, request, this.#ports);
+    if (!admission.ok) return admission;
+    if (admission.value.kind === 'again') {
+      const { chunk, inputs, codes } = admission.value.repeated;
+      const signing = this.#authenticate(inputs);
+      const { registers } = this.#state;
+      return accept(this.#franked(chunk.firstPieceNumber, inputs, await signing, chunk.salts, codes, registers));
+    }
+    const { admitted } = admission.value;
+    // From here the threads sign while this one makes leaves and codes and commits.
+    const signing = this.#authenticate(admitted.inputs);
+    // If the commit fails nobody waits for them any more.
+    signing.catch(() => undefined);
+    const salts = randomBytes((SALT_BYTES * request.pieces.length) / CHUNK_ENTRY_BYTES);
+    const franked = this.#advance({ kind: 'frank', admitted, salts });
+    if (!franked.ok) return franked;
+    const [kept] = franked.value.effects;
+    if (kept?.kind !== 'keep-chunk') throw new Error('Franking keeps its chunk.');
+    const { registers } = franked.value.state;
+    const { chunk, codes } = kept;
+    return accept(this.#franked(chunk.firstPieceNumber, admitted.inputs, await signing, salts, codes, registers));
+  }
+
+  spoil(batch: BatchId, pieceNumbers: readonly number[]): Result<BatchState> {
+    return this.#batchAfter({ kind: 'spoil', batch, pieceNumbers });
+  }
+
+  closeBatch(batch: BatchId, reprints: number): Result<BatchState> {
+    return this.#batchAfter({ kind: 'close', batch, reprints });
+  }
+
+  recount(records: HostRecords): Result<BatchState> {
+    return this.#batchAfter({ kind: 'recount', records });
+  }
+
+  /** Seals a closed batch. Asked again it answers the same record as long as that is held; then `already-confirmed`. */
+  async seal(batch: BatchId, incomplete: boolean): Promise<Result<Sealed>> {
+    if (this.#identity.memory === 'psd' && !incomplete) {
+      const refused = await this.#recountOwn(batch);
+      if (refused !== null) return refuse(refused);
+    }
+    this.#checkWhole();
+    const stored = this.#store.recordOf(batch);
+    if (stored !== null) {
+      const { sequence, digest, record } = stored;
+      return record === null
+        ? refuse(rejection('already-confirmed', { sequence }))
+        : accept({ sequence, digest, record });
+    }
+    const sealed = this.#advance({ kind: 'seal', batch, incomplete, software: this.#software });
+    if (!sealed.ok) return sealed;
+    const { record } = sealed.value.kept;
+    if (record === undefined) throw new Error('Sealing keeps its record.');
+    return accept({ sequence: record.sequence, digest: this.#state.head, record: record.bytes });
+  }
+
+  /** The records that are not confirmed, ascending. */
+  records(): readonly HeldRecord[] {
+    this.#checkWhole();
+    return this.#state.unconfirmed;
+  }
+
+  /** The bytes of an unconfirmed record. Rejections: `unknown-record`, `already-confirmed`. */
+  record(sequence: number): Result<Uint8Array> {
+    this.#checkWhole();
+    const stored = this.#store.recordAt(sequence);
+    if (stored === null) return refuse(rejection('unknown-record', { sequence }));
+    return stored.record === null ? refuse(rejection('already-confirmed', { sequence })) : accept(stored.record);
+  }
+
+  /** Verifies a confirmation and deletes the record that it names. */
+  confirm(bytes: Uint8Array): Result<{ readonly sequence: number; readonly digest: HeldRecord['digest'] }> {
+    return this.#verified(CONFIRMATION, bytes, (confirmation) => {
+      const { sequence, digest } = confirmation.message;
+      const stored = this.#store.recordAt(sequence);
+      const confirmedDigest = stored?.record === null ? stored.digest : null;
+      const confirmed = this.#advance({ kind: 'confirm', confirmation, confirmedDigest });
+      if (!confirmed.ok) return confirmed;
+      const alarm = confirmed.value.effects.find((effect) => effect.kind === 'alarm');
+      return alarm === undefined ? accept({ sequence, digest }) : refuse(alarm.rejection);
+    });
+  }
+
+  /** Asks for funds; while a request is pending, the same bytes again. */
+  fundsRequest(amountMills: Mills): Result<{ readonly number: number; readonly request: Uint8Array }> {
+    const asked = this.#advance({ kind: 'request-funds', amountMills });
+    if (!asked.ok) return asked;
+    const request = asked.value.kept.fundsRequest ?? this.#store.pendingFundsRequest();
+    const number = this.#state.pendingFunds?.number;
+    if (request === null || number === undefined) throw new Error('A pending request is in the store.');
+    return accept({ number, request });
+  }
+
+  fundsGrant(bytes: Uint8Array): Result<DeviceStatus> {
+    return this.#verified(FUNDS_GRANT, bytes, (grant) => this.#statusAfter({ kind: 'book-funds', grant }));
+  }
+
+  /** Ends threads and store. */
+  async close(): Promise<void> {
+    this.#broken ??= new Fault('device-closed', 'the device is being closed', { retry: 'later' });
+    await this.#authenticator.close();
+    this.#store.close();
+  }
+
+  /** One step, carried out: signed, durable, and only then the device's state. */
+  #advance(input: Input): Result<Step & { readonly kept: Kept }> {
+    this.#checkWhole();
+    const before = this.#state;
+    const stepped = step(before, input, this.#ports);
+    if (!stepped.ok) return stepped;
+    const { state, effects } = stepped.value;
+    const kept = this.#keptOf(effects);
+    if (state === before && effects.length === 0) return accept({ state, effects, kept });
+    if (changesStore(input)) {
+      try {
+        this.#store.commit(before, state, kept);
+      } catch (error) {
+        throw this.#break(error);
+      }
+    }
+    this.#state = state;
+    return accept({ state, effects, kept });
+  }
+
+  #keptOf(effects: Step['effects']): Kept {
+    let kept: Kept = {};
+    for (const effect of effects) {
+      switch (effect.kind) {
+        case 'keep-chunk':
+          kept = { ...kept, chunk: effect.chunk };
+          break;
+        case 'seal-record': {
+          const bytes = this.#authenticator.message(effect.unsealed);
+          kept = { ...kept, record: { sequence: effect.sequence, bytes } };
+          break;
+        }
+        case 'request-funds':
+          kept = { ...kept, fundsRequest: this.#authenticator.message(effect.unsealed) };
+          break;
+        case 'delete-record':
+          kept = { ...kept, deleted: effect };
+          break;
+        case 'alarm':
+          break;
+      }
+    }
+    return kept;
+  }
+
+  /** Counts the device's own memory up to the end of the batch, in turns. Null when there is nothing (more) to count. */
+  async #recountOwn(batchId: BatchId): Promise<Rejection | null> {
+    for (let count = 1; ; count += 1) {
+      this.#checkWhole();
+      const { batch } = this.#state;
+      if (batch?.declaration.batch !== batchId || batch.closing === null) return null;
+      const next = batch.recount.frontier.leaves;
+      const pieces = batchPieces(this.#state, batch);
+      if (next === pieces) return null;
+      const chunk = this.#store.chunkAt(batchId, next);
+      if (chunk === null) {
+        return rejection('recount-missing', {
+          counted: next,
+          franked: pieces,
+          pieceNumber: batch.opened.pieces + 1 + next,
+        });
+      }
+      const counted = this.#advance({ kind: 'recount-own', batch: batchId, chunk });
+      if (!counted.ok) return counted.rejection;
+      if (count % RECOUNT_CHUNKS_PER_TURN === 0) await turn();
+    }
+  }
+
+  async #authenticate(inputs: Uint8Array): Promise<Uint8Array> {
+    const layout = LAYOUTS[this.#identity.authentication];
+    try {
+      return await this.#authenticator.indicia(inputs, indiciumInputBytes(layout));
+    } catch (error) {
+      throw this.#break(error);
+    }
+  }
+
+  #franked(
+    firstPieceNumber: number,
+    inputs: Uint8Array,
+    authenticators: Uint8Array,
+    salts: Uint8Array,
+    codes: Uint8Array,
+    registers: FrankedChunk['registers'],
+  ): FrankedChunk {
+    // A step after this one may have failed in the meantime: nothing leaves a broken device.
+    this.#checkWhole();
+    return { firstPieceNumber, indicia: this.#indicia(inputs, authenticators), salts, codes, registers };
+  }
+
+  /** Body and authenticator of each indicium, one after the other. */
+  #indicia(inputs: Uint8Array, authenticators: Uint8Array): Uint8Array {
+    const layout = LAYOUTS[this.#identity.authentication];
+    const each = indiciumInputBytes(layout);
+    const { bodyBytes, authenticatorBytes } = layout;
+    const count = inputs.length / each;
+    const indicia = new Uint8Array(count * (bodyBytes + authenticatorBytes));
+    for (let i = 0, offset = 0; i < count; i++) {
+      indicia.set(inputs.subarray((i + 1) * each - bodyBytes, (i + 1) * each), offset);
+      offset += bodyBytes;
+      indicia.set(authenticators.subarray(i * authenticatorBytes, (i + 1) * authenticatorBytes), offset);
+      offset += authenticatorBytes;
+    }
+    return indicia;
+  }
+
+  #verified<T, A>(of: MessageType<T>, bytes: Uint8Array, use: (message: Verified<T>) => Result<A>): Result<A> {
+    const verified = verifyMessage(of, bytes, this.#trust);
+    return verified.ok ? use(verified.value) : verified;
+  }
+
+  #statusAfter(input: Input): Result<DeviceStatus> {
+    const stepped = this.#advance(input);
+    return stepped.ok ? accept(this.status()) : stepped;
+  }
+
+  #batchAfter(input: Input): Result<BatchState> {
+    const stepped = this.#advance(input);
+    if (!stepped.ok) return stepped;
+    const { batch } = this.#state;
+    if (batch === null) throw new Error('The step has a batch.');
+    return accept(batchState(this.#state, batch));
+  }
+
+  #checkWhole(): void {
+    if (this.#broken !== undefined) throw this.#broken;
+  }
+
+  #break(error: unknown): Fault {
+    if (this.#broken === undefined) {
+      this.#broken = new Fault(
+        'device-broken',
+        `The device stopped (${errorText(error)}); it starts anew from its store.`,
+        {
+          retry: 'later',
+          cause: error,
+        },
+      );
+      this.#onBroken(error);
+    }
+    return this.#broken;
+  }
+}
+
+/** A recount is never stored: it begins again after a restart. */
+function changesStore(input: Input): boolean {
+  return input.kind !== 'recount' && input.kind !== 'recount-own';
+}
