@@ -1,0 +1,312 @@
+/**
+ * The settings of an installation: DIR/countermark.toml, written at the first start, checked strictly at every start.
+ *
+ * Guarantees: one list says name, values, standard and meaning of each setting; the file's checks, its comments, the options of
+ * `up` and docs/configuration.md are made from it, so that they cannot differ. An unknown or wrong setting is refused with its
+ * name and what would be right, and nothing starts.
+ */
+import {
+  duration,
+  flag,
+  oneOf,
+  optional,
+  readConfig,
+  readTomlFile,
+  type Setting as Block,
+  table,
+  text,
+  wholeNumber,
+} from '@countermark/node-platform/config';
+import { LICENSEE_ID } from '@countermark/protocol/id';
+import { type Mills, parseDecimalMills } from '@countermark/protocol/money';
+import { rejection } from '@countermark/protocol/rejection';
+import { accept, type Result, refuse } from '@countermark/protocol/result';
+
+/** The tariffs of the demonstration are in US dollars, in mills. */
+export const DEMO_EXPONENT = 3;
+
+const DAY_MS = 86_400_000;
+const WORDS = /^[^\p{Cc}]{1,64}$/u;
+
+/** An amount of the tariff's currency as a text, because TOML's numbers are floats. */
+function amount(): Block<Mills> {
+  const form = text(/^\d{1,12}(\.\d{1,3})?$/, 'an amount such as "250.00", as a text');
+  return {
+    read: (value, path, tell) => {
+      const read = form.read(value, path, tell);
+      return typeof read === 'string' ? (parseDecimalMills(read, DEMO_EXPONENT) as Mills) : read;
+    },
+  };
+}
+
+const BLOCKS = {
+  authentication: oneOf('signature', 'mac'),
+  transport: oneOf('sessionless', 'session'),
+  records: oneOf('host', 'psd'),
+  forwarding: oneOf('at-once', 'hold'),
+  holdFor: duration(1, 365 * DAY_MS),
+  customers: oneOf('many', 'one'),
+  licensee: text(LICENSEE_ID, 'lic_ and up to 32 lower-case letters, digits and hyphens'),
+  submitter: text(WORDS, 'at most 64 characters'),
+  preparer: text(WORDS, 'at most 64 characters'),
+  sheet: oneOf('letter', 'a4'),
+  pages: flag(),
+  database: text(/^postgres(ql)?:\/\/\S{1,500}$/, 'postgres://USER:PASSWORD@HOST:PORT/NAME'),
+  listen: text(/^[0-9A-Za-z.:-]{1,64}$/, 'an address of this machine'),
+  serverPort: wholeNumber(0, 65_535),
+  authorityPort: wholeNumber(0, 65_535),
+  recordCapacity: wholeNumber(1, 100_000),
+  deposit: amount(),
+  refill: amount(),
+} as const;
+
+export type SettingName = keyof typeof BLOCKS;
+type ReadBy<B> = B extends Block<infer T> ? T : never;
+
+/** Settings that were given; the others have their standard values. */
+export type GivenSettings = { readonly [K in SettingName]?: ReadBy<(typeof BLOCKS)[K]> };
+
+/** All settings. Without `database`, stores are embedded in the data folder. */
+export type Settings = { readonly [K in Exclude<SettingName, 'database'>]: ReadBy<(typeof BLOCKS)[K]> } & {
+  readonly database?: string;
+};
+
+const FILE = table(
+  Object.fromEntries(Object.entries(BLOCKS).map(([name, block]) => [name, optional(block as Block<unknown>)])),
+);
+
+type Setting = {
+  readonly name: SettingName;
+  /** What may stand there, for readers. */
+  readonly values: readonly string[] | string;
+  /** As it is written in the file; undefined where there is none. */
+  readonly standard?: string | number | boolean;
+  /** An example, where there is no standard value. */
+  readonly example?: string;
+  /** Fixed at the first start: the device, the registry or the stores hold it. */
+  readonly lasting?: boolean;
+  readonly meaning: string;
+};
+
+/** Every setting, in the order of the file. */
+export const SETTINGS: readonly Setting[] = [
+  {
+    name: 'authentication',
+    values: ['signature', 'mac'],
+    standard: 'signature',
+    lasting: true,
+    meaning: 'How the PSD authenticates statistics and indicia: a digital signature, or a message authentication code.',
+  },
+  {
+    name: 'transport',
+    values: ['sessionless', 'session'],
+    standard: 'sessionless',
+    meaning: 'How records reach the cryptographic device: as they are, or in a mutual TLS 1.3 session with the PSD.',
+  },
+  {
+    name: 'records',
+    values: ['host', 'psd'],
+    standard: 'host',
+    lasting: true,
+    meaning:
+      'Where the records of pieces lie until their batch is closed: in the memory of the host, or inside the PSD.',
+  },
+  {
+    name: 'forwarding',
+    values: ['at-once', 'hold'],
+    standard: 'at-once',
+    meaning: 'Whether a record is sent when its batch is closed, or kept in host memory for holdFor first.',
+  },
+  {
+    name: 'holdFor',
+    values: 'duration',
+    standard: '1d',
+    meaning:
+      'How long forwarding = "hold" keeps a record before it is sent. `countermark statistics send` does not bypass it.',
+  },
+  {
+    name: 'customers',
+    values: ['many', 'one'],
+    standard: 'many',
+    lasting: true,
+    meaning:
+      'Whether the licensee is a bureau that franks for many customers (named in the column `customer`), or a mailer that franks its own mail. Where nothing is said at the first start, the mailing decides: without that column it is one.',
+  },
+  {
+    name: 'licensee',
+    values: 'lic_...',
+    standard: 'lic_demo-bureau',
+    lasting: true,
+    meaning: 'Who holds the licence to frank. Where nothing is said, one mailer is lic_demo-mailer.',
+  },
+  {
+    name: 'submitter',
+    values: 'text',
+    standard: 'Demo Bureau',
+    meaning: 'Who hands the mail over, as every batch declares it.',
+  },
+  {
+    name: 'preparer',
+    values: 'text',
+    standard: 'Demo Bureau',
+    meaning: 'Who prepared the mail, as every batch declares it.',
+  },
+  { name: 'sheet', values: ['letter', 'a4'], standard: 'letter', meaning: 'The paper of the pages of indicia.' },
+  {
+    name: 'pages',
+    values: ['true', 'false'],
+    standard: true,
+    meaning: 'Whether pages of indicia (PDF) are made.',
+  },
+  {
+    name: 'database',
+    values: 'postgres://...',
+    example: 'postgres://user:password@localhost:5432/countermark',
+    lasting: true,
+    meaning:
+      'The PostgreSQL in which server and authority keep their data, each in a schema of its own. Where nothing is said, they use embedded stores in the data folder.',
+  },
+  {
+    name: 'listen',
+    values: 'address',
+    standard: '127.0.0.1',
+    meaning: 'The address on which server and authority listen.',
+  },
+  {
+    name: 'serverPort',
+    values: 'number',
+    standard: 0,
+    meaning: 'The port of the server; 0 takes a free one at each start (`countermark status` names it).',
+  },
+  {
+    name: 'authorityPort',
+    values: 'number',
+    standard: 0,
+    meaning: 'The port of the authority; 0 takes a free one at each start.',
+  },
+  {
+    name: 'recordCapacity',
+    values: 'number',
+    standard: 1_000,
+    meaning: 'How many unconfirmed records the PSD keeps. With forwarding = "hold" it must suffice for holdFor.',
+  },
+  {
+    name: 'deposit',
+    values: 'amount',
+    standard: '100000.00',
+    lasting: true,
+    meaning: 'Demonstration: what is paid in for the licensee at the first start.',
+  },
+  {
+    name: 'refill',
+    values: 'amount',
+    standard: '5000.00',
+    meaning: 'Demonstration: the funds that the PSD gets at the first start. Later: countermark funds refill AMOUNT.',
+  },
+];
+
+const STANDARD = readConfig(
+  FILE,
+  Object.fromEntries(SETTINGS.flatMap(({ name, standard }) => (standard === undefined ? [] : [[name, standard]]))),
+  'of standard values',
+);
+
+/** Reads countermark.toml. Rejection: `config-invalid`, with every problem. */
+export async function readSettings(file: string): Promise<Result<GivenSettings>> {
+  return readTomlFile(FILE, file);
+}
+
+/** Checks values given by name, for instance as options. Rejection: `config-invalid`. */
+export function checkSettings(given: Readonly<Record<string, unknown>>, origin: string): Result<GivenSettings> {
+  return readConfig(FILE, given, origin);
+}
+
+/** Adds the standard values. Rejection: `config-invalid` where settings contradict each other. */
+export function completeSettings(given: GivenSettings, file: string): Result<Settings> {
+  if (!STANDARD.ok) throw new TypeError('The standard settings are not valid.');
+  const mailer = { licensee: 'lic_demo-mailer', submitter: 'Demo Mailer', preparer: 'Demo Mailer' };
+  const settings = {
+    ...(STANDARD.value as Settings),
+    ...(given.customers === 'one' ? mailer : {}),
+    ...given,
+  };
+  if (settings.refill > settings.deposit) {
+    return refuse(rejection('config-invalid', { file, reason: 'refill is more than deposit' }));
+  }
+  return accept(settings);
+}
+
+/** The name of a lasting setting that one start would change, or undefined. */
+export function changedLasting(before: Settings, now: GivenSettings): SettingName | undefined {
+  return SETTINGS.find(({ name, lasting }) => lasting === true && now[name] !== undefined && now[name] !== before[name])
+    ?.name;
+}
+
+/** The text of countermark.toml: each setting with its meaning; those that are not given stand as comments. */
+export function settingsFile(given: Readonly<Record<string, string | number | boolean>>): string {
+  const lines = [
+    '# Countermark: the settings of this installation. One that stands behind a # has its standard value.',
+    '# Those marked [lasting] were fixed at the first start: the device, the registry or the stores hold them.',
+    '',
+  ];
+  for (const { name, values, standard, example, lasting, meaning } of SETTINGS) {
+    const marked = `${lasting === true ? '[lasting] ' : ''}${meaning}`;
+    lines.push(...wrapped(marked, 118).map((line) => `# ${line}`));
+    if (typeof values !== 'string') lines.push(`# One of: ${values.join(', ')}.`);
+    const value = given[name];
+    lines.push(`${value === undefined ? '# ' : ''}${name} = ${JSON.stringify(value ?? standard ?? example)}`, '');
+  }
+  return lines.join('\n');
+}
+
+/** docs/configuration.md: the same list for readers. */
+export function settingsPage(): string {
+  const rows = SETTINGS.map(({ name, values, standard, lasting, meaning }) => {
+    const shown = typeof values === 'string' ? values : values.map((value) => `\`${value}\``).join(', ');
+    const usual = standard === undefined ? '(none)' : `\`${String(standard)}\``;
+    return `| \`${name}\` | ${shown} | ${usual} | ${meaning}${lasting === true ? ' **Lasting.**' : ''} |`;
+  });
+  return [
+    '# Configuration',
+    '',
+    '<!-- Generated from packages/cli/src/configuration.ts by `npm run generate`. -->',
+    '',
+    'An installation lives in one data folder, `./countermark-data` or `--data DIR`. Its settings stand in',
+    '`countermark.toml` there, a file that the first `countermark up` (which is `npm start`) writes with every setting',
+    'explained. The file is checked strictly at every start: a wrong or unknown setting is refused, and nothing starts.',
+    "Options of `countermark up` that bear a setting's name (`--hold-for 1d` for `holdFor`) are written into the file at the",
+    'first start; later they hold for that start alone. Settings marked **lasting** cannot be changed after the first',
+    'start, because the device, the registry or the stores hold them: take another data folder.',
+    '',
+    '| setting | values | standard | meaning |',
+    '|---|---|---|---|',
+    ...rows,
+    '',
+    'Durations are numbers with their units: `90s`, `15m`, `36h`, `1d12h`. Amounts are decimal, in the currency of the tariff.',
+    '',
+    'The claims are combined by five of the settings alone: `authentication`, `transport`, `records`, `forwarding` (with',
+    '`holdFor`) and `customers`. Each of the 32 combinations works (`tests/ways`).',
+    '',
+    'Credentials are no settings: they are made at the first start and kept in `credentials.json` and `run/` of the data',
+    'folder, readable by its owner alone. No variable of the environment changes what is franked; `NO_COLOR` switches colours',
+    'off.',
+    '',
+  ].join('\n');
+}
+
+/** The name of a setting as an option of `up`: holdFor is hold-for. */
+export function optionName(setting: string): string {
+  return setting.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+}
+
+function wrapped(paragraph: string, columns: number): string[] {
+  const lines: string[] = [];
+  let line = '';
+  for (const word of paragraph.split(' ')) {
+    if (line !== '' && line.length + 1 + word.length > columns) {
+      lines.push(line);
+      line = word;
+    } else line = line === '' ? word : `${line} ${word}`;
+  }
+  return [...lines, line];
+}

@@ -1,0 +1,61 @@
+/**
+ * `countermark device status`: the postal security device as it describes itself.
+ */
+import type { Command } from 'commander';
+import { HOST } from '@countermark/protocol/interfaces/host';
+import { carryOut, type SharedOptions, userPath, withShared } from './command.ts';
+import { withHost } from './host-client.ts';
+import { amountText, registerLines, section, timeText } from './summary.ts';
+import { formatPairs } from './table.ts';
+import { print, printJson } from './terminal.ts';
+
+/** Declares the command. */
+export function declare(program: Command): void {
+  const device = program.command('device').summary('the postal security device: status');
+  device.description('The postal security device.');
+  withShared(device.command('status').description('Says what the device says of itself.'), [
+    'countermark device status',
+    'countermark device status --json',
+  ]).action(async (options: SharedOptions) => {
+    await carryOut(options, async () => {
+      await withHost(userPath(options.data), async (host) => {
+        const status = await host.call(HOST.device, {});
+        if (options.json === true) {
+          printJson(status);
+          return;
+        }
+        const { currency: code, exponent } = await host.call(HOST.funds, {});
+        const currency = { code, exponent };
+        print(
+          [
+            formatPairs([
+              ['Device', status.device],
+              ['State', status.state],
+              ['Licensee', status.licensee ?? '(none)'],
+              ['Procedure', `${status.authentication}, key epoch ${status.epoch}`],
+              ['Records of pieces', status.memory === 'psd' ? 'inside the PSD' : 'in the memory of the host'],
+              ['Certified', status.certified ? 'yes' : 'no: every indicium is a SPECIMEN'],
+              ['Customers', status.customers.length === 0 ? '(own mail only)' : status.customers.join(', ')],
+              ['Open batch', status.openBatch ?? '(none)'],
+              ['Last record', status.sequence === 0 ? '(none)' : `${status.sequence}, ${status.head}`],
+              [
+                'Unconfirmed',
+                `${status.unconfirmedRecords} of at most ${status.recordCapacity} records, ${code} ${amountText(status.unconfirmedPostageMills, currency)}`,
+              ],
+              ['Policy', status.policyVersion === null ? '(none)' : `version ${status.policyVersion}`],
+              ['Signed time', status.signedTimeMs === null ? '(none yet)' : timeText(status.signedTimeMs)],
+              ...(status.warnsAtMs === null ? [] : [['Warns', timeText(status.warnsAtMs)] as const]),
+              ...(status.locksAtMs === null ? [] : [['Locks', timeText(status.locksAtMs)] as const]),
+              ...(status.lock === null ? [] : [['Locked', status.lock] as const]),
+              ...(status.warning === null ? [] : [['Warning', status.warning] as const]),
+              ['Alarms', String(status.alarms)],
+              ['Software', status.software],
+            ]),
+            section('Registers', registerLines(status.registers, currency)),
+          ].join('\n\n'),
+        );
+      });
+      return undefined;
+    });
+  });
+}

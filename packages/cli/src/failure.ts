@@ -1,0 +1,93 @@
+/**
+ * How a command fails: a rejection of the catalogue, or a fault, as a text for people, a JSON object and an exit code.
+ *
+ * Guarantees that every failure says what happened, what state it left and what to do now, and ends with the catalogue's exit
+ * code; a fault that nobody foresaw ends with 70 and its stack.
+ */
+import { errorCode, errorText, Fault } from '@countermark/node-platform/fault';
+import { CATALOGUE } from '@countermark/protocol/rejection-catalogue';
+import {
+  describeRejection,
+  EXIT,
+  type Rejection,
+  type RejectionCode,
+  type RejectionDetail,
+  rejection,
+} from '@countermark/protocol/rejection';
+import type { Result } from '@countermark/protocol/result';
+
+/** A rejection on its way to the command's end. */
+export class Refused extends Error {
+  readonly rejection: Rejection;
+
+  constructor(refused: Rejection) {
+    super(describeRejection(refused));
+    this.name = 'Refused';
+    this.rejection = refused;
+  }
+}
+
+/** A command's failure. */
+export type Failure = {
+  readonly code: string;
+  readonly message: string;
+  readonly exit: number;
+  readonly detail: RejectionDetail;
+  /** Of what nobody foresaw. */
+  readonly stack?: string;
+};
+
+/** The accepted value. @throws Refused */
+export function valueOf<T>(result: Result<T>): T {
+  if (!result.ok) throw new Refused(result.rejection);
+  return result.value;
+}
+
+/** Ends the command with this rejection. @throws Refused */
+export function refuseCommand(code: RejectionCode, detail: RejectionDetail): never {
+  throw new Refused(rejection(code, detail));
+}
+
+/** Ends the command because it was called wrongly. @throws Refused */
+export function refuseUsage(reason: string): never {
+  refuseCommand('usage', { reason });
+}
+
+/** Anything thrown, as a failure. */
+export function failureOf(thrown: unknown): Failure {
+  if (thrown instanceof Refused) {
+    const { code, detail } = thrown.rejection;
+    return { code, message: thrown.message, exit: CATALOGUE[code].exit, detail };
+  }
+  if (thrown instanceof Fault) {
+    return { code: thrown.code, message: sentence(thrown.message), exit: exitOfFault(thrown), detail: {} };
+  }
+  return {
+    code: errorCode(thrown) ?? 'fault',
+    message: sentence(errorText(thrown)),
+    exit: EXIT.fault,
+    detail: {},
+    ...(thrown instanceof Error && thrown.stack !== undefined ? { stack: thrown.stack } : {}),
+  };
+}
+
+/** A party that refuses to start ends with an exit code of the catalogue: it is this command's too. */
+function exitOfFault(fault: Fault): number {
+  const { cause } = fault;
+  const code: unknown = typeof cause === 'object' && cause !== null && 'code' in cause ? cause.code : undefined;
+  if (fault.code === 'party-not-ready' && typeof code === 'number' && code > 0) return code;
+  return FAULT_EXITS[fault.code] ?? EXIT.fault;
+}
+
+const FAULT_EXITS: Readonly<Record<string, number>> = {
+  'socket-in-use': EXIT.locked,
+  'peer-not-running': EXIT.unconfirmed,
+  'connection-broken': EXIT.unconfirmed,
+  'connection-timed-out': EXIT.unconfirmed,
+  'call-timed-out': EXIT.unconfirmed,
+};
+
+function sentence(text: string): string {
+  const whole = text.slice(0, 1).toUpperCase() + text.slice(1);
+  return /[.!?]$/.test(whole) ? whole : `${whole}.`;
+}

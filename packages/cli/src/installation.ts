@@ -1,0 +1,323 @@
+/**
+ * A running installation: one supervisor, five processes, one data folder.
+ *
+ * Guarantees: one supervisor per data folder (its socket is the lock); what a killed one left over has ended before anything
+ * starts; the trust bundle is written once, whole, before anything that pins it starts; credentials are random, stored with mode
+ * 0600; a process that dies is started again by the supervision, and one that must not be ends the command with its reason.
+ * The demonstration's operator is played here too: it registers the licensee and pays the deposit at the first start.
+ */
+import { randomBytes } from 'node:crypto';
+import { existsSync, readFileSync, rmSync } from 'node:fs';
+import { mkdir, readFile, rm } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { errorCode, errorText, Fault } from '@countermark/node-platform/fault';
+import { writePrivateFile } from '@countermark/node-platform/private-file';
+import { lazyRpc, type RpcServer, serveRpc } from '@countermark/node-platform/rpc';
+import { describeExit, type PartyAddresses, type PartyExit, Supervisor } from '@countermark/node-platform/supervision';
+import { CRYPTOGRAPHIC_DEVICE } from '@countermark/protocol/interfaces/cryptographic-device';
+import { jsonToCbor } from '@countermark/protocol/interfaces/host';
+import { unhex } from '@countermark/protocol/id';
+import { accept } from '@countermark/protocol/result';
+import { parseValue } from '@countermark/protocol/schema';
+import { formatTrustBundle, type TrustBundle } from '@countermark/verify/trust-bundle';
+import type { Settings } from './configuration.ts';
+import { refuseCommand, valueOf } from './failure.ts';
+import { hostClient, type HostClient, type ProcessReport, PROCESSES_OPERATION } from './host-client.ts';
+import {
+  installationPaths,
+  type InstallationPaths,
+  makeSocketFolder,
+  PARTIES,
+  type PartyName,
+} from './installation-paths.ts';
+import {
+  authorityConfig,
+  type Credentials,
+  cryptographicDeviceConfig,
+  hostConfig,
+  type Ports,
+  psdConfig,
+  serverConfig,
+  urlOf,
+} from './party-configs.ts';
+import { payDeposit, registerLicensee } from './registration.ts';
+
+/** What the command is told while an installation runs. */
+export type InstallationEvents = {
+  /** A line for people: a process died, comes back. */
+  onNote(line: string): void;
+  /** A process said that its keys are unsafe. */
+  onUnsafe(line: string): void;
+  /** A process ended and will not be started again. */
+  onLost(fault: Fault): void;
+};
+
+/** How long what a killed supervisor left over may take to end: a party cuts itself off after 10 s. */
+const LEFTOVER_MS_MAX = 15_000;
+
+type ProcessState = { -readonly [K in keyof ProcessReport]: ProcessReport[K] };
+
+/** An installation in operation. */
+export class Installation {
+  readonly paths: InstallationPaths;
+  readonly host: HostClient;
+  readonly #lock: RpcServer;
+  readonly #supervisor: Supervisor;
+  readonly #processes = new Map<string, ProcessState>();
+  readonly #events: InstallationEvents;
+  #stopping = false;
+  #recorded: Promise<void> = Promise.resolve();
+
+  /** Use `lockInstallation`. */
+  constructor(
+    paths: InstallationPaths,
+    lock: RpcServer,
+    processes: Map<string, ProcessState>,
+    events: InstallationEvents,
+  ) {
+    this.paths = paths;
+    this.host = hostClient(paths.sockets.host);
+    this.#lock = lock;
+    this.#processes = processes;
+    this.#events = events;
+    this.#supervisor = new Supervisor({
+      logDirectory: paths.logs,
+      onReady: (name, addresses, pid) => {
+        this.#ready(name, addresses, pid);
+      },
+      onExit: (name, exit, restartInMs) => {
+        this.#exited(name, exit, restartInMs);
+      },
+      onLine: (_, line) => {
+        const warning = /UNSAFE_[A-Z]+_KEYS.*/.exec(line)?.[0];
+        if (warning !== undefined) events.onUnsafe(warning.replace(/"[,}].*$/, ''));
+      },
+    });
+  }
+
+  /** Starts the five processes; at the first start it also makes credentials and trust bundle and registers the licensee. */
+  async start(settings: Settings): Promise<void> {
+    await waitForLeftovers(this.paths);
+    const credentials = await this.#credentials();
+    const ports = await choosePorts(settings);
+    const server = urlOf(settings.listen, ports.server);
+    const begin = (party: PartyName, config: object): Promise<PartyAddresses> => this.#begin(party, config);
+    const authority = (): Promise<PartyAddresses> =>
+      begin('authority', authorityConfig(this.paths, settings, ports, credentials, this.#bareBundle));
+    const beginServer = (): Promise<PartyAddresses> =>
+      begin('server', serverConfig(this.paths, settings, ports, credentials));
+    const psd = (): Promise<PartyAddresses> => begin('psd', psdConfig(this.paths, settings));
+    const cryptographicDevice = (): Promise<PartyAddresses> =>
+      begin('cryptographic-device', cryptographicDeviceConfig(this.paths));
+    const host = (credential: string): Promise<PartyAddresses> =>
+      begin('host', hostConfig(this.paths, settings, { url: server, credential }));
+
+    if (existsSync(this.paths.trustBundle) && credentials.licensee !== undefined) {
+      await all([cryptographicDevice(), authority(), beginServer(), psd(), host(credentials.licensee)]);
+      return;
+    }
+    if (!existsSync(this.paths.trustBundle)) {
+      await cryptographicDevice();
+      const bundle = await this.#publicKeys();
+      await writePrivateFile(this.#bareBundle, formatTrustBundle(bundle));
+      const { grantingKey } = await authority();
+      const publicKey = typeof grantingKey === 'string' ? unhex(grantingKey) : null;
+      if (publicKey === null) {
+        throw new Fault('party-not-ready', 'the authority published no granting key', { retry: 'never' });
+      }
+      const keys = [...bundle.keys, { role: 'granting' as const, epoch: 1, publicKey }];
+      await writePrivateFile(this.paths.trustBundle, formatTrustBundle({ ...bundle, keys }));
+      await all([beginServer(), psd()]);
+    } else {
+      // A first start that broke off.
+      await all([cryptographicDevice(), authority(), beginServer(), psd()]);
+    }
+    const operator = { url: server, credential: credentials.operator };
+    const kind = settings.customers === 'many' ? 'bureau' : 'mailer';
+    const credential = await registerLicensee(operator, settings.licensee, kind);
+    await writePrivateFile(
+      this.paths.credentials,
+      `${JSON.stringify({ ...credentials, licensee: credential }, null, 2)}\n`,
+    );
+    await all([payDeposit(operator, settings.licensee, settings.deposit), host(credential)]);
+  }
+
+  /** Stops every process, the host first, and gives the data folder up. */
+  async stop(): Promise<void> {
+    this.#stopping = true;
+    this.host.close();
+    await this.#supervisor.stopAll();
+    await this.#recorded;
+    await rm(this.paths.processes, { force: true });
+    await this.#lock.close(0);
+  }
+
+  /** Kills every process at once. Nothing is lost: what was answered is durable. */
+  kill(): void {
+    this.#stopping = true;
+    for (const party of PARTIES) {
+      const pid = this.#supervisor.pid(party);
+      if (pid !== undefined) process.kill(pid, 'SIGKILL');
+    }
+    rmSync(this.paths.processes, { force: true });
+  }
+
+  get #bareBundle(): string {
+    return join(this.paths.run, 'authority-trust-bundle.json');
+  }
+
+  async #begin(party: PartyName, config: object): Promise<PartyAddresses> {
+    const file = join(this.paths.run, `${party}.json`);
+    await writePrivateFile(file, `${JSON.stringify(config, null, 2)}\n`);
+    this.#processes.set(party, {
+      name: party,
+      state: 'starting',
+      pid: null,
+      restarts: 0,
+      sinceMs: Date.now(),
+      addresses: {},
+    });
+    return this.#supervisor.start({ name: party, args: [partyMain(party), 'serve', '--config', file] });
+  }
+
+  async #publicKeys(): Promise<TrustBundle> {
+    const rpc = lazyRpc(this.paths.sockets.cryptographicDevice);
+    try {
+      const { publicKeys } = CRYPTOGRAPHIC_DEVICE;
+      const answer = await rpc.call(publicKeys.name, publicKeys.request.toCbor({}));
+      return valueOf(parseValue(publicKeys.answer, valueOf(answer)));
+    } finally {
+      rpc.close();
+    }
+  }
+
+  async #credentials(): Promise<Credentials> {
+    const { credentials: file } = this.paths;
+    if (existsSync(file)) return JSON.parse(await readFile(file, 'utf8')) as Credentials;
+    const made = { operator: randomBytes(32).toString('hex'), delivery: randomBytes(32).toString('hex') };
+    await writePrivateFile(file, `${JSON.stringify(made, null, 2)}\n`);
+    return made;
+  }
+
+  #ready(name: string, addresses: PartyAddresses, pid: number): void {
+    const known = this.#processes.get(name);
+    if (known === undefined) return;
+    if (known.state === 'restarting') {
+      known.restarts += 1;
+      this.#events.onNote(`${name} is back (process ${pid}).`);
+    }
+    Object.assign(known, { state: 'running', pid, sinceMs: Date.now(), addresses });
+    this.#record();
+  }
+
+  #exited(name: string, exit: PartyExit, restartInMs: number | undefined): void {
+    const known = this.#processes.get(name);
+    if (known === undefined || this.#stopping) return;
+    Object.assign(known, { state: restartInMs === undefined ? 'ended' : 'restarting', pid: null, sinceMs: Date.now() });
+    const log = join(this.paths.logs, `${name}.log`);
+    if (restartInMs === undefined) {
+      const words = exit.lastWords.slice(-3).join(' ');
+      this.#events.onLost(
+        new Fault('party-not-ready', `${name} ended (${describeExit(exit)}) and is not started again: ${words}`, {
+          retry: 'never',
+          cause: exit,
+        }),
+      );
+    } else {
+      this.#events.onNote(`${name} ended (${describeExit(exit)}; its log: ${log}); it is started again.`);
+    }
+  }
+
+  /** Which processes there are, for the next supervisor, in case that this one is killed. */
+  #record(): void {
+    const running = [...this.#processes.values()].flatMap(({ name, pid }) => (pid === null ? [] : [{ name, pid }]));
+    this.#recorded = this.#recorded
+      .then(() => writePrivateFile(this.paths.processes, `${JSON.stringify(running)}\n`))
+      .catch((error: unknown) => {
+        this.#events.onNote(errorText(error));
+      });
+  }
+}
+
+/** Takes the data folder for this process. @throws Refused `store-in-use` */
+export async function lockInstallation(data: string, events: InstallationEvents): Promise<Installation> {
+  await mkdir(data, { recursive: true, mode: 0o700 });
+  const paths = installationPaths(data, makeSocketFolder(data));
+  const processes = new Map<string, ProcessState>();
+  try {
+    const lock = await serveRpc(paths.sockets.supervisor, {
+      [PROCESSES_OPERATION]: () => accept(jsonToCbor({ pid: process.pid, processes: [...processes.values()] })),
+    });
+    return new Installation(paths, lock, processes, events);
+  } catch (error) {
+    if (errorCode(error) === 'socket-in-use') refuseCommand('store-in-use', { store: data });
+    throw error;
+  }
+}
+
+/** The built program of a party. */
+function partyMain(party: PartyName): string {
+  return fileURLToPath(new URL(`../../${party}/dist/main.js`, import.meta.url));
+}
+
+/** Waits for all, so that a failure leaves nothing half started behind; then tells the first one. */
+async function all(started: readonly Promise<unknown>[]): Promise<void> {
+  const outcomes = await Promise.allSettled(started);
+  const failed = outcomes.find((outcome) => outcome.status === 'rejected');
+  if (failed !== undefined) throw failed.reason;
+}
+
+async function choosePorts(settings: Settings): Promise<Ports> {
+  const probes = [createServer(), createServer()] as const;
+  const portOf = async (index: 0 | 1, wanted: number): Promise<number> => {
+    if (wanted !== 0) return wanted;
+    const probe = probes[index];
+    await new Promise<void>((resolve, reject) => {
+      probe.once('error', reject);
+      probe.listen(0, settings.listen, resolve);
+    });
+    const address = probe.address();
+    return typeof address === 'object' && address !== null ? address.port : 0;
+  };
+  try {
+    const [server, authority] = await Promise.all([portOf(0, settings.serverPort), portOf(1, settings.authorityPort)]);
+    return { server, authority };
+  } finally {
+    for (const probe of probes) probe.close();
+  }
+}
+
+/** Children of a killed supervisor end by themselves, because their stdin closes; two of a kind must never run at once. */
+async function waitForLeftovers(paths: InstallationPaths): Promise<void> {
+  if (!existsSync(paths.processes)) return;
+  const recorded = JSON.parse(await readFile(paths.processes, 'utf8')) as readonly { name: string; pid: number }[];
+  const deadlineMs = Date.now() + LEFTOVER_MS_MAX;
+  for (const { name, pid } of recorded) {
+    while (isOurs(pid, paths.data)) {
+      if (Date.now() > deadlineMs) {
+        throw new Fault(
+          'party-left-over',
+          `the process ${pid} (${name}) of an earlier start still runs on ${paths.data} and does not end: end it, then start again`,
+          { retry: 'later' },
+        );
+      }
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
+}
+
+function isOurs(pid: number, data: string): boolean {
+  try {
+    process.kill(pid, 0);
+  } catch {
+    return false;
+  }
+  try {
+    // A process id may have gone to another program since.
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(data);
+  } catch {
+    return existsSync('/proc/self/cmdline') ? false : true;
+  }
+}

@@ -1,0 +1,113 @@
+/**
+ * What each of the five processes is told: the JSON configs that the supervisor writes to DIR/run/PARTY.json.
+ *
+ * Pure: paths, settings, ports and credentials in; configs out. Each party's main parses its own strictly.
+ */
+import type { InstallationPaths } from './installation-paths.ts';
+import type { Settings } from './configuration.ts';
+
+/** Shared secrets of the local installation; 32 random bytes in hex each. */
+export type Credentials = {
+  /** Of the server's operator: registers licensees, books deposits. */
+  readonly operator: string;
+  /** With which the server delivers to the authority. */
+  readonly delivery: string;
+  /** The licensee's, issued by the server; absent before it is registered. */
+  readonly licensee?: string;
+};
+
+export type Ports = { readonly server: number; readonly authority: number };
+
+/** The cryptographic device's config. */
+export function cryptographicDeviceConfig(paths: InstallationPaths): object {
+  return {
+    data: paths.parties['cryptographic-device'],
+    socket: paths.sockets.cryptographicDevice,
+    sessionSocket: paths.sockets.cryptographicDeviceSession,
+    acceptanceSocket: paths.sockets.serverAcceptance,
+  };
+}
+
+/** The authority's config; `trustBundle` may lack the authority's own key. */
+export function authorityConfig(
+  paths: InstallationPaths,
+  settings: Pick<Settings, 'database' | 'listen'>,
+  ports: Ports,
+  credentials: Credentials,
+  trustBundle: string,
+): object {
+  return {
+    data: paths.parties.authority,
+    ...(settings.database === undefined ? {} : { database: settings.database }),
+    listen: { host: settings.listen, port: ports.authority },
+    trustBundle,
+    credential: credentials.delivery,
+  };
+}
+
+/** The server's config. */
+export function serverConfig(
+  paths: InstallationPaths,
+  settings: Pick<Settings, 'database' | 'listen'>,
+  ports: Ports,
+  credentials: Credentials,
+): object {
+  return {
+    data: paths.parties.server,
+    ...(settings.database === undefined ? {} : { database: settings.database }),
+    listen: { host: settings.listen, port: ports.server },
+    trustBundle: paths.trustBundle,
+    cdSocket: paths.sockets.cryptographicDevice,
+    cdSessionSocket: paths.sockets.cryptographicDeviceSession,
+    acceptanceSocket: paths.sockets.serverAcceptance,
+    authority: { url: urlOf(settings.listen, ports.authority), credential: credentials.delivery },
+    operatorCredential: credentials.operator,
+  };
+}
+
+/** The PSD's config. */
+export function psdConfig(
+  paths: InstallationPaths,
+  settings: Pick<Settings, 'authentication' | 'records' | 'recordCapacity'>,
+): object {
+  return {
+    data: paths.parties.psd,
+    socket: paths.sockets.psd,
+    sessionSocket: paths.sockets.psdSession,
+    trustBundle: paths.trustBundle,
+    authentication: settings.authentication,
+    memory: settings.records,
+    recordCapacity: settings.recordCapacity,
+  };
+}
+
+/** The host's config. */
+export function hostConfig(
+  paths: InstallationPaths,
+  settings: Settings,
+  server: { readonly url: string; readonly credential: string },
+): object {
+  return {
+    data: paths.parties.host,
+    socket: paths.sockets.host,
+    psdSocket: paths.sockets.psd,
+    psdSessionSocket: paths.sockets.psdSession,
+    server,
+    trustBundle: paths.trustBundle,
+    licensee: settings.licensee,
+    customers: settings.customers,
+    transport: settings.transport,
+    forwarding: settings.forwarding,
+    holdForMs: settings.holdFor,
+    submitter: settings.submitter,
+    preparer: settings.preparer,
+    sheet: settings.sheet,
+    pages: settings.pages,
+    output: paths.output,
+  };
+}
+
+/** The URL of a party that listens there. */
+export function urlOf(listen: string, port: number): string {
+  return `http://${listen.includes(':') ? `[${listen}]` : listen}:${port}`;
+}

@@ -1,0 +1,63 @@
+/**
+ * The progress of a job on stderr: a bar on a terminal, a line for each phase elsewhere, nothing more.
+ */
+import type { SingleBar } from 'cli-progress';
+import type { FrankProgress } from '@countermark/protocol/interfaces/host';
+import { countText, customerText } from './summary.ts';
+import { note } from './terminal.ts';
+
+const PHASES = {
+  checking: 'Checking the file',
+  franking: 'Franking',
+  closing: 'Closing the batch',
+  printing: 'Making pages and merge file',
+} as const;
+
+/** One job's progress. */
+export class Progress {
+  #bar: SingleBar | undefined;
+  #phase: FrankProgress['phase'] | undefined;
+  #ended = false;
+
+  /** Shows an event. */
+  show(event: FrankProgress): void {
+    if (this.#ended) return;
+    const whole = event.total === 0 ? '' : ` ${countText(event.total)} pieces`;
+    if (event.phase !== this.#phase) {
+      this.#phase = event.phase;
+      if (!process.stderr.isTTY && event.phase !== 'closing') note(`${PHASES[event.phase]}${whole} ...`);
+    }
+    if (!process.stderr.isTTY) return;
+    const values = {
+      what: PHASES[event.phase],
+      customer: event.customer === undefined ? '' : customerText(event.customer),
+    };
+    if (this.#bar === undefined) void this.#open(event, values);
+    else {
+      this.#bar.setTotal(Math.max(event.total, event.done, 1));
+      this.#bar.update(event.done, values);
+    }
+  }
+
+  /** Ends the bar, so that other lines can follow. */
+  end(): void {
+    this.#ended = true;
+    this.#bar?.stop();
+    this.#bar = undefined;
+  }
+
+  async #open(event: FrankProgress, values: object): Promise<void> {
+    const { default: progress } = await import('cli-progress');
+    if (this.#bar !== undefined || this.#ended) return;
+    this.#bar = new progress.SingleBar({
+      stream: process.stderr,
+      format: '{what} {bar} {percentage}% {value}/{total} {customer}',
+      barCompleteChar: '#',
+      barIncompleteChar: '.',
+      hideCursor: true,
+      clearOnComplete: false,
+      etaBuffer: 20,
+    });
+    this.#bar.start(Math.max(event.total, 1), event.done, values);
+  }
+}

@@ -1,0 +1,121 @@
+/**
+ * `countermark status`: the processes, what waits and why, by when, and what belongs into a backup.
+ */
+import type { Command } from 'commander';
+import { errorText } from '@countermark/node-platform/fault';
+import { HOST, type HostStatusAnswer } from '@countermark/protocol/interfaces/host';
+import { carryOut, type SharedOptions, userPath, withShared } from './command.ts';
+import { refuseCommand } from './failure.ts';
+import { askSupervisor, type SupervisorReport, withHost } from './host-client.ts';
+import { countText, pendingLines, section, timeText } from './summary.ts';
+import { formatPairs, formatTable } from './table.ts';
+import { print, printJson, style } from './terminal.ts';
+
+/** Declares the command. */
+export function declare(program: Command): void {
+  const status = program
+    .command('status')
+    .summary('processes, what waits and why, deadlines, what to back up')
+    .description(
+      'Says which processes run, what waits and why, which deadlines there are, and what belongs into a backup.',
+    );
+  withShared(status, ['countermark status', 'countermark status --data /srv/franking --json']).action(
+    async (options: SharedOptions) => {
+      await carryOut(options, async () => {
+        const data = userPath(options.data);
+        const supervisor = await askSupervisor(data);
+        if (supervisor === undefined) refuseCommand('not-running', { data });
+        const [host, hostProblem] = await withHost(data, async (client) => client.call(HOST.status, {})).then(
+          (answer) => [answer, undefined] as const,
+          (error: unknown) => [undefined, errorText(error)] as const,
+        );
+        if (options.json === true) {
+          printJson({ data, supervisor, ...(host ?? { unreachable: hostProblem }) });
+        } else print(statusText(data, supervisor, host, hostProblem));
+        return undefined;
+      });
+    },
+  );
+}
+
+function statusText(
+  data: string,
+  supervisor: SupervisorReport,
+  host: HostStatusAnswer | undefined,
+  hostProblem: string | undefined,
+): string {
+  const processes = formatTable(
+    [
+      { heading: 'Process' },
+      { heading: 'State' },
+      { heading: 'Id', right: true },
+      { heading: 'Restarts', right: true },
+      { heading: 'Since' },
+      { heading: 'Address' },
+    ],
+    supervisor.processes.map(({ name, state, pid, restarts, sinceMs, addresses }) => [
+      name,
+      state,
+      pid === null ? '' : String(pid),
+      String(restarts),
+      timeText(sinceMs),
+      String(addresses.url ?? addresses.socket ?? ''),
+    ]),
+    { emphasis: style.bold },
+  );
+  const parts = [`Countermark runs on ${data} (process ${supervisor.pid}).`, processes];
+  if (host === undefined) return [...parts, `The host does not answer: ${hostProblem ?? ''}`].join('\n\n');
+  const { device } = host;
+  parts.push(
+    section(
+      'Host and device',
+      formatPairs([
+        ['Licensee', host.host.licensee],
+        [
+          'Records',
+          `${host.host.transport}, ${host.host.forwarding}${host.host.forwarding === 'hold' ? ` for ${host.host.holdForMs / 3_600_000} h` : ''}`,
+        ],
+        [
+          'Server',
+          `${host.server.url}${host.server.reachable ? '' : ` (not reachable: ${host.server.reason ?? '?'})`}`,
+        ],
+        ...(device === null
+          ? [['Device', `does not answer: ${host.unreachable ?? ''}`] as const]
+          : ([
+              [
+                'Device',
+                `${device.device}, ${device.state}, ${device.authentication}, records in the ${device.memory}`,
+              ],
+              ['Unconfirmed', `${device.unconfirmedRecords} of at most ${device.recordCapacity} records`],
+              ...(device.lock === null ? [] : [['Locked', device.lock] as const]),
+              ...(device.warning === null ? [] : [['Warning', device.warning] as const]),
+              ...(device.alarms === 0
+                ? []
+                : [['Alarms', `${device.alarms} confirmations were for another digest`] as const]),
+            ] as const)),
+      ]),
+    ),
+  );
+  if (host.host.jobs.length > 0) {
+    const jobs = formatTable(
+      [
+        { heading: 'Job' },
+        { heading: 'State' },
+        { heading: 'Pieces', right: true },
+        { heading: 'Remaining', right: true },
+      ],
+      host.host.jobs.map(({ job, state, pieces, remaining }) => [job, state, countText(pieces), countText(remaining)]),
+      { emphasis: style.bold },
+    );
+    parts.push(section('Jobs', jobs));
+  }
+  parts.push(section('Waiting', host.pending.length === 0 ? 'Nothing.' : pendingLines(host.pending)));
+  if (host.deadlines.length > 0) {
+    const lines = host.deadlines.map(
+      ({ what, atMs }) => [what === 'warns' ? 'The device warns' : 'The device locks', timeText(atMs)] as const,
+    );
+    parts.push(section('Deadlines (of the oldest unconfirmed record)', formatPairs(lines)));
+  }
+  parts.push(section('Back up', formatPairs(host.backup.map(({ path, why }) => [path, why] as const))));
+  return parts.join('\n\n');
+}
