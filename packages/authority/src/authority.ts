@@ -4,7 +4,7 @@
  */
 import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { errorText } from '@countermark/node-platform/fault';
+import { errorCode, errorText } from '@countermark/node-platform/fault';
 import type { Log } from '@countermark/node-platform/logs';
 import { sameBytes } from '@countermark/protocol/digest';
 import { type Rejection, rejection } from '@countermark/protocol/rejection';
@@ -27,7 +27,7 @@ export type Authority = {
   readonly close: () => Promise<void>;
 };
 
-/** Opens everything and listens. Rejections: `config-invalid`, `store-damaged`. */
+/** Opens everything and listens. Rejections: `config-invalid`, `store-in-use`, `store-damaged`. */
 export async function startAuthority(config: Config, nowMs: () => number, log: Log): Promise<Result<Authority>> {
   const opened = await openParts(config);
   if (!opened.ok) return opened;
@@ -78,7 +78,7 @@ export type AuthorityParts = {
   readonly store: AuthorityStore;
 };
 
-/** Key, trust bundle and store; the caller closes the store. Rejections: `config-invalid`, `store-damaged`. */
+/** Key, trust bundle and store; the caller closes the store. Rejections: `config-invalid`, `store-in-use`, `store-damaged`. */
 export async function openParts(config: Config): Promise<Result<AuthorityParts>> {
   await mkdir(config.data, { recursive: true, mode: 0o700 });
   const signer = await openSoftwareGrantKey(join(config.data, 'grant-key.pkcs8'));
@@ -90,7 +90,23 @@ export async function openParts(config: Config): Promise<Result<AuthorityParts>>
     const reason = 'it names another granting key than the one in the data folder of the authority';
     return refuse(rejection('config-invalid', { file: config.trustBundle, reason }));
   }
-  return accept({ signer: signer.value, bundle: bundle.value, store: await openAuthorityStore(config.database) });
+  try {
+    return accept({ signer: signer.value, bundle: bundle.value, store: await openAuthorityStore(config.database) });
+  } catch (error) {
+    // Not worth a restart: the catalogue's exit codes say so to the supervisor.
+    const code = errorCode(error);
+    if (code === 'database-in-use') return refuse(rejection('store-in-use', { store: storeName(config) }));
+    if (code === 'database-damaged' || code === 'database-migrations') {
+      return refuse(rejection('store-damaged', { store: storeName(config), reason: errorText(error) }));
+    }
+    throw error;
+  }
+}
+
+/** The store for people, without the password that its URL may carry. */
+function storeName({ database }: Config): string {
+  const { protocol, host, pathname } = new URL(database);
+  return `${protocol}//${host}${pathname}`;
 }
 
 async function readBundle(path: string): Promise<Result<TrustBundle>> {

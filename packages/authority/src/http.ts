@@ -5,7 +5,7 @@
  * time); bodies are bounded before they are read; every error is problem+json (RFC 9457) with a code of the catalogue and
  * the request's id. Not encrypted: it listens on the loopback address, or behind a proxy that ends TLS.
  */
-import { timingSafeEqual } from 'node:crypto';
+import { randomUUID, timingSafeEqual } from 'node:crypto';
 import swagger from '@fastify/swagger';
 import type { Log } from '@countermark/node-platform/logs';
 import { errorCode } from '@countermark/node-platform/fault';
@@ -69,7 +69,8 @@ const problem = Type.Object(
   },
   { description: 'RFC 9457; the codes are those of docs/errors.md.' },
 );
-const problems = { '4xx': problem, '5xx': problem };
+const problemAnswer = { description: 'A problem.', content: { [PROBLEM]: { schema: problem } } };
+const problems = { '4xx': problemAnswer, '5xx': problemAnswer };
 const totalsAnswer = Type.Object({
   cursor: Type.Integer({ description: 'The intake cursor that the totals rest on.' }),
   by: Type.Array(Type.String()),
@@ -101,9 +102,11 @@ export async function authorityHttp(options: HttpOptions): Promise<FastifyInstan
     bodyLimit: DELIVERY_LIMITS.maxBytes,
     requestTimeout: 60_000,
     logger: false,
+    genReqId: () => randomUUID(),
     ajv: { customOptions: { coerceTypes: false, removeAdditional: false, useDefaults: false } },
   });
   refuseWell(app, options.log);
+  app.removeAllContentTypeParsers();
   app.addContentTypeParser(CBOR, { parseAs: 'buffer' }, (_request, body, done) => {
     done(null, body);
   });
@@ -290,8 +293,12 @@ function credentialCheck(credential: string) {
   };
 }
 
-function refuse(request: FastifyRequest, reply: FastifyReply, refused: Rejection): FastifyReply {
-  const status = STATUS[refused.code] ?? 400;
+function refuse(
+  request: FastifyRequest,
+  reply: FastifyReply,
+  refused: Rejection,
+  status = STATUS[refused.code] ?? 400,
+): FastifyReply {
   return reply
     .code(status)
     .type(PROBLEM)
@@ -318,7 +325,8 @@ function refuseWell(app: FastifyInstance, log: Log): void {
     }
     if (code.startsWith('FST_ERR_')) {
       const reason = error instanceof Error ? error.message : code;
-      return refuse(request, reply, rejection('malformed', { path: 'request', reason }));
+      const status = code === 'FST_ERR_CTP_INVALID_MEDIA_TYPE' ? 415 : 400;
+      return refuse(request, reply, rejection('malformed', { path: 'request', reason }), status);
     }
     const retry = (error as { readonly retry?: unknown }).retry;
     log.error('A request failed', error, { requestId: request.id, method: request.method });

@@ -1,0 +1,238 @@
+/**
+ * What the authority is given in its tests: devices with certificates, their chains of records, and attestations, made with
+ * real keys; and whatever should be wrong with them.
+ */
+import { createHash } from 'node:crypto';
+import { generateSigningKey, hmacSha256, publicKeyBytes, signP1363 } from '@countermark/node-platform/signing';
+import { nodeVerification } from '@countermark/node-platform/verification';
+import { type Cell, cellKeyBytes } from '@countermark/protocol/cell';
+import { messageDigest, seal, toBeAuthenticated } from '@countermark/protocol/cose';
+import { type Digest, digestOf, NO_DIGEST } from '@countermark/protocol/digest';
+import type { BatchId, CustomerId, DeviceId, JobId, LicenseeId } from '@countermark/protocol/id';
+import type { Delivery } from '@countermark/protocol/interfaces/delivery';
+import { type MessageType, type Role, unsealedMessage } from '@countermark/protocol/message';
+import { ATTESTATION, type Attestation } from '@countermark/protocol/messages/attestation';
+import { BATCH_STATISTICS, type BatchStatistics } from '@countermark/protocol/messages/batch-statistics';
+import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
+import { SUSPENSION } from '@countermark/protocol/messages/policy';
+import { mills } from '@countermark/protocol/money';
+import { type Registers, ZERO_REGISTERS } from '@countermark/protocol/registers';
+import { SHIPPED_TARIFFS } from '@countermark/tariff/shipped';
+import { compareBytes } from '@countermark/verify/statistics';
+import type { TrustBundle } from '@countermark/verify/trust-bundle';
+
+const sha256 = (bytes: Uint8Array): Digest => digestOf(createHash('sha256').update(bytes).digest());
+
+export const USD = { code: 'USD', exponent: 3 } as const;
+export const TARIFF = sha256(SHIPPED_TARIFFS[0]!.bytes);
+
+/** Keys of the roles of the cryptographic device. */
+export class Roles {
+  readonly #keys = new Map<Role, ReturnType<typeof generateSigningKey>>();
+
+  constructor() {
+    for (const role of ['issuing', 'attesting', 'policy', 'confirming', 'funds'] as const) {
+      this.#keys.set(role, generateSigningKey());
+    }
+  }
+
+  sign<T>(of: MessageType<T>, message: T, role = of.authenticatedBy as Role): Uint8Array {
+    const unsealed = unsealedMessage(of, 'signature', { holder: of.authenticatedBy, epoch: 1 }, message);
+    return seal(unsealed, signP1363(this.#keys.get(role)!.privateKey, toBeAuthenticated(unsealed)));
+  }
+
+  suspension(device: TestDevice, suspended: boolean, sinceMs: number): Uint8Array {
+    const { id, licensee } = device;
+    return this.sign(SUSPENSION, { device: id, licensee, suspended, reason: suspended ? 'lost' : '', sinceMs });
+  }
+
+  get bundle(): TrustBundle {
+    return {
+      keys: [...this.#keys].map(([role, { publicKey }]) => ({ role, epoch: 1, publicKey: publicKeyBytes(publicKey) })),
+      agreementKey: publicKeyBytes(this.#keys.get('funds')!.publicKey),
+      sessionAuthority: new Uint8Array([1]),
+    };
+  }
+}
+
+export type Franked = Delivery['items'][number] & { readonly digest: Digest; readonly statistics: BatchStatistics };
+
+export type BatchOptions = {
+  readonly customer?: string;
+  readonly product?: string;
+  readonly mailingDate?: string;
+  readonly incomplete?: boolean;
+  readonly spoiled?: number;
+  readonly tariff?: Digest;
+  /** Changes the message before it is authenticated. */
+  readonly alter?: (statistics: BatchStatistics) => BatchStatistics;
+  readonly alterAttestation?: (attestation: Attestation) => Attestation;
+  /** The chain does not move on: what comes next forks. */
+  readonly branch?: boolean;
+};
+
+/** One cell of a batch. */
+export type Pieces = {
+  readonly level: string;
+  readonly pieces: number;
+  /** Default: the tariff's. */
+  readonly affixedMills?: bigint;
+  /** Default: the tariff's first. */
+  readonly weightStep?: number;
+};
+
+let devices = 0;
+
+/** A device and its chain. */
+export class TestDevice {
+  readonly id: DeviceId;
+  readonly licensee: LicenseeId;
+  readonly authentication: 'signature' | 'mac';
+  readonly certificate: Uint8Array;
+  readonly #roles: Roles;
+  readonly #keys = generateSigningKey();
+  #sequence = 0;
+  #previous: Digest = NO_DIGEST;
+  #registers: Registers = { ...ZERO_REGISTERS, descendingMills: mills(1_000_000_000n) };
+
+  constructor(roles: Roles, licensee = 'lic_test-bureau', authentication: 'signature' | 'mac' = 'signature') {
+    this.#roles = roles;
+    devices += 1;
+    this.id = `psd_${devices.toString(16).padStart(16, '0')}` as DeviceId;
+    this.licensee = licensee as LicenseeId;
+    this.authentication = authentication;
+    this.certificate = this.certificateBy('issuing');
+  }
+
+  certificateBy(role: Role): Uint8Array {
+    const publicKey = publicKeyBytes(this.#keys.publicKey);
+    return this.#roles.sign(
+      DEVICE_CERTIFICATE,
+      {
+        device: this.id,
+        licensee: this.licensee,
+        epoch: 1,
+        authentication: this.authentication,
+        memory: 'psd',
+        publicKey,
+        agreementKey: publicKey,
+        agreementPeer: publicKey,
+        sessionCertificate: new Uint8Array([1]),
+        sessionAuthority: new Uint8Array([1]),
+        certified: false,
+        measurement: NO_DIGEST,
+        issuedAtMs: 1,
+      },
+      role,
+    );
+  }
+
+  /** Franks a batch: its record and attestation. */
+  frank(pieces: readonly Pieces[], options: BatchOptions = {}): Franked {
+    const { customer, product = 'usps-fcm-letter', mailingDate = '2026-03-02', incomplete = false, spoiled = 0 } = options;
+    const tariffProduct = SHIPPED_TARIFFS[0]!.tariff.products.get(product)!;
+    const { usualAffixed, shape, weightSteps } = tariffProduct;
+    const priceAt = (weightStep: number): bigint =>
+      tariffProduct.affixed.get(usualAffixed)![weightSteps.indexOf(weightStep)]!;
+    const affixedMills = priceAt(weightSteps[0]!);
+    const cells = pieces
+      .map(({ level, pieces: many, weightStep = weightSteps[0]!, affixedMills: each = priceAt(weightStep) }): Cell => {
+        const key = { product, shape, affixed: usualAffixed, level, entry: 'none', weightStep };
+        return { key, pieces: many, postageMills: mills(each * BigInt(many)) };
+      })
+      .sort((a, b) => compareBytes(cellKeyBytes(a.key), cellKeyBytes(b.key)));
+    const spoiledPostageMills = mills(affixedMills * BigInt(spoiled));
+    const count = cells.reduce((sum, cell) => sum + cell.pieces, 0) + spoiled;
+    const postageMills = cells.reduce((sum, cell) => sum + cell.postageMills, 0n) + spoiledPostageMills;
+    const opened = this.#registers;
+    const closed: Registers = {
+      ascendingMills: mills(opened.ascendingMills + postageMills),
+      descendingMills: mills(opened.descendingMills - postageMills),
+      pieces: opened.pieces + count,
+    };
+    const plain: BatchStatistics = {
+      device: this.id,
+      licensee: this.licensee,
+      sequence: this.#sequence + 1,
+      previous: this.#previous,
+      declaration: {
+        batch: `bat_${'0'.repeat(24)}${this.#sequence.toString(16).padStart(8, '0')}` as BatchId,
+        job: 'job' as JobId,
+        ...(customer === undefined ? {} : { customer: customer as CustomerId }),
+        submitter: 'Test Bureau',
+        preparer: 'Test Bureau',
+        product,
+        entry: 'none',
+        mailingDate,
+        expectedPieces: Math.max(1, count),
+        expectedCells: 64,
+        tariff: options.tariff ?? TARIFF,
+        scheme: 1,
+        currency: USD,
+      },
+      closing: {
+        spoiled: incomplete ? [] : Array.from({ length: spoiled }, (_, i) => closed.pieces - spoiled + 1 + i),
+        reprints: 0,
+      },
+      observed: {
+        firstPieceNumber: opened.pieces + 1,
+        pieces: count,
+        root: NO_DIGEST,
+        cells: incomplete ? [] : cells,
+        spoiledPieces: incomplete ? 0 : spoiled,
+        spoiledPostageMills: incomplete ? mills(0n) : spoiledPostageMills,
+        opened,
+        closed,
+        funds: { receivedMills: mills(1_000_000_000n), returnedMills: mills(0n), lastGrant: 1 },
+        incomplete,
+        memory: 'psd',
+        layout: 1,
+        policyVersion: 1,
+        software: { version: '1', measurement: NO_DIGEST },
+        specimen: true,
+        currency: USD,
+        epoch: 1,
+      },
+    };
+    const statistics = options.alter?.(plain) ?? plain;
+    const unsealed = unsealedMessage(BATCH_STATISTICS, this.authentication, { holder: this.id, epoch: 1 }, statistics);
+    const input = toBeAuthenticated(unsealed);
+    const record = seal(
+      unsealed,
+      this.authentication === 'signature'
+        ? signP1363(this.#keys.privateKey, input)
+        : hmacSha256(new Uint8Array(32), input),
+    );
+    const digest = messageDigest(unsealed, nodeVerification.sha256);
+    if (options.branch !== true) {
+      this.#sequence += 1;
+      this.#previous = digest;
+      this.#registers = closed;
+    }
+    const attestation: Attestation = {
+      device: this.id,
+      licensee: this.licensee,
+      sequence: statistics.sequence,
+      digest,
+      recordType: 'batch-statistics',
+      authentication: this.authentication,
+      epoch: 1,
+      attestedAtMs: 1,
+    };
+    return {
+      record,
+      attestation: this.#roles.sign(ATTESTATION, options.alterAttestation?.(attestation) ?? attestation),
+      digest,
+      statistics,
+    };
+  }
+}
+
+/** A delivery of these items, with the certificates of the devices. */
+export function delivery(from: readonly TestDevice[], items: readonly Franked[], suspensions?: Uint8Array[]): Delivery {
+  return {
+    certificates: from.map(({ certificate }) => certificate),
+    items: items.map(({ record, attestation }) => ({ record, attestation })),
+    ...(suspensions === undefined ? {} : { suspensions }),
+  };
+}
