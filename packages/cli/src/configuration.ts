@@ -44,7 +44,8 @@ const BLOCKS = {
   transport: oneOf('sessionless', 'session'),
   records: oneOf('host', 'psd'),
   forwarding: oneOf('at-once', 'hold'),
-  holdFor: duration(1, 365 * DAY_MS),
+  // Stored for at least one day where it is stored at all (claims 12 and 24).
+  holdFor: duration(DAY_MS, 90 * DAY_MS),
   customers: oneOf('many', 'one'),
   licensee: text(LICENSEE_ID, 'lic_ and up to 32 lower-case letters, digits and hyphens'),
   submitter: text(WORDS, 'at most 64 characters'),
@@ -122,7 +123,7 @@ export const SETTINGS: readonly Setting[] = [
     values: 'duration',
     standard: '1d',
     meaning:
-      'How long forwarding = "hold" keeps a record before it is sent. `countermark statistics send` does not bypass it.',
+      'How long forwarding = "hold" keeps a record before it is sent: a day or more. `countermark statistics send` does not bypass it.',
   },
   {
     name: 'customers',

@@ -75,9 +75,11 @@ export function failureOf(thrown: unknown): Failure {
 function exitOfFault(fault: Fault): number {
   const { cause } = fault;
   const code: unknown = typeof cause === 'object' && cause !== null && 'code' in cause ? cause.code : undefined;
-  if (fault.code === 'party-not-ready' && typeof code === 'number' && code > 0) return code;
+  if (fault.code === 'party-not-ready' && CATALOGUE_EXITS.some((exit) => exit === code)) return Number(code);
   return FAULT_EXITS[fault.code] ?? EXIT.fault;
 }
+
+const CATALOGUE_EXITS: readonly unknown[] = [EXIT.usage, EXIT.input, EXIT.funds, EXIT.unconfirmed, EXIT.locked];
 
 const FAULT_EXITS: Readonly<Record<string, number>> = {
   'socket-in-use': EXIT.locked,

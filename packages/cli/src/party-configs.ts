@@ -104,6 +104,8 @@ export function hostConfig(
     sheet: settings.sheet,
     pages: settings.pages,
     output: paths.output,
+    // The demonstration's: customers that a mailing names are registered by themselves.
+    registerCustomers: true,
   };
 }
 

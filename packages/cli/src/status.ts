@@ -59,7 +59,7 @@ function statusText(
       pid === null ? '' : String(pid),
       String(restarts),
       timeText(sinceMs),
-      String(addresses.url ?? addresses.socket ?? ''),
+      [addresses.url, addresses.socket].find((address) => typeof address === 'string') ?? '',
     ]),
     { emphasis: style.bold },
   );

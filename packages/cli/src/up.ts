@@ -159,6 +159,7 @@ async function runUp(options: UpOptions, given: Readonly<Record<string, string |
     return outcome.exit;
   });
   // Signals are still listened to, and timers of a given-up call may be pending: what had to end has ended.
+  await new Promise((resolve) => process.stdout.write('', resolve));
   process.exit();
 }
 
@@ -195,7 +196,6 @@ async function operate(
     const settings = await settle(installation, given, mailing);
     note(`Starting on ${data} ...`);
     await installation.start(settings);
-    if (interruption.asked) return;
     await Promise.race([enrolled(installation, settings, options.refill), lost]);
     if (mailing === undefined) {
       await stayUp(installation, options, interruption, lost);
