@@ -1,39 +1,47 @@
 /**
- * The figure `frank-chunks`: pieces a second in chunks of 256, signed, durable, with Merkle tree, over the real PSD's socket,
- * against one core's synchronous P-256 signatures a second measured in the same run.
+ * `frank-chunks`: pieces a second in chunks of 256, signed, durable, with Merkle tree, over the real PSD's socket, against one
+ * core's synchronous P-256 signatures a second.
+ *
+ * The first figure is with signatures and memory in the host, which is what `npm start` does; the others follow as variants.
  */
-import { randomBytes, sign } from 'node:crypto';
-import { generateSigningKey } from '@countermark/node-platform/signing';
 import type { Authentication } from '@countermark/protocol/cose';
 import { PSD } from '@countermark/protocol/interfaces/psd';
 import type { Memory } from '@countermark/protocol/messages/batch-statistics';
+import { type BenchmarkRun, type Figure, figureOfLimit } from './figure.ts';
 import { ask } from './provisioning.ts';
 import { benchChunk, openBenchBatch, startPsd } from './psd-process.ts';
 
 const CHUNK = 256;
+const PIECES = { smoke: 2_560, standard: 100_000, full: 500_000 } as const;
+const VARIANTS: readonly (readonly [Authentication, Memory])[] = [
+  ['signature', 'psd'],
+  ['mac', 'host'],
+  ['mac', 'psd'],
+];
 
-/** Synchronous P-256 signatures a second on one core: the limit that franking is compared with. */
-export function signaturesPerSecond(milliseconds = 1_000): number {
-  const { privateKey } = generateSigningKey();
-  const input = randomBytes(49);
-  const signing = { key: privateKey, dsaEncoding: 'ieee-p1363' } as const;
-  for (let i = 0; i < 500; i++) sign('sha256', input, signing);
-  const startedAt = performance.now();
-  let count = 0;
-  while (performance.now() - startedAt < milliseconds) {
-    for (let i = 0; i < 100; i++) sign('sha256', input, signing);
-    count += 100;
+/** Measures. */
+export async function benchmark(run: BenchmarkRun): Promise<readonly Figure[]> {
+  const { size, folder, limits } = run;
+  const pieces = PIECES[size];
+  const main = await frankedPerSecond(folder, 'signature', 'host', pieces);
+  const figures = [figureOfLimit('frank-chunks', main, 'pieces/s', limits.signsPerSecond, { atLeast: 1.2 })];
+  if (size === 'smoke') return figures;
+  for (const [authentication, memory] of VARIANTS) {
+    const name = `frank-chunks:${authentication}:${memory}`;
+    const rate = await frankedPerSecond(folder, authentication, memory, pieces);
+    figures.push(figureOfLimit(name, rate, 'pieces/s', limits.signsPerSecond));
   }
-  return (count * 1_000) / (performance.now() - startedAt);
+  return figures;
 }
 
 /** Pieces franked a second by a real PSD. A chunk is asked for when the answer to the one before has come, as a host must. */
-export async function frankedPerSecond(
+async function frankedPerSecond(
+  folder: string,
   authentication: Authentication,
   memory: Memory,
-  pieces = 100_000,
+  pieces: number,
 ): Promise<number> {
-  const psd = await startPsd(authentication, memory);
+  const psd = await startPsd(folder, authentication, memory);
   try {
     const warmUp = 20;
     const chunks = Math.ceil(pieces / CHUNK);

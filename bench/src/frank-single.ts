@@ -1,21 +1,44 @@
 /**
- * The figure `frank-single`: milliseconds from request to indicium for one piece at a time, over the real PSD's socket.
+ * `frank-single`: milliseconds from request to indicium for one piece at a time, over the real PSD's socket; 99th percentile.
+ *
+ * Each piece is a chunk of its own: signed, in the Merkle tree, and committed with fsync before its indicium comes out.
  */
 import type { Authentication } from '@countermark/protocol/cose';
 import { PSD } from '@countermark/protocol/interfaces/psd';
 import type { Memory } from '@countermark/protocol/messages/batch-statistics';
+import { type BenchmarkRun, type Figure, figure, figureOfLimit } from './figure.ts';
 import { ask } from './provisioning.ts';
 import { benchChunk, openBenchBatch, startPsd } from './psd-process.ts';
+import { median, quantile } from './quantile.ts';
 
-export type Latency = { readonly p50Ms: number; readonly p99Ms: number; readonly perSecond: number };
+const PIECES = { smoke: 200, standard: 5_000, full: 20_000 } as const;
 
-/** Latency of single pieces. */
-export async function singlePieceLatency(
+/** Measures. */
+export async function benchmark(run: BenchmarkRun): Promise<readonly Figure[]> {
+  const { size, folder, limits } = run;
+  const main = await singlePieceMs(folder, 'signature', 'host', PIECES[size]);
+  const figures = [
+    figure('frank-single', quantile(main, 0.99), 'ms (p99)', { atMost: 5 }),
+    figure('frank-single:p50', median(main), 'ms'),
+    figureOfLimit('frank-single:rate', 1_000 / mean(main), 'pieces/s', limits.commitsPerSecond),
+  ];
+  if (size === 'smoke') return figures;
+  const mac = await singlePieceMs(folder, 'mac', 'psd', PIECES[size]);
+  return [...figures, figure('frank-single:mac:psd', quantile(mac, 0.99), 'ms (p99)')];
+}
+
+function mean(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
+}
+
+/** Milliseconds of each piece. */
+async function singlePieceMs(
+  folder: string,
   authentication: Authentication,
   memory: Memory,
-  pieces = 2_000,
-): Promise<Latency> {
-  const psd = await startPsd(authentication, memory);
+  pieces: number,
+): Promise<number[]> {
+  const psd = await startPsd(folder, authentication, memory);
   try {
     const warmUp = 100;
     const batch = await openBenchBatch(psd.client, pieces + warmUp);
@@ -26,10 +49,7 @@ export async function singlePieceLatency(
       await ask(psd.client, PSD.frankChunk, chunk);
       if (i >= warmUp) taken.push(performance.now() - askedAt);
     }
-    const total = taken.reduce((sum, ms) => sum + ms, 0);
-    const sorted = taken.sort((a, b) => a - b);
-    const at = (share: number): number => sorted[Math.floor(sorted.length * share)] ?? 0;
-    return { p50Ms: at(0.5), p99Ms: at(0.99), perSecond: (pieces * 1_000) / total };
+    return taken;
   } finally {
     await psd.stop();
   }

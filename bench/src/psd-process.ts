@@ -1,11 +1,10 @@
 /**
- * A real PSD process for the benchmark: the built code, a store of its own in a temporary folder, provisioned and filled.
+ * A real PSD process for the benchmark: the built code, a store of its own, provisioned and filled.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
@@ -18,7 +17,7 @@ import type { Memory } from '@countermark/protocol/messages/batch-statistics';
 import { mills } from '@countermark/protocol/money';
 import { ask, BENCH_CURRENCY, Provisioning } from './provisioning.ts';
 
-const MAIN = fileURLToPath(import.meta.resolve('@countermark/psd/main'));
+const MAIN = fileURLToPath(new URL('../../packages/psd/dist/main.js', import.meta.url));
 
 /** A PSD that is ready to frank. */
 export type PsdProcess = {
@@ -29,9 +28,9 @@ export type PsdProcess = {
   stop(): Promise<void>;
 };
 
-/** Starts and provisions a PSD. */
-export async function startPsd(authentication: Authentication, memory: Memory): Promise<PsdProcess> {
-  const data = mkdtempSync(join(tmpdir(), 'cm-bench-'));
+/** Starts and provisions a PSD with its store in a folder of its own in `folder`. */
+export async function startPsd(folder: string, authentication: Authentication, memory: Memory): Promise<PsdProcess> {
+  const data = mkdtempSync(join(folder, 'psd-'));
   const provisioning = new Provisioning();
   const trustBundle = join(data, 'trust-bundle.json');
   writeFileSync(trustBundle, provisioning.trustBundle);
