@@ -1,0 +1,77 @@
+/**
+ * The server's configuration: JSON, strictly parsed; unknown settings are refused.
+ */
+import { isAbsolute, join } from 'node:path';
+import { rejection } from '@countermark/protocol/rejection';
+import { accept, type Result, refuse } from '@countermark/protocol/result';
+import { type PolicyValues, policyValues } from './policies.ts';
+
+export type Config = {
+  readonly data: string;
+  /** `sqlite:///path` or `postgres://...`. Default: SQLite in `data`. */
+  readonly database: string;
+  readonly listen: { readonly host: string; readonly port: number };
+  /** The file. */
+  readonly trustBundle: string;
+  readonly cdSocket: string;
+  readonly cdSessionSocket: string;
+  readonly acceptanceSocket: string;
+  readonly authority: { readonly url: string; readonly credential: string };
+  readonly operatorCredential: string;
+  /** What differs from the default policy; amounts are texts of mills. */
+  readonly policy: PolicyValues;
+};
+
+const TEXTS = ['data', 'trustBundle', 'cdSocket', 'cdSessionSocket', 'acceptanceSocket', 'operatorCredential'] as const;
+const SETTINGS: readonly string[] = [...TEXTS, 'database', 'listen', 'authority', 'policy'];
+const CREDENTIAL = /^[0-9a-f]{64}$/;
+
+/** Parses the configuration. Rejection: `config-invalid`. */
+export function parseConfig(json: unknown): Result<Config> {
+  const invalid = (reason: string) => refuse(rejection('config-invalid', { file: 'of the server', reason }));
+  const given = objectOf(json);
+  if (given === null) return invalid('it is not an object');
+  const unknown = Object.keys(given).find((name) => !SETTINGS.includes(name));
+  if (unknown !== undefined) return invalid(`the setting ${unknown} is unknown`);
+  const missing = TEXTS.find((name) => typeof given[name] !== 'string' || given[name] === '');
+  if (missing !== undefined) return invalid(`the setting ${missing} is missing or no text`);
+  const texts = given as Readonly<Record<(typeof TEXTS)[number], string>>;
+  if (!isAbsolute(texts.data)) return invalid('data must be an absolute path');
+  if (!CREDENTIAL.test(texts.operatorCredential)) return invalid('operatorCredential must be 32 bytes in hex');
+  const { host, port } = objectOf(given['listen']) ?? {};
+  if (typeof host !== 'string' || typeof port !== 'number' || !Number.isInteger(port) || port < 0 || port > 65_535) {
+    return invalid('listen must have host and port');
+  }
+  const { url, credential } = objectOf(given['authority']) ?? {};
+  if (typeof url !== 'string' || !URL.canParse(url)) return invalid('authority must have a url');
+  if (typeof credential !== 'string' || !CREDENTIAL.test(credential)) {
+    return invalid("the authority's credential must be 32 bytes in hex");
+  }
+  const own = new URL('sqlite:///');
+  own.pathname = join(texts.data, 'server.sqlite');
+  const database = given['database'] ?? own.href;
+  if (typeof database !== 'string' || !/^(sqlite:\/\/\/|postgres(ql)?:\/\/)./.test(database)) {
+    return invalid('database must be sqlite:///absolute/path or postgres://user@host/name');
+  }
+  const policy = policyValues(objectOf(given['policy'] ?? {}) ?? { form: null });
+  if (!policy.ok) return policy;
+  const { data, trustBundle, cdSocket, cdSessionSocket, acceptanceSocket, operatorCredential } = texts;
+  return accept({
+    data,
+    database,
+    listen: { host, port },
+    trustBundle,
+    cdSocket,
+    cdSessionSocket,
+    acceptanceSocket,
+    authority: { url, credential },
+    operatorCredential,
+    policy: policy.value,
+  });
+}
+
+function objectOf(value: unknown): Readonly<Record<string, unknown>> | null {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+    ? (value as Readonly<Record<string, unknown>>)
+    : null;
+}

@@ -1,0 +1,114 @@
+/**
+ * Delivery of accepted records to the postal authority (claims 1f and 13f), following the log by its cursor.
+ *
+ * Guarantees: every accepted record is delivered, in the log's order, with its attestation and the certificate under which
+ * it stands, until the authority has answered; an authority that was restored from an older backup says which sequence it
+ * expects and is fed again from there. Records that were accepted while their device was suspended are not delivered: no
+ * grant may rest on them.
+ */
+import { Fault } from '@countermark/node-platform/fault';
+import type { Log } from '@countermark/node-platform/logs';
+import { type Digest, digestText } from '@countermark/protocol/digest';
+import { describeRejection } from '@countermark/protocol/rejection';
+import type { SqlDatabase } from '@countermark/sql/database';
+import type { AuthorityClient } from './authority-client.ts';
+import { followerCursor, moveCursor } from './follower.ts';
+import type { Registry } from './registry.ts';
+import type { LogEntry, StatisticsLog } from './statistics-log.ts';
+import type { ServerTables } from './tables.ts';
+
+export const DELIVERY_FOLLOWER = 'delivery';
+const STEP = 256;
+const STEP_BYTES = 3 * 1024 * 1024;
+
+export type DeliveryParts = {
+  readonly database: SqlDatabase<ServerTables>;
+  readonly log: StatisticsLog;
+  readonly registry: Registry;
+  readonly authority: AuthorityClient;
+  readonly logs: Log;
+};
+
+export class DeliveryFollower {
+  readonly #parts: DeliveryParts;
+  /** Certificates that the authority has had from this process; repeats are harmless. */
+  readonly #sent = new Set<string>();
+
+  constructor(parts: DeliveryParts) {
+    this.#parts = parts;
+  }
+
+  /** Delivers what is new. Fault: `authority-unavailable`. */
+  async deliver(): Promise<'more' | 'idle'> {
+    const { database, log } = this.#parts;
+    const cursor = await followerCursor(database, DELIVERY_FOLLOWER);
+    const read = fitting(await log.after(cursor, STEP));
+    const last = read.at(-1);
+    if (last === undefined) return 'idle';
+    const entries = read.filter((entry) => !entry.suspended);
+    let upTo = last.cursor;
+    let intake: bigint | null = null;
+    if (entries.length > 0) {
+      const delivered = await this.#send(entries);
+      upTo = delivered.again ?? last.cursor;
+      intake = delivered.intake;
+    }
+    await database.transaction(async (tables) => {
+      await moveCursor(tables, DELIVERY_FOLLOWER, upTo);
+      if (intake === null || upTo !== last.cursor) return;
+      await tables
+        .insertInto('delivery_mark')
+        .values({ log_cursor: last.cursor, intake_cursor: intake })
+        .onConflict((conflict) => conflict.column('log_cursor').doUpdateSet({ intake_cursor: intake ?? 0n }))
+        .execute();
+    });
+    return 'more';
+  }
+
+  /** `again`: the cursor from which the authority has to be fed again. */
+  async #send(entries: readonly LogEntry[]): Promise<{ readonly intake: bigint; readonly again: bigint | null }> {
+    const { authority, registry, log, logs } = this.#parts;
+    const wanted = new Map<string, Digest>();
+    for (const { certificate } of entries) {
+      const name = digestText(certificate);
+      if (!this.#sent.has(name)) wanted.set(name, certificate);
+    }
+    const answer = await authority.deliver({
+      certificates: await registry.certificates([...wanted.values()]),
+      items: entries.map(({ record, attestation }) => ({ record, attestation })),
+    });
+    if (!answer.ok) throw new Fault('authority-unavailable', describeRejection(answer.rejection), { retry: 'later' });
+    for (const name of wanted.keys()) this.#sent.add(name);
+    let again: bigint | null = null;
+    for (const [index, entry] of entries.entries()) {
+      const result = answer.value.results[index];
+      if (result === undefined) throw new Fault('authority-unavailable', 'an answer is missing', { retry: 'later' });
+      if (result.outcome !== 'rejected') continue;
+      const { device, sequence } = entry;
+      const code = result.rejection?.code ?? 'try-again';
+      logs.warn('The authority refused a record', { device, sequence, code });
+      if (code === 'try-again') throw new Fault('authority-unavailable', 'it asks to try again', { retry: 'later' });
+      if (code === 'unknown-device') {
+        // It lost the certificate: the next delivery carries it again.
+        this.#sent.clear();
+        throw new Fault('authority-unavailable', `it does not know ${device} any more`, { retry: 'later' });
+      }
+      const expected = Number(result.rejection?.detail['expected'] ?? sequence);
+      if (code === 'out-of-order' && expected < sequence) {
+        const first = await log.entry(device, expected);
+        if (first !== null && (again === null || first.cursor - 1n < again)) again = first.cursor - 1n;
+      }
+    }
+    return { intake: BigInt(answer.value.cursor), again };
+  }
+}
+
+/** As many as fit in one delivery, at least one. */
+function fitting(entries: readonly LogEntry[]): readonly LogEntry[] {
+  let bytes = 0;
+  const end = entries.findIndex((entry, index) => {
+    bytes += entry.record.length + entry.attestation.length;
+    return index > 0 && bytes > STEP_BYTES;
+  });
+  return end === -1 ? entries : entries.slice(0, end);
+}

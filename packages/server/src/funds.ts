@@ -1,0 +1,318 @@
+/**
+ * Funds for devices: a refill from the licensee's deposit, and drawn credits, in one grant for each request.
+ *
+ * Guarantees: a request is decided once, durably, with its ledger entry, before the cryptographic device signs; asked again it
+ * gets the same grant's bytes; the deposit never goes below zero; what the device would hold never exceeds its policy. After a
+ * restore from a backup no funds go to a device until the funds that it authenticates are those of the ledger.
+ * A refusal is a signed grant of zero with its reason: it clears the device's pending number.
+ */
+import { nodeVerification } from '@countermark/node-platform/verification';
+import { sameBytes } from '@countermark/protocol/digest';
+import type { CustomerId, LicenseeId } from '@countermark/protocol/id';
+import { type Draw, drawSchema, FUNDS_GRANT, FUNDS_REQUEST, type FundsRequest } from '@countermark/protocol/messages/funds';
+import { type Currency, formatMills, mills } from '@countermark/protocol/money';
+import { rejection } from '@countermark/protocol/rejection';
+import { accept, type Result, refuse } from '@countermark/protocol/result';
+import { encodeWith, list, parseBytes } from '@countermark/protocol/schema';
+import type { SqlDatabase } from '@countermark/sql/database';
+import { type KeySource, type Verified, verifyMessage } from '@countermark/verify/verified';
+import type { CryptographicDevice } from './cryptographic-device-client.ts';
+import { ACCOUNT, type Ledger, type LedgerTransaction } from './ledger.ts';
+import type { Registry } from './registry.ts';
+import type { StatisticsLog } from './statistics-log.ts';
+import type { ServerTables } from './tables.ts';
+
+const draws = list(drawSchema, 1_000);
+const DRAWS_MAX = 1_000;
+
+export type FundsParts = {
+  readonly database: SqlDatabase<ServerTables>;
+  readonly ledger: Ledger;
+  readonly registry: Registry;
+  readonly log: StatisticsLog;
+  readonly cryptographicDevice: CryptographicDevice;
+  readonly roleKeys: KeySource;
+  readonly currency: Currency;
+  readonly highestFundsMills: bigint;
+  readonly nowMs: () => number;
+};
+
+type Decision = { readonly depositMills: bigint; readonly draws: readonly Draw[]; readonly refusal: string | undefined };
+
+export class Funds {
+  readonly #parts: FundsParts;
+
+  constructor(parts: FundsParts) {
+    this.#parts = parts;
+  }
+
+  /**
+   * The grant for a request. Rejections: those of `verifyMessage`, `unknown-device`, `funds-request-conflict`, `try-again`;
+   * everything else that stands against it is a signed refusal.
+   */
+  async grant(bytes: Uint8Array): Promise<Result<Uint8Array>> {
+    const request = await this.#verified(bytes);
+    if (!request.ok) return request;
+    const { device, number } = request.value.message;
+    const stored = await this.#stored(device, number);
+    const conflict = refuse(rejection('funds-request-conflict', { device, number }));
+    if (stored !== undefined && !sameBytes(stored.request_digest, request.value.digest)) return conflict;
+    if (stored?.funds_grant != null) return accept(stored.funds_grant);
+    const decision = stored === undefined ? await this.#decide(request.value) : decisionOf(stored);
+    if (decision === null) return conflict;
+    const grant = await this.#parts.cryptographicDevice.fund(bytes, decision);
+    return grant.ok ? this.#settle(request.value, decision, grant.value) : grant;
+  }
+
+  /** Books a funds grant that an archive kept and this server's ledger lost. Rejections: those of `verifyMessage`. */
+  async restore(bytes: Uint8Array): Promise<Result<void>> {
+    const { roleKeys, registry } = this.#parts;
+    const verified = verifyMessage(FUNDS_GRANT, bytes, { port: nodeVerification, keys: roleKeys });
+    if (!verified.ok) return verified;
+    const grant = verified.value.message;
+    if ((await registry.deviceLicensee(grant.device)) !== grant.licensee) {
+      return refuse(rejection('unknown-device', { device: grant.device }));
+    }
+    const depositMills = grant.amountMills - grant.draws.reduce((sum, draw) => sum + draw.amountMills, 0n);
+    await this.#parts.database.transaction(async (tables) => {
+      const added = await tables
+        .insertInto('funds')
+        .values({
+          device: grant.device,
+          number: BigInt(grant.number),
+          licensee: grant.licensee,
+          request_digest: new Uint8Array(0),
+          request: new Uint8Array(0),
+          deposit_mills: depositMills,
+          draws: encodeWith(draws, grant.draws),
+          amount_mills: grant.amountMills,
+          refusal: grant.refusal ?? null,
+          funds_grant: bytes,
+        })
+        .onConflict((conflict) => conflict.doNothing())
+        .returning('number')
+        .executeTakeFirst();
+      if (added !== undefined) await this.#book(tables, grant, depositMills, grant.draws, 'restored');
+    });
+    return accept(undefined);
+  }
+
+  /** What the next grant to a device of the licensee would pay out of drawn credits. */
+  async drawableMills(licensee: LicenseeId): Promise<bigint> {
+    return this.#parts.ledger.balance(ACCOUNT.drawn(licensee));
+  }
+
+  async #verified(bytes: Uint8Array): Promise<Result<Verified<FundsRequest>>> {
+    const { registry } = this.#parts;
+    const keys: KeySource = ({ holder, epoch }) => registry.certificateInMemory(holder, epoch)?.message ?? null;
+    const verify = () => verifyMessage(FUNDS_REQUEST, bytes, { port: nodeVerification, keys });
+    const first = verify();
+    if (first.ok || first.rejection.code !== 'unknown-device') return first;
+    const [holder = '', epoch = ''] = String(first.rejection.detail['device']).split('#');
+    return (await registry.certificate(holder, Number(epoch))) === null ? first : verify();
+  }
+
+  async #stored(device: string, number: number): Promise<ServerTables['funds'] | undefined> {
+    return this.#parts.database.read(async (tables) =>
+      tables
+        .selectFrom('funds')
+        .selectAll()
+        .where('device', '=', device)
+        .where('number', '=', BigInt(number))
+        .executeTakeFirst(),
+    );
+  }
+
+  /** Decides and books, durably; null where another request was decided under the number meanwhile. */
+  async #decide(request: Verified<FundsRequest>): Promise<Decision | null> {
+    const { message, digest, bytes } = request;
+    const { device, licensee, number } = message;
+    const { registry, log, database } = this.#parts;
+    const head = await log.head(device);
+    const owner = await registry.deviceLicensee(device);
+    const barred =
+      owner !== licensee
+        ? 'the device is not enrolled for this licensee'
+        : head.suspended
+          ? `the device is suspended: ${head.reason}`
+          : undefined;
+    return database.transaction(async (tables) => {
+      const existing = await tables
+        .selectFrom('funds')
+        .selectAll()
+        .where('device', '=', device)
+        .where('number', '=', BigInt(number))
+        .executeTakeFirst();
+      if (existing !== undefined) return sameBytes(existing.request_digest, digest) ? decisionOf(existing) : null;
+      const decision = barred === undefined ? await this.#reckoned(tables, message) : refused(barred);
+      const drawnMills = decision.draws.reduce((sum, draw) => sum + draw.amountMills, 0n);
+      await tables
+        .insertInto('funds')
+        .values({
+          device,
+          number: BigInt(number),
+          licensee,
+          request_digest: digest,
+          request: bytes,
+          deposit_mills: decision.depositMills,
+          draws: encodeWith(draws, decision.draws),
+          amount_mills: decision.depositMills + drawnMills,
+          refusal: decision.refusal ?? null,
+          funds_grant: null,
+        })
+        .execute();
+      await this.#book(tables, message, decision.depositMills, decision.draws, 'granted');
+      return decision;
+    });
+  }
+
+  async #reckoned(tables: LedgerTransaction, request: FundsRequest): Promise<Decision> {
+    const { device, licensee, number, amountMills, registers, currency } = request;
+    const own = this.#parts.currency;
+    if (currency.code !== own.code || currency.exponent !== own.exponent) {
+      return refused(`the device reckons in ${currency.code}, this server in ${own.code}`);
+    }
+    const earlier = await tables
+      .selectFrom('funds')
+      .select((eb) => eb.fn.sum<bigint>('amount_mills').as('sum'))
+      .where('device', '=', device)
+      .where('number', '<', BigInt(number))
+      .executeTakeFirst();
+    const grantedMills = BigInt(earlier?.sum ?? 0n);
+    if (grantedMills !== request.funds.receivedMills) {
+      return refused(
+        `the device has received ${formatMills(request.funds.receivedMills, own)}, the ledger knows of ${formatMills(grantedMills, own)}: archived grants must be booked first`,
+      );
+    }
+    const roomMills = this.#parts.highestFundsMills - registers.descendingMills;
+    if (roomMills <= 0n) return refused('the device holds as much as its policy allows');
+    const depositMills = amountMills < roomMills ? amountMills : roomMills;
+    const availableMills = await this.#parts.ledger.balanceIn(tables, ACCOUNT.deposit(licensee));
+    if (depositMills > availableMills) {
+      return refused(`the deposit holds ${formatMills(availableMills, own)}; ${formatMills(depositMills, own)} were asked`);
+    }
+    return {
+      depositMills,
+      draws: await this.#drawn(tables, request, roomMills - depositMills),
+      refusal: undefined,
+    };
+  }
+
+  /** Takes open draws, oldest first, as long as each fits in the room; named in the grant by customer. */
+  async #drawn(tables: LedgerTransaction, request: FundsRequest, roomMills: bigint): Promise<readonly Draw[]> {
+    const { device, licensee, number } = request;
+    const open = await tables
+      .selectFrom('draw')
+      .selectAll()
+      .where('licensee', '=', licensee)
+      .where('device', 'is', null)
+      .orderBy('ref')
+      .execute();
+    const byCustomer = new Map<string, bigint>();
+    const taken: string[] = [];
+    let leftMills = roomMills;
+    for (const draw of open) {
+      if (draw.amount_mills > leftMills) continue;
+      if (!byCustomer.has(draw.customer) && byCustomer.size >= DRAWS_MAX) continue;
+      leftMills -= draw.amount_mills;
+      byCustomer.set(draw.customer, (byCustomer.get(draw.customer) ?? 0n) + draw.amount_mills);
+      taken.push(draw.ref);
+    }
+    for (let first = 0; first < taken.length; first += 500) {
+      await tables
+        .updateTable('draw')
+        .set({ device, number: BigInt(number) })
+        .where('ref', 'in', taken.slice(first, first + 500))
+        .execute();
+    }
+    return [...byCustomer]
+      .sort(([one], [other]) => (one < other ? -1 : 1))
+      .map(([customer, amount]) => ({
+        ...(customer === '' ? {} : { customer: customer as CustomerId }),
+        amountMills: mills(amount),
+      }));
+  }
+
+  /** The one entry of a request: from the deposit and the drawn credits into the device. */
+  async #book(
+    tables: LedgerTransaction,
+    { device, licensee, number }: Pick<FundsRequest, 'device' | 'licensee' | 'number'>,
+    depositMills: bigint,
+    drawn: readonly Draw[],
+    how: string,
+  ): Promise<void> {
+    const drawnMills = drawn.reduce((sum, draw) => sum + draw.amountMills, 0n);
+    if (depositMills + drawnMills === 0n) return;
+    await this.#parts.ledger.bookIn(tables, [
+      {
+        ref: `funds:${device}:${number}`,
+        kind: 'funds',
+        note: `Funds request ${number} of ${device}, ${how}`,
+        atMs: this.#parts.nowMs(),
+        lines: [
+          { account: ACCOUNT.deposit(licensee), amountMills: -depositMills },
+          { account: ACCOUNT.drawn(licensee), amountMills: -drawnMills },
+          { account: ACCOUNT.device(device), amountMills: depositMills + drawnMills },
+        ],
+      },
+    ]);
+  }
+
+  /** Stores the grant if there is none and answers what is stored; books the difference if the grant was decided earlier, otherwise. */
+  async #settle(request: Verified<FundsRequest>, decision: Decision, bytes: Uint8Array): Promise<Result<Uint8Array>> {
+    const verified = verifyMessage(FUNDS_GRANT, bytes, { port: nodeVerification, keys: this.#parts.roleKeys });
+    if (!verified.ok) return verified;
+    const grant = verified.value.message;
+    const { device, licensee, number } = request.message;
+    if (grant.device !== device || grant.number !== number) {
+      return refuse(rejection('wrong-device', { type: FUNDS_GRANT.type, device: grant.device, expected: device }));
+    }
+    return this.#parts.database.transaction(async (tables) => {
+      const row = await tables
+        .selectFrom('funds')
+        .select('funds_grant')
+        .where('device', '=', device)
+        .where('number', '=', BigInt(number))
+        .executeTakeFirst();
+      if (row?.funds_grant != null) return accept(row.funds_grant);
+      const grantDrawn = grant.draws.reduce((sum, draw) => sum + draw.amountMills, 0n);
+      const decidedDrawn = decision.draws.reduce((sum, draw) => sum + draw.amountMills, 0n);
+      const depositMore = grant.amountMills - grantDrawn - decision.depositMills;
+      const drawnMore = grantDrawn - decidedDrawn;
+      await tables
+        .updateTable('funds')
+        .set({ funds_grant: bytes, amount_mills: grant.amountMills, deposit_mills: grant.amountMills - grantDrawn })
+        .where('device', '=', device)
+        .where('number', '=', BigInt(number))
+        .execute();
+      if (depositMore !== 0n || drawnMore !== 0n) {
+        // The cryptographic device had granted this request before the server was restored from a backup.
+        await this.#parts.ledger.bookIn(tables, [
+          {
+            ref: `funds-correction:${device}:${number}`,
+            kind: 'correction',
+            note: `Funds request ${number} of ${device} had been granted before, with other amounts`,
+            atMs: this.#parts.nowMs(),
+            lines: [
+              { account: ACCOUNT.deposit(licensee), amountMills: -depositMore },
+              { account: ACCOUNT.drawn(licensee), amountMills: -drawnMore },
+              { account: ACCOUNT.device(device), amountMills: depositMore + drawnMore },
+            ],
+          },
+        ]);
+      }
+      return accept(bytes);
+    });
+  }
+}
+
+function refused(reason: string): Decision {
+  // The grant's field holds 200 bytes.
+  return { depositMills: 0n, draws: [], refusal: reason.slice(0, 200) };
+}
+
+function decisionOf(row: ServerTables['funds']): Decision {
+  const stored = parseBytes(draws, row.draws);
+  if (!stored.ok) throw new TypeError('stored draws cannot be read');
+  return { depositMills: row.deposit_mills, draws: stored.value, refusal: row.refusal ?? undefined };
+}

@@ -1,0 +1,167 @@
+/**
+ * Grants of the postal authority, fetched, verified with the trust bundle, and booked once: a discount is paid to its
+ * account, a credit waits in its account until that customer's own postage draws it.
+ *
+ * Guarantees: a grant is booked once by its digest; an unauthentic one stops the intake, with a fault in the log, until
+ * someone acts; grants and how far the authority has evaluated move in one unit of work.
+ */
+import { Fault } from '@countermark/node-platform/fault';
+import { nodeVerification } from '@countermark/node-platform/verification';
+import { parseEnvelope } from '@countermark/protocol/cose';
+import { digestText } from '@countermark/protocol/digest';
+import type { LicenseeId } from '@countermark/protocol/id';
+import { CREDIT_GRANT, DISCOUNT_GRANT, type Grant } from '@countermark/protocol/messages/grant';
+import { describeRejection } from '@countermark/protocol/rejection';
+import type { SqlDatabase } from '@countermark/sql/database';
+import { type KeySource, type Verified, verifyMessage } from '@countermark/verify/verified';
+import type { AuthorityClient } from './authority-client.ts';
+import { DELIVERY_FOLLOWER } from './delivery.ts';
+import { followerCursor, moveCursor } from './follower.ts';
+import { ACCOUNT, type Ledger, type LedgerTransaction } from './ledger.ts';
+import type { StatisticsLog } from './statistics-log.ts';
+import type { ServerTables } from './tables.ts';
+
+export const GRANTS_FOLLOWER = 'grants';
+/** The log's cursor up to which the authority has evaluated, all grants of that being booked. */
+export const EVALUATED_FOLLOWER = 'evaluated';
+/** A full page of the authority's list: there may be more. */
+const PAGE = 1_000;
+
+export type BookedGrant = {
+  readonly cursor: bigint;
+  readonly digest: Uint8Array;
+  readonly kind: string;
+  readonly customer: string;
+  readonly bytes: Uint8Array;
+  readonly bookedAtMs: number;
+};
+
+export type GrantIntakeParts = {
+  readonly database: SqlDatabase<ServerTables>;
+  readonly ledger: Ledger;
+  readonly log: StatisticsLog;
+  readonly authority: AuthorityClient;
+  readonly roleKeys: KeySource;
+  readonly nowMs: () => number;
+};
+
+export class GrantIntake {
+  readonly #parts: GrantIntakeParts;
+
+  constructor(parts: GrantIntakeParts) {
+    this.#parts = parts;
+  }
+
+  /** Fetches and books what is new. Faults: `authority-unavailable`, `grant-not-authentic`. */
+  async take(): Promise<'more' | 'idle' | 'waiting'> {
+    const { authority, database, log } = this.#parts;
+    const cursor = await followerCursor(database, GRANTS_FOLLOWER);
+    const listed = await authority.grants(cursor);
+    if (!listed.ok) throw new Fault('authority-unavailable', describeRejection(listed.rejection), { retry: 'later' });
+    const { grants, evaluatedThrough } = listed.value;
+    const verified = grants.map((item) => ({ cursor: BigInt(item.cursor), grant: this.#verified(item.grant) }));
+    const position = await log.position();
+    await database.transaction(async (tables) => {
+      for (const { cursor: at, grant } of verified) await this.#book(tables, at, grant, position);
+      const last = verified.at(-1);
+      if (last !== undefined) await moveCursor(tables, GRANTS_FOLLOWER, last.cursor);
+      if (grants.length < PAGE) {
+        const mark = await tables
+          .selectFrom('delivery_mark')
+          .select((eb) => eb.fn.max('log_cursor').as('cursor'))
+          .where('intake_cursor', '<=', BigInt(evaluatedThrough))
+          .executeTakeFirst();
+        const evaluated = mark?.cursor ?? null;
+        if (evaluated !== null) {
+          await moveCursor(tables, EVALUATED_FOLLOWER, evaluated);
+          await tables.deleteFrom('delivery_mark').where('log_cursor', '<', evaluated).execute();
+        }
+      }
+    });
+    if (grants.length === PAGE) return 'more';
+    const delivered = await followerCursor(database, DELIVERY_FOLLOWER);
+    return (await followerCursor(database, EVALUATED_FOLLOWER)) < delivered ? 'waiting' : 'idle';
+  }
+
+  /** Booked grants of a licensee after a cursor, oldest first. */
+  async booked(licensee: LicenseeId, after: bigint, limit: number): Promise<readonly BookedGrant[]> {
+    const rows = await this.#parts.database.read(async (tables) =>
+      tables
+        .selectFrom('booked_grant')
+        .selectAll()
+        .where('licensee', '=', licensee)
+        .where('cursor', '>', after)
+        .orderBy('cursor')
+        .limit(limit)
+        .execute(),
+    );
+    return rows.map((row) => ({
+      cursor: row.cursor,
+      digest: row.digest,
+      kind: row.kind,
+      customer: row.customer,
+      bytes: row.grant_bytes,
+      bookedAtMs: Number(row.booked_at_ms),
+    }));
+  }
+
+  #verified(bytes: Uint8Array): Verified<Grant> {
+    const envelope = parseEnvelope(bytes);
+    const type = envelope.ok && envelope.value.type === CREDIT_GRANT.type ? CREDIT_GRANT : DISCOUNT_GRANT;
+    const grant = verifyMessage(type, bytes, { port: nodeVerification, keys: this.#parts.roleKeys });
+    if (!grant.ok) throw new Fault('grant-not-authentic', describeRejection(grant.rejection), { retry: 'never' });
+    return grant.value;
+  }
+
+  async #book(
+    tables: LedgerTransaction,
+    cursor: bigint,
+    { message, envelope, digest, bytes }: Verified<Grant>,
+    position: bigint,
+  ): Promise<void> {
+    const { ledger, nowMs } = this.#parts;
+    const { licensee, customer, programme, amountMills } = message;
+    const bookedAtMs = BigInt(nowMs());
+    const credit = envelope.type === CREDIT_GRANT.type;
+    const added = await tables
+      .insertInto('booked_grant')
+      .values({
+        cursor,
+        digest,
+        licensee,
+        customer: customer ?? '',
+        kind: credit ? 'credit' : 'discount',
+        grant_bytes: bytes,
+        booked_at_ms: bookedAtMs,
+      })
+      .onConflict((conflict) => conflict.doNothing())
+      .returning('cursor')
+      .executeTakeFirst();
+    if (added === undefined) return;
+    await ledger.bookIn(tables, [
+      {
+        ref: `grant:${digestText(digest)}`,
+        kind: credit ? 'credit' : 'discount',
+        note: `${programme}, ${message.period}, revision ${message.revision}`,
+        atMs: Number(bookedAtMs),
+        lines: [
+          { account: credit ? ACCOUNT.authorityCredits : ACCOUNT.authorityDiscounts, amountMills: -amountMills },
+          { account: ACCOUNT.of(credit ? 'credit' : 'discount', licensee, customer), amountMills },
+        ],
+      },
+    ]);
+    if (!credit) return;
+    await tables
+      .insertInto('credit')
+      .values({
+        grant_digest: digest,
+        licensee,
+        customer: customer ?? '',
+        remaining_mills: amountMills,
+        booked_at_ms: bookedAtMs,
+        booked_at_cursor: position,
+        place: cursor,
+      })
+      .execute();
+  }
+}

@@ -1,0 +1,471 @@
+/**
+ * The server's HTTP interface (OpenAPI 3.1 at `/openapi.json`).
+ *
+ * Guarantees: every request but those of `/health`, `/openapi.json` and the trust bundle carries a credential, compared by its
+ * hash; bodies are bounded, of exactly the media type that the route names, and validated before a handler sees them;
+ * amounts are texts; every error is problem+json with a code of the catalogue. Acceptance takes a bounded number of submissions
+ * at once and answers `try-again` beyond.
+ * Speaks plain HTTP: TLS in front of it is the operator's.
+ */
+import { randomBytes, timingSafeEqual } from 'node:crypto';
+import type { Log } from '@countermark/node-platform/logs';
+import { type CustomerId, type DeviceId, DEVICE_ID, type LicenseeId, LICENSEE_ID } from '@countermark/protocol/id';
+import { answersSchema, MAX_RECORD_BYTES, submissionSchema } from '@countermark/protocol/interfaces/answer';
+import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
+import { type Rejection, rejection } from '@countermark/protocol/rejection';
+import type { Result } from '@countermark/protocol/result';
+import { bytes, encodeWith, field, list, type Of, parseBytes, struct } from '@countermark/protocol/schema';
+import { nodeVerification } from '@countermark/node-platform/verification';
+import { type KeySource, verifyMessage } from '@countermark/verify/verified';
+import swagger from '@fastify/swagger';
+import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
+import { type Static, Type } from 'typebox';
+import type { Acceptance } from './acceptance.ts';
+import type { AuthorityClient } from './authority-client.ts';
+import type { CryptographicDevice } from './cryptographic-device-client.ts';
+import type { Funds } from './funds.ts';
+import type { GrantIntake } from './grant-intake.ts';
+import { ACCOUNT, type Ledger } from './ledger.ts';
+import type { Policies } from './policies.ts';
+import { type Defect, PROBLEM_TYPE, problemOf } from './problem.ts';
+import { credentialHash, type Registry } from './registry.ts';
+import { serveSessionUpgrades } from './session-upgrade.ts';
+import type { Settlement } from './settlement.ts';
+import type { StatisticsLog } from './statistics-log.ts';
+
+const CBOR = 'application/cbor';
+const JSON_BODY_BYTES = 512 * 1024;
+const CBOR_BODY_BYTES = 4 * 1024 * 1024;
+const SUBMISSIONS_AT_ONCE = 32;
+const CBOR_LIMITS = { maxBytes: CBOR_BODY_BYTES, maxDepth: 12 };
+
+/** Archived records, each with what was answered: fed to a server that was restored from an older backup. */
+const archiveSchema = struct('archive', {
+  items: field(
+    1,
+    list(
+      struct('archive-item', {
+        record: field(1, bytes(1, MAX_RECORD_BYTES)),
+        attestation: field(2, bytes(1, 4_096)),
+        confirmation: field(3, bytes(1, 4_096)),
+      }),
+      256,
+      1,
+    ),
+  ),
+});
+
+const Licensee = Type.String({ pattern: LICENSEE_ID.source, description: 'A licensee: lic_...' });
+const Device = Type.String({ pattern: DEVICE_ID.source, description: 'A device: psd_ and 16 hex digits' });
+const Customer = Type.String({ pattern: '^[a-z0-9][a-z0-9-]{0,31}$' });
+const Amount = Type.String({ pattern: '^[0-9]{1,18}$', description: 'Mills, as a text' });
+const SignedAmount = Type.String({ pattern: '^-?[0-9]{1,19}$', description: 'Mills, as a text' });
+const Base64Url = Type.String({ pattern: '^[A-Za-z0-9_-]+$' });
+const Cursor = Type.String({ pattern: '^[0-9]{1,18}$' });
+const Count = Type.Integer({ minimum: 0 });
+const strict = { additionalProperties: false } as const;
+
+const LicenseeBody = Type.Object(
+  { licensee: Licensee, name: Type.String({ minLength: 1, maxLength: 100 }), kind: Type.Union([Type.Literal('mailer'), Type.Literal('bureau')]) },
+  strict,
+);
+const DepositBody = Type.Object({ amountMills: Amount }, strict);
+const CustomersBody = Type.Object({ customers: Type.Array(Customer, { maxItems: 4_096 }) }, strict);
+const DeviceBody = Type.Object({ licensee: Licensee, request: Base64Url }, strict);
+const LicenseeParams = Type.Object({ licensee: Licensee });
+const DeviceParams = Type.Object({ device: Device });
+const RecordParams = Type.Object({ device: Device, sequence: Type.Integer({ minimum: 1, maximum: 0xffff_ffff }) });
+const PageQuery = Type.Object({ after: Type.Optional(Cursor), limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_000 })) }, strict);
+const IdempotencyHeaders = Type.Object({ 'idempotency-key': Type.String({ pattern: '^[A-Za-z0-9_-]{1,64}$' }) });
+const Binary = Type.Unsafe<Buffer>({ type: 'string', format: 'binary' });
+
+const LineSchema = Type.Object({ account: Type.String(), amountMills: SignedAmount });
+const EntriesAnswer = Type.Object({
+  entries: Type.Array(
+    Type.Object({
+      number: Cursor,
+      ref: Type.String(),
+      kind: Type.String(),
+      note: Type.String(),
+      atMs: Count,
+      lines: Type.Array(LineSchema),
+    }),
+  ),
+});
+const GrantsAnswer = Type.Object({
+  grants: Type.Array(
+    Type.Object({
+      cursor: Cursor,
+      digest: Type.String(),
+      kind: Type.String(),
+      customer: Type.Optional(Type.String()),
+      grant: Base64Url,
+      bookedAtMs: Count,
+    }),
+  ),
+  cursor: Cursor,
+});
+const SettlementAnswer = Type.Object({
+  logged: Count,
+  booked: Count,
+  delivered: Count,
+  evaluated: Count,
+  grantsCursor: Cursor,
+  drawableMills: Amount,
+  suspended: Type.Boolean(),
+  reason: Type.String(),
+});
+
+export type HttpParts = {
+  readonly acceptance: Acceptance;
+  readonly authority: AuthorityClient;
+  readonly cryptographicDevice: CryptographicDevice;
+  readonly funds: Funds;
+  readonly grants: GrantIntake;
+  readonly ledger: Ledger;
+  readonly log: StatisticsLog;
+  readonly policies: Policies;
+  readonly registry: Registry;
+  readonly settlement: Settlement;
+  readonly roleKeys: KeySource;
+  readonly trustBundle: string;
+  readonly operatorCredential: string;
+  readonly cdSessionSocket: string;
+  readonly nowMs: () => number;
+  readonly logs: Log;
+};
+
+type Caller = { readonly operator: true } | { readonly operator: false; readonly licensee: LicenseeId };
+
+/** Thrown by handlers to answer with a rejection. */
+class Refusal extends Error {
+  readonly rejection: Rejection;
+  constructor(refused: Rejection) {
+    super(refused.code);
+    this.rejection = refused;
+  }
+}
+
+/** The HTTP interface, not listening yet. */
+export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> {
+  const { registry, log, ledger, logs } = parts;
+  const app = fastify({
+    bodyLimit: JSON_BODY_BYTES,
+    requestTimeout: 60_000,
+    keepAliveTimeout: 75_000,
+    genReqId: requestId,
+    requestIdHeader: false,
+    forceCloseConnections: true,
+    ajv: { customOptions: { removeAdditional: false, coerceTypes: 'array', allErrors: true } },
+    routerOptions: { maxParamLength: 128 },
+  });
+  const operatorHash = Buffer.from(credentialHash(parts.operatorCredential) ?? '', 'hex');
+  if (operatorHash.length === 0) throw new TypeError('the operator credential is not 32 bytes in hex');
+
+  const callerOf = async (authorization: string | undefined): Promise<Caller | null> => {
+    const credential = /^Bearer ([0-9a-f]{64})$/i.exec(authorization ?? '')?.[1];
+    if (credential === undefined) return null;
+    const hash = Buffer.from(credentialHash(credential) ?? '', 'hex');
+    if (hash.length === operatorHash.length && timingSafeEqual(hash, operatorHash)) return { operator: true };
+    const licensee = await registry.licenseeOf(credential);
+    return licensee === null ? null : { operator: false, licensee };
+  };
+  const callers = new WeakMap<FastifyRequest, Caller>();
+  const anyone = async (request: FastifyRequest): Promise<void> => {
+    const caller = await callerOf(request.headers.authorization);
+    if (caller === null) throw new Refusal(rejection('unauthorised', {}));
+    callers.set(request, caller);
+  };
+  const operator = async (request: FastifyRequest): Promise<void> => {
+    await anyone(request);
+    if (callers.get(request)?.operator !== true) throw new Refusal(rejection('unauthorised', {}));
+  };
+  const own = (request: FastifyRequest, licensee: LicenseeId): void => {
+    const caller = callers.get(request);
+    if (caller === undefined || (!caller.operator && caller.licensee !== licensee)) {
+      throw new Refusal(rejection('unauthorised', {}));
+    }
+  };
+  const ownLicensee = async (request: FastifyRequest): Promise<LicenseeId> => {
+    const { licensee } = request.params as Static<typeof LicenseeParams>;
+    own(request, licensee as LicenseeId);
+    if ((await registry.licensee(licensee)) === null) throw new Refusal(rejection('unknown-licensee', { licensee }));
+    return licensee as LicenseeId;
+  };
+  const ownDevice = async (request: FastifyRequest): Promise<{ device: DeviceId; licensee: LicenseeId }> => {
+    const { device } = request.params as Static<typeof DeviceParams>;
+    const licensee = await registry.deviceLicensee(device);
+    if (licensee === null) throw new Refusal(rejection('unknown-device', { device }));
+    own(request, licensee);
+    return { device: device as DeviceId, licensee };
+  };
+
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser('application/json', { parseAs: 'buffer' }, (_request, body, done) => {
+    try {
+      done(null, JSON.parse(body.toString()));
+    } catch (error) {
+      const reason = error instanceof Error ? error.message : String(error);
+      done(new Refusal(rejection('malformed', { path: 'body', reason: reason.slice(0, 200) })));
+    }
+  });
+  app.addContentTypeParser(CBOR, { parseAs: 'buffer', bodyLimit: CBOR_BODY_BYTES }, (_request, body, done) => {
+    done(null, body);
+  });
+  app.setErrorHandler((error, request, reply) => {
+    answerError(error, request, reply, logs);
+  });
+  app.setNotFoundHandler((request, reply) => {
+    refuseWith(reply, request, rejection('unknown-operation', { operation: `${request.method} ${request.url}`.slice(0, 100) }));
+  });
+  await app.register(swagger, {
+    openapi: {
+      openapi: '3.1.0',
+      info: { title: 'Countermark server', version: '1', description: 'Amounts are texts of mills; errors are problem+json with a code of docs/errors.md.' },
+      components: { securitySchemes: { credential: { type: 'http', scheme: 'bearer' } } },
+      security: [{ credential: [] }],
+    },
+  });
+  const describe = (summary: string, rest: object = {}) => ({ schema: { summary, ...rest } });
+  const cbor = { consumes: [CBOR], produces: [CBOR] };
+  const produced = { produces: [CBOR], response: { 200: Binary } };
+
+  // Swagger sees routes that are registered after it.
+  app.after(() => {
+    app.get('/health', describe('Whether the server answers'), async () => ({ status: 'ok' }));
+    app.get('/openapi.json', describe('This description'), async () => app.swagger());
+    app.get('/v1/trust-bundle', describe('The public keys on which every offline check stands'), async (_request, reply) =>
+      reply.type('application/json').send(parts.trustBundle),
+    );
+
+    app.post('/v1/licensees', { preHandler: operator, ...describe('Registers a licensee and issues a credential for its hosts', { body: LicenseeBody }) }, async (request, reply) => {
+      const body = request.body as Static<typeof LicenseeBody>;
+      const known = await registry.licensee(body.licensee);
+      const credential = await registry.addLicensee({ ...body, licensee: body.licensee as LicenseeId }, parts.nowMs());
+      return reply.code(known === null ? 201 : 200).send({ licensee: body.licensee, credential });
+    });
+
+    app.post('/v1/licensees/:licensee/deposits', { preHandler: operator, ...describe('Pays into the deposit, once for each Idempotency-Key', { params: LicenseeParams, body: DepositBody, headers: IdempotencyHeaders }) }, async (request, reply) => {
+      const licensee = await ownLicensee(request);
+      const amountMills = BigInt((request.body as Static<typeof DepositBody>).amountMills);
+      const key = (request.headers as Static<typeof IdempotencyHeaders>)['idempotency-key'];
+      const lines = [
+        { account: ACCOUNT.world, amountMills: -amountMills },
+        { account: ACCOUNT.deposit(licensee), amountMills },
+      ];
+      const ref = `deposit:${licensee}:${key}`;
+      const booked = await ledger.book([{ ref, kind: 'deposit', note: 'Paid into the deposit', atMs: parts.nowMs(), lines }]);
+      if (booked.length === 0 && (await ledger.amountOf(ref, ACCOUNT.deposit(licensee))) !== amountMills) {
+        throw new Refusal(rejection('idempotency-conflict', {}));
+      }
+      const balanceMills = (await ledger.balance(ACCOUNT.deposit(licensee))).toString();
+      return reply.code(booked.length === 0 ? 200 : 201).send({ ref, amountMills: amountMills.toString(), balanceMills });
+    });
+
+    app.post('/v1/licensees/:licensee/customers', { preHandler: anyone, ...describe('Registers customers; the policies of the devices are signed anew', { params: LicenseeParams, body: CustomersBody }) }, async (request) => {
+      const licensee = await ownLicensee(request);
+      const { customers } = request.body as Static<typeof CustomersBody>;
+      const all = await registry.addCustomers(licensee, customers as CustomerId[]);
+      for (const device of await registry.devicesOf(licensee)) taken(await parts.policies.renewed(device, licensee, all));
+      return { customers: all };
+    });
+
+    app.get('/v1/licensees/:licensee/accounts', { preHandler: anyone, ...describe('The balances of all accounts', { params: LicenseeParams, response: { 200: Type.Object({ accounts: Type.Array(Type.Object({ account: Type.String(), balanceMills: SignedAmount })) }) } }) }, async (request) => {
+      const licensee = await ownLicensee(request);
+      const accounts = await ledger.accounts(licensee, await registry.devicesOf(licensee));
+      return { accounts: accounts.map(({ account, balanceMills }) => ({ account, balanceMills: balanceMills.toString() })) };
+    });
+
+    app.get('/v1/licensees/:licensee/entries', { preHandler: anyone, ...describe('Ledger entries, oldest first', { params: LicenseeParams, querystring: PageQuery, response: { 200: EntriesAnswer } }) }, async (request) => {
+      const licensee = await ownLicensee(request);
+      const { after = '0', limit = 200 } = request.query as Static<typeof PageQuery>;
+      const entries = await ledger.entries(licensee, await registry.devicesOf(licensee), BigInt(after), limit);
+      return {
+        entries: entries.map((entry) => ({
+          ...entry,
+          number: entry.number.toString(),
+          lines: entry.lines.map(({ account, amountMills }) => ({ account, amountMills: amountMills.toString() })),
+        })),
+      };
+    });
+
+    app.get('/v1/licensees/:licensee/grants', { preHandler: anyone, ...describe('Booked grants of the postal authority, oldest first', { params: LicenseeParams, querystring: PageQuery, response: { 200: GrantsAnswer } }) }, async (request) => {
+      const licensee = await ownLicensee(request);
+      const { after = '0', limit = 200 } = request.query as Static<typeof PageQuery>;
+      const grants = await parts.grants.booked(licensee, BigInt(after), limit);
+      return {
+        grants: grants.map((grant) => ({
+          cursor: grant.cursor.toString(),
+          digest: Buffer.from(grant.digest).toString('hex'),
+          kind: grant.kind,
+          ...(grant.customer === '' ? {} : { customer: grant.customer }),
+          grant: Buffer.from(grant.bytes).toString('base64url'),
+          bookedAtMs: grant.bookedAtMs,
+        })),
+        cursor: (grants.at(-1)?.cursor ?? BigInt(after)).toString(),
+      };
+    });
+
+    app.post('/v1/devices', { preHandler: anyone, ...describe('Enrols a device by its own signed request; the same request gets the same certificate', { body: DeviceBody, response: { 201: Type.Object({ certificate: Base64Url, policy: Base64Url }) } }) }, async (request, reply) => {
+      const body = request.body as Static<typeof DeviceBody>;
+      const licensee = body.licensee as LicenseeId;
+      own(request, licensee);
+      if ((await registry.licensee(licensee)) === null) throw new Refusal(rejection('unknown-licensee', { licensee }));
+      const requestBytes = new Uint8Array(Buffer.from(body.request, 'base64url'));
+      const issued = taken(await parts.cryptographicDevice.enrol(requestBytes, licensee));
+      const certificate = taken(verifyMessage(DEVICE_CERTIFICATE, issued, { port: nodeVerification, keys: parts.roleKeys }));
+      await registry.addDevice(requestBytes, certificate);
+      const customers = await registry.addCustomers(licensee, []);
+      const policy = taken(await parts.policies.renewed(certificate.message.device, licensee, customers));
+      return reply.code(201).send({ certificate: base64url(issued), policy: base64url(policy) });
+    });
+
+    app.get('/v1/devices/:device/policy', { preHandler: anyone, ...describe('The device\'s newest policy', { params: DeviceParams, ...produced }) }, async (request, reply) => {
+      const { device, licensee } = await ownDevice(request);
+      const customers = await registry.addCustomers(licensee, []);
+      return sendCbor(reply, taken(await parts.policies.renewed(device, licensee, customers)));
+    });
+
+    app.get('/v1/devices/:device/time', { preHandler: anyone, ...describe('The time, signed for the device', { params: DeviceParams, ...produced }) }, async (request, reply) => {
+      const { device } = await ownDevice(request);
+      return sendCbor(reply, taken(await parts.cryptographicDevice.signTime(device)));
+    });
+
+    app.get('/v1/devices/:device/suspension', { preHandler: anyone, ...describe('The signed suspension of a suspended device', { params: DeviceParams, ...produced }) }, async (request, reply) => {
+      const { device } = await ownDevice(request);
+      const suspension = await registry.suspension(device);
+      return suspension === null ? reply.code(204).send() : sendCbor(reply, suspension);
+    });
+
+    app.get('/v1/devices/:device/settlement', { preHandler: anyone, ...describe('How far the device\'s records have come: sequences that are logged, booked, delivered, evaluated', { params: DeviceParams, response: { 200: SettlementAnswer } }) }, async (request) => {
+      const { device, licensee } = await ownDevice(request);
+      const state = await parts.settlement.of(device, licensee);
+      return { ...state, grantsCursor: state.grantsCursor.toString(), drawableMills: state.drawableMills.toString() };
+    });
+
+    let submissions = 0;
+    app.post('/v1/records', { preHandler: anyone, bodyLimit: CBOR_BODY_BYTES, ...describe('Takes records of any device: one answer each (CDDL: submission, answers)', { ...cbor }) }, async (request, reply) => {
+      if (submissions >= SUBMISSIONS_AT_ONCE) {
+        throw new Refusal(rejection('try-again', { reason: `${SUBMISSIONS_AT_ONCE} submissions are being taken` }));
+      }
+      submissions += 1;
+      try {
+        const { records } = cborBody(submissionSchema, request);
+        return sendCbor(reply, encodeWith(answersSchema, { answers: await parts.acceptance.submit(records) }));
+      } finally {
+        submissions -= 1;
+      }
+    });
+
+    app.post('/v1/archived-records', { preHandler: anyone, bodyLimit: CBOR_BODY_BYTES, ...describe('Takes accepted records back from an archive, with their confirmations, after this server was restored from an older backup', { ...cbor }) }, async (request, reply) => {
+      const { items } = cborBody(archiveSchema, request);
+      return sendCbor(reply, encodeWith(answersSchema, { answers: await parts.acceptance.restore(items) }));
+    });
+
+    for (const kind of ['attestation', 'confirmation'] as const) {
+      app.get(`/v1/devices/:device/records/:sequence/${kind}`, { preHandler: anyone, ...describe(`The stored ${kind} of a record`, { params: RecordParams, ...produced }) }, async (request, reply) => {
+        const { device } = await ownDevice(request);
+        const { sequence } = request.params as Static<typeof RecordParams>;
+        const stored = (await log.entry(device, sequence))?.[kind] ?? null;
+        if (stored === null) throw new Refusal(rejection('unknown-record', { sequence }));
+        return sendCbor(reply, stored);
+      });
+    }
+
+    app.post('/v1/funds-requests', { preHandler: anyone, ...describe('Grants funds, at most once for each request; the same request gets the same grant', { ...cbor }) }, async (request, reply) => {
+      return sendCbor(reply, taken(await parts.funds.grant(rawBody(request))));
+    });
+
+    app.post('/v1/archived-funds-grants', { preHandler: operator, ...describe('Books a funds grant from an archive, after this server was restored from an older backup', { consumes: [CBOR] }) }, async (request, reply) => {
+      taken(await parts.funds.restore(rawBody(request)));
+      return reply.code(204).send();
+    });
+
+    app.get('/v1/programmes', describe('The programmes of the postal authority'), async (_request, reply) =>
+      reply.type('application/json').send(taken(await parts.authority.programmes())),
+    );
+  });
+
+  const endSessions = serveSessionUpgrades(app.server, {
+    cdSessionSocket: parts.cdSessionSocket,
+    authorised: async (authorization) => (await callerOf(authorization)) !== null,
+    requestId,
+    log: logs,
+  });
+  app.addHook('preClose', async () => {
+    endSessions();
+  });
+  return app;
+}
+
+function requestId(): string {
+  return `req_${randomBytes(8).toString('hex')}`;
+}
+
+function taken<T>(result: Result<T>): T {
+  if (!result.ok) throw new Refusal(result.rejection);
+  return result.value;
+}
+
+function rawBody(request: FastifyRequest): Uint8Array {
+  if (!(request.body instanceof Uint8Array)) {
+    throw new Refusal(rejection('malformed', { path: 'Content-Type', reason: `${CBOR} is expected` }));
+  }
+  return request.body;
+}
+
+function cborBody<S extends Parameters<typeof parseBytes>[0]>(schema: S, request: FastifyRequest): Of<S> {
+  return taken(parseBytes(schema, rawBody(request), CBOR_LIMITS)) as Of<S>;
+}
+
+function sendCbor(reply: FastifyReply, body: Uint8Array): FastifyReply {
+  return reply.type(CBOR).send(Buffer.from(body.buffer, body.byteOffset, body.byteLength));
+}
+
+function base64url(value: Uint8Array): string {
+  return Buffer.from(value).toString('base64url');
+}
+
+function refuseWith(
+  reply: FastifyReply,
+  request: FastifyRequest,
+  refused: Rejection,
+  errors: readonly Defect[] = [],
+  status?: number,
+): void {
+  const problem = problemOf(refused, request.id, errors, status);
+  if (problem.status === 503) void reply.header('retry-after', '1');
+  if (problem.status === 401) void reply.header('www-authenticate', 'Bearer');
+  void reply.code(problem.status).type(PROBLEM_TYPE).serializer(JSON.stringify).send(problem);
+}
+
+function answerError(error: unknown, request: FastifyRequest, reply: FastifyReply, logs: Log): void {
+  if (error instanceof Refusal) {
+    refuseWith(reply, request, error.rejection);
+    return;
+  }
+  const { statusCode, validation, message, retry } = error as {
+    readonly statusCode?: number;
+    readonly validation?: readonly { readonly instancePath: string; readonly message?: string }[];
+    readonly message?: string;
+    readonly retry?: string;
+  };
+  if (validation !== undefined) {
+    const errors = validation.map((defect) => ({ path: defect.instancePath, reason: defect.message ?? 'not valid' }));
+    const first = errors[0] ?? { path: '', reason: 'not valid' };
+    refuseWith(reply, request, rejection('malformed', { path: first.path || 'request', reason: first.reason }), errors);
+  } else if (statusCode === 413) {
+    refuseWith(reply, request, rejection('limit-exceeded', { what: 'the body', value: 'larger', limit: `${CBOR_BODY_BYTES} bytes` }));
+  } else if (statusCode === 415) {
+    const reason = 'this media type is not taken here';
+    refuseWith(reply, request, rejection('malformed', { path: 'Content-Type', reason }), [], 415);
+  } else if (statusCode !== undefined && statusCode < 500) {
+    refuseWith(reply, request, rejection('malformed', { path: 'request', reason: message ?? 'not valid' }), [], statusCode);
+  } else if (retry === 'later' || retry === 'now') {
+    logs.error('A request failed for now', error, { requestId: request.id });
+    refuseWith(reply, request, rejection('try-again', { reason: 'a part of the server is not available' }));
+  } else {
+    logs.error('A request failed', error, { requestId: request.id, route: request.routeOptions.url ?? '' });
+    refuseWith(reply, request, rejection('internal-fault', { where: 'the server', fault: request.id }));
+  }
+}

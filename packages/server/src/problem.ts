@@ -1,0 +1,58 @@
+/**
+ * Errors of the HTTP interface: problem+json (RFC 9457) with a code of the catalogue and the request's id.
+ *
+ * Guarantees that a rejection always has the same status, and that a fault shows nothing of its inside: its id leads to the log.
+ */
+import { CATALOGUE } from '@countermark/protocol/rejection-catalogue';
+import { describeRejection, type Rejection, type RejectionCode } from '@countermark/protocol/rejection';
+
+export const PROBLEM_TYPE = 'application/problem+json';
+
+/** One defect of the input, where there are several. */
+export type Defect = { readonly path: string; readonly reason: string };
+
+export type Problem = {
+  readonly type: string;
+  readonly title: string;
+  readonly status: number;
+  readonly detail: string;
+  readonly code: RejectionCode;
+  readonly request_id: string;
+  readonly errors?: readonly Defect[];
+};
+
+const STATUS: Partial<Record<RejectionCode, number>> = {
+  unauthorised: 401,
+  'unknown-operation': 404,
+  'unknown-licensee': 404,
+  'unknown-record': 404,
+  'idempotency-conflict': 409,
+  'device-enrolled': 409,
+  'funds-request-conflict': 409,
+  fork: 409,
+  'out-of-order': 409,
+  'cbor-too-large': 413,
+  'limit-exceeded': 413,
+  'internal-fault': 500,
+  'not-available': 501,
+  'try-again': 503,
+};
+
+/** The HTTP status of a code: 400 where nothing of the input was believed, 422 where it was authentic and refused. */
+export function statusOf(code: RejectionCode): number {
+  const { verified } = CATALOGUE[code];
+  return STATUS[code] ?? (verified === 'nothing' || verified === 'form' ? 400 : 422);
+}
+
+/** The body of an error answer. */
+export function problemOf(refused: Rejection, requestId: string, errors: readonly Defect[] = [], status?: number): Problem {
+  return {
+    type: `urn:countermark:error:${refused.code}`,
+    title: refused.code.replaceAll('-', ' '),
+    status: status ?? statusOf(refused.code),
+    detail: describeRejection(refused),
+    code: refused.code,
+    request_id: requestId,
+    ...(errors.length === 0 ? {} : { errors }),
+  };
+}

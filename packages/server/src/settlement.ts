@@ -1,0 +1,58 @@
+/**
+ * How far the records of a device have come: what a host waits for after its job.
+ *
+ * Guarantees that `evaluated` is said of a sequence only when its postage is booked, and every grant that rests on it.
+ */
+import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
+import type { SqlDatabase } from '@countermark/sql/database';
+import { DELIVERY_FOLLOWER } from './delivery.ts';
+import { followerCursor } from './follower.ts';
+import type { Funds } from './funds.ts';
+import { EVALUATED_FOLLOWER, GRANTS_FOLLOWER } from './grant-intake.ts';
+import { LEDGER_FOLLOWER } from './ledger-follower.ts';
+import type { StatisticsLog } from './statistics-log.ts';
+import type { ServerTables } from './tables.ts';
+
+/** Sequences up to which the device's records are logged, booked in the ledger, delivered, and evaluated by the authority. */
+export type SettlementState = {
+  readonly logged: number;
+  readonly booked: number;
+  readonly delivered: number;
+  readonly evaluated: number;
+  /** The authority's cursor of the last grant that is booked. */
+  readonly grantsCursor: bigint;
+  /** What a funds request would be paid out of drawn credits. */
+  readonly drawableMills: bigint;
+  readonly suspended: boolean;
+  readonly reason: string;
+};
+
+export class Settlement {
+  readonly #database: SqlDatabase<ServerTables>;
+  readonly #log: StatisticsLog;
+  readonly #funds: Funds;
+
+  constructor(database: SqlDatabase<ServerTables>, log: StatisticsLog, funds: Funds) {
+    this.#database = database;
+    this.#log = log;
+    this.#funds = funds;
+  }
+
+  async of(device: DeviceId, licensee: LicenseeId): Promise<SettlementState> {
+    const upTo = async (follower: string): Promise<number> =>
+      this.#log.sequenceAt(device, await followerCursor(this.#database, follower));
+    const evaluated = await upTo(EVALUATED_FOLLOWER);
+    const booked = await upTo(LEDGER_FOLLOWER);
+    const head = await this.#log.head(device);
+    return {
+      logged: head.sequence,
+      booked,
+      delivered: await upTo(DELIVERY_FOLLOWER),
+      evaluated: Math.min(evaluated, booked),
+      grantsCursor: await followerCursor(this.#database, GRANTS_FOLLOWER),
+      drawableMills: await this.#funds.drawableMills(licensee),
+      suspended: head.suspended,
+      reason: head.reason,
+    };
+  }
+}

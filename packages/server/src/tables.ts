@@ -1,0 +1,132 @@
+/**
+ * The server's tables, for SQLite and PostgreSQL alike, and their migrations.
+ *
+ * Three truths lie here: the statistics log (`log_position`, `head`, `record`, `confirmation`, `evidence`), the registry
+ * (`licensee` to `policy`), and the ledger's own entries (`entry`, `entry_line`, `funds`, `booked_grant`). What derives from
+ * the log follows it by `follower`. Times are milliseconds, amounts mills, flags 0 and 1.
+ */
+import type { Migration } from '@countermark/sql/migrations';
+
+export interface ServerTables {
+  licensee: { licensee: string; name: string; kind: string; created_at_ms: bigint };
+  /** `hash`: SHA-256 of a credential, hex. */
+  credential: { hash: string; licensee: string };
+  customer: { licensee: string; customer: string };
+  device: { device: string; licensee: string; suspension: Uint8Array | null };
+  certificate: { device: string; epoch: bigint; request: Uint8Array; certificate: Uint8Array; digest: Uint8Array };
+  policy: { device: string; version: bigint; policy: Uint8Array };
+  log_position: { id: bigint; cursor: bigint };
+  head: {
+    device: string;
+    sequence: bigint;
+    digest: Uint8Array;
+    ascending_mills: bigint;
+    descending_mills: bigint;
+    pieces: bigint;
+    received_mills: bigint;
+    returned_mills: bigint;
+    last_grant: bigint;
+    epoch: bigint;
+    suspended: bigint;
+    reason: string;
+  };
+  record: {
+    device: string;
+    sequence: bigint;
+    cursor: bigint;
+    digest: Uint8Array;
+    record: Uint8Array;
+    attestation: Uint8Array;
+    certificate: Uint8Array;
+    suspended: bigint;
+    accepted_at_ms: bigint;
+  };
+  confirmation: { device: string; sequence: bigint; confirmation: Uint8Array };
+  evidence: {
+    device: string;
+    digest: Uint8Array;
+    sequence: bigint;
+    code: string;
+    record: Uint8Array;
+    attestation: Uint8Array;
+    at_ms: bigint;
+  };
+  entry: { number: bigint; ref: string; kind: string; note: string; at_ms: bigint };
+  entry_line: { entry: bigint; account: string; amount_mills: bigint };
+  balance: { account: string; balance_mills: bigint };
+  funds: {
+    device: string;
+    number: bigint;
+    licensee: string;
+    request_digest: Uint8Array;
+    request: Uint8Array;
+    deposit_mills: bigint;
+    draws: Uint8Array;
+    amount_mills: bigint;
+    refusal: string | null;
+    funds_grant: Uint8Array | null;
+  };
+  credit: {
+    grant_digest: Uint8Array;
+    licensee: string;
+    customer: string;
+    remaining_mills: bigint;
+    booked_at_ms: bigint;
+    booked_at_cursor: bigint;
+    place: bigint;
+  };
+  draw: {
+    ref: string;
+    licensee: string;
+    customer: string;
+    amount_mills: bigint;
+    device: string | null;
+    number: bigint | null;
+  };
+  booked_grant: {
+    cursor: bigint;
+    digest: Uint8Array;
+    licensee: string;
+    customer: string;
+    kind: string;
+    grant_bytes: Uint8Array;
+    booked_at_ms: bigint;
+  };
+  follower: { name: string; cursor: bigint };
+  delivery_mark: { log_cursor: bigint; intake_cursor: bigint };
+}
+
+export const MIGRATIONS: readonly Migration[] = [
+  {
+    name: 'registry, statistics log, ledger',
+    statements: [
+      'CREATE TABLE licensee (licensee {text} PRIMARY KEY, name {text} NOT NULL, kind {text} NOT NULL, created_at_ms {integer} NOT NULL){strict}',
+      'CREATE TABLE credential (hash {text} PRIMARY KEY, licensee {text} NOT NULL REFERENCES licensee (licensee)){strict}',
+      'CREATE TABLE customer (licensee {text} NOT NULL REFERENCES licensee (licensee), customer {text} NOT NULL, PRIMARY KEY (licensee, customer)){strict}',
+      'CREATE TABLE device (device {text} PRIMARY KEY, licensee {text} NOT NULL REFERENCES licensee (licensee), suspension {bytes}){strict}',
+      'CREATE TABLE certificate (device {text} NOT NULL REFERENCES device (device), epoch {integer} NOT NULL, request {bytes} NOT NULL, certificate {bytes} NOT NULL, digest {bytes} NOT NULL, PRIMARY KEY (device, epoch)){strict}',
+      'CREATE UNIQUE INDEX certificate_digest ON certificate (digest)',
+      'CREATE TABLE policy (device {text} NOT NULL REFERENCES device (device), version {integer} NOT NULL, policy {bytes} NOT NULL, PRIMARY KEY (device, version)){strict}',
+      'CREATE TABLE log_position (id {integer} PRIMARY KEY, cursor {integer} NOT NULL){strict}',
+      'INSERT INTO log_position (id, cursor) VALUES (1, 0)',
+      'CREATE TABLE head (device {text} PRIMARY KEY, sequence {integer} NOT NULL, digest {bytes} NOT NULL, ascending_mills {integer} NOT NULL, descending_mills {integer} NOT NULL, pieces {integer} NOT NULL, received_mills {integer} NOT NULL, returned_mills {integer} NOT NULL, last_grant {integer} NOT NULL, epoch {integer} NOT NULL, suspended {integer} NOT NULL, reason {text} NOT NULL){strict}',
+      'CREATE TABLE record (device {text} NOT NULL, sequence {integer} NOT NULL, cursor {integer} NOT NULL, digest {bytes} NOT NULL, record {bytes} NOT NULL, attestation {bytes} NOT NULL, certificate {bytes} NOT NULL, suspended {integer} NOT NULL, accepted_at_ms {integer} NOT NULL, PRIMARY KEY (device, sequence)){strict}',
+      'CREATE UNIQUE INDEX record_cursor ON record (cursor)',
+      'CREATE TABLE confirmation (device {text} NOT NULL, sequence {integer} NOT NULL, confirmation {bytes} NOT NULL, PRIMARY KEY (device, sequence)){strict}',
+      'CREATE TABLE evidence (device {text} NOT NULL, digest {bytes} NOT NULL, sequence {integer} NOT NULL, code {text} NOT NULL, record {bytes} NOT NULL, attestation {bytes} NOT NULL, at_ms {integer} NOT NULL, PRIMARY KEY (device, digest)){strict}',
+      'CREATE TABLE entry (number {integer} PRIMARY KEY, ref {text} NOT NULL UNIQUE, kind {text} NOT NULL, note {text} NOT NULL, at_ms {integer} NOT NULL){strict}',
+      'CREATE TABLE entry_line (entry {integer} NOT NULL REFERENCES entry (number), account {text} NOT NULL, amount_mills {integer} NOT NULL, PRIMARY KEY (entry, account)){strict}',
+      'CREATE INDEX entry_line_account ON entry_line (account, entry)',
+      'CREATE TABLE balance (account {text} PRIMARY KEY, balance_mills {integer} NOT NULL){strict}',
+      'CREATE TABLE funds (device {text} NOT NULL, number {integer} NOT NULL, licensee {text} NOT NULL, request_digest {bytes} NOT NULL, request {bytes} NOT NULL, deposit_mills {integer} NOT NULL, draws {bytes} NOT NULL, amount_mills {integer} NOT NULL, refusal {text}, funds_grant {bytes}, PRIMARY KEY (device, number)){strict}',
+      'CREATE TABLE credit (grant_digest {bytes} PRIMARY KEY, licensee {text} NOT NULL, customer {text} NOT NULL, remaining_mills {integer} NOT NULL, booked_at_ms {integer} NOT NULL, booked_at_cursor {integer} NOT NULL, place {integer} NOT NULL){strict}',
+      'CREATE INDEX credit_beneficiary ON credit (licensee, customer, place)',
+      'CREATE TABLE draw (ref {text} PRIMARY KEY, licensee {text} NOT NULL, customer {text} NOT NULL, amount_mills {integer} NOT NULL, device {text}, number {integer}){strict}',
+      'CREATE INDEX draw_open ON draw (licensee, device)',
+      'CREATE TABLE booked_grant (cursor {integer} PRIMARY KEY, digest {bytes} NOT NULL UNIQUE, licensee {text} NOT NULL, customer {text} NOT NULL, kind {text} NOT NULL, grant_bytes {bytes} NOT NULL, booked_at_ms {integer} NOT NULL){strict}',
+      'CREATE INDEX booked_grant_licensee ON booked_grant (licensee, cursor)',
+      'CREATE TABLE follower (name {text} PRIMARY KEY, cursor {integer} NOT NULL){strict}',
+      'CREATE TABLE delivery_mark (log_cursor {integer} PRIMARY KEY, intake_cursor {integer} NOT NULL){strict}',
+    ],
+  },
+];
