@@ -63,7 +63,9 @@ export class Authentication {
       const { epoch } = result.value.verified.envelope.key;
       return this.#register.certificate(device, epoch)?.message.licensee === licensee
         ? result
-        : refuse(rejection('inconsistent', { device, sequence, reason: 'its licensee is not that of the certificate' }));
+        : refuse(
+            rejection('inconsistent', { device, sequence, reason: 'its licensee is not that of the certificate' }),
+          );
     });
     const attestedAtMs = this.#clock.nowMs();
     const said: Attestation[] = [];

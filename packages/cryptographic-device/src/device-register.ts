@@ -33,7 +33,11 @@ const MIGRATIONS = [
 ];
 
 /** An enrolment as it was stored. */
-export type Enrolment = { readonly licensee: string; readonly requestDigest: Uint8Array; readonly certificate: Uint8Array };
+export type Enrolment = {
+  readonly licensee: string;
+  readonly requestDigest: Uint8Array;
+  readonly certificate: Uint8Array;
+};
 
 /** A funds grant as it was stored. */
 export type StoredGrant = { readonly requestDigest: Uint8Array; readonly grant: Uint8Array };
@@ -62,7 +66,9 @@ export class DeviceRegister {
       enrolment: database.prepare<[string, number], { licensee: string; request_digest: Buffer; certificate: Buffer }>(
         'SELECT licensee, request_digest, certificate FROM device WHERE device = ? AND epoch = ?',
       ),
-      licensee: database.prepare<[string], { licensee: string }>('SELECT licensee FROM device WHERE device = ? LIMIT 1'),
+      licensee: database.prepare<[string], { licensee: string }>(
+        'SELECT licensee FROM device WHERE device = ? LIMIT 1',
+      ),
       enrol: database.prepare<[string, number, string, Uint8Array, Uint8Array]>(
         'INSERT INTO device (device, epoch, licensee, request_digest, certificate) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING',
       ),
@@ -94,7 +100,9 @@ export class DeviceRegister {
       keys: this.#roleKeys,
     });
     if (!verified.ok) {
-      throw new Fault('store-broken', `${this.#store.path}: the certificate of ${name} is not ours`, { retry: 'never' });
+      throw new Fault('store-broken', `${this.#store.path}: the certificate of ${name} is not ours`, {
+        retry: 'never',
+      });
     }
     // The oldest goes first: a Map keeps the order of insertion.
     if (this.#certificates.size >= CERTIFICATES_IN_MEMORY) {
@@ -159,10 +167,14 @@ export class DeviceRegister {
     const trust = { port: nodeVerification, keys: this.#roleKeys };
     const { database } = this.#store;
     for (const row of database
-      .prepare<[], { device: string; epoch: bigint; certificate: Buffer }>('SELECT device, epoch, certificate FROM device')
+      .prepare<[], { device: string; epoch: bigint; certificate: Buffer }>(
+        'SELECT device, epoch, certificate FROM device',
+      )
       .iterate()) {
       if (!verifyMessage(DEVICE_CERTIFICATE, row.certificate, trust).ok) {
-        problems.push(`the certificate of ${row.device}, epoch ${row.epoch}, is not signed by this cryptographic device`);
+        problems.push(
+          `the certificate of ${row.device}, epoch ${row.epoch}, is not signed by this cryptographic device`,
+        );
       }
     }
     for (const row of database

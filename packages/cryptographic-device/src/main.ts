@@ -8,7 +8,12 @@ import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { systemClock } from '@countermark/node-platform/clock';
 import { errorText } from '@countermark/node-platform/fault';
-import { type PartyContext, type PartyProgram, type PublishedAddresses, runParty } from '@countermark/node-platform/party-main';
+import {
+  type PartyContext,
+  type PartyProgram,
+  type PublishedAddresses,
+  runParty,
+} from '@countermark/node-platform/party-main';
 import { serveRpc } from '@countermark/node-platform/rpc';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
@@ -82,7 +87,15 @@ async function serve(config: Config, party: PartyContext): Promise<Result<Publis
   party.onClose(() => operations.close());
   setImmediate(() => {
     const { sessionSocket: path, acceptanceSocket } = config;
-    const end = serveSessionEnd({ path, acceptanceSocket, keys, authentication, sessionAuthority, clock, log: party.log });
+    const end = serveSessionEnd({
+      path,
+      acceptanceSocket,
+      keys,
+      authentication,
+      sessionAuthority,
+      clock,
+      log: party.log,
+    });
     party.onClose(async () => (await end).close());
     end.catch((error: unknown) => {
       party.log.error(`Sessions cannot be served: ${errorText(error)}`, error);

@@ -41,10 +41,7 @@ export async function sessionAuthorityCertificate(keys: KeyStore, nowMs: number)
     point: keys.publicKey('session-authority'),
     fromMs: nowMs - SKEW_MS,
     toMs: nowMs + AUTHORITY_VALIDITY_MS,
-    extensions: [
-      new BasicConstraintsExtension(true, 0, true),
-      new KeyUsagesExtension(KeyUsageFlags.keyCertSign, true),
-    ],
+    extensions: [new BasicConstraintsExtension(true, 0, true), new KeyUsagesExtension(KeyUsageFlags.keyCertSign, true)],
   });
   return new Uint8Array(certificate.rawData);
 }
@@ -85,7 +82,10 @@ export async function sessionServerCredentials(keys: KeyStore, nowMs: number): P
 
 /** A DER certificate as PEM, as TLS wants it. */
 export function certificatePem(der: Uint8Array): string {
-  const lines = Buffer.from(der).toString('base64').match(/.{1,64}/g) ?? [];
+  const lines =
+    Buffer.from(der)
+      .toString('base64')
+      .match(/.{1,64}/g) ?? [];
   return `-----BEGIN CERTIFICATE-----\n${lines.join('\n')}\n-----END CERTIFICATE-----\n`;
 }
 

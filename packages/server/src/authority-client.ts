@@ -5,7 +5,12 @@
  * `try-again`. Believes nothing of a grant: `grant-intake.ts` verifies it.
  */
 import { errorText } from '@countermark/node-platform/fault';
-import { type Delivery, deliveryAnswersSchema, deliverySchema, grantListSchema } from '@countermark/protocol/interfaces/delivery';
+import {
+  type Delivery,
+  deliveryAnswersSchema,
+  deliverySchema,
+  grantListSchema,
+} from '@countermark/protocol/interfaces/delivery';
 import { rejection } from '@countermark/protocol/rejection';
 import { type Result, accept, refuse } from '@countermark/protocol/result';
 import { encodeWith, type Of, parseBytes } from '@countermark/protocol/schema';
@@ -37,7 +42,8 @@ export function connectAuthority(url: string, credential: string): AuthorityClie
         redirect: 'error',
         signal: AbortSignal.timeout(TIMEOUT_MS),
       });
-      if (Number(response.headers.get('content-length') ?? 0) > ANSWER_BYTES) return unavailable('its answer is too large');
+      if (Number(response.headers.get('content-length') ?? 0) > ANSWER_BYTES)
+        return unavailable('its answer is too large');
       const answer = new Uint8Array(await response.arrayBuffer());
       return response.ok ? accept(answer) : unavailable(`status ${response.status}`);
     } catch (error) {

@@ -9,7 +9,13 @@
 import { nodeVerification } from '@countermark/node-platform/verification';
 import { sameBytes } from '@countermark/protocol/digest';
 import type { CustomerId, LicenseeId } from '@countermark/protocol/id';
-import { type Draw, drawSchema, FUNDS_GRANT, FUNDS_REQUEST, type FundsRequest } from '@countermark/protocol/messages/funds';
+import {
+  type Draw,
+  drawSchema,
+  FUNDS_GRANT,
+  FUNDS_REQUEST,
+  type FundsRequest,
+} from '@countermark/protocol/messages/funds';
 import { type Currency, formatMills, mills } from '@countermark/protocol/money';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
@@ -37,7 +43,11 @@ export type FundsParts = {
   readonly nowMs: () => number;
 };
 
-type Decision = { readonly depositMills: bigint; readonly draws: readonly Draw[]; readonly refusal: string | undefined };
+type Decision = {
+  readonly depositMills: bigint;
+  readonly draws: readonly Draw[];
+  readonly refusal: string | undefined;
+};
 
 export class Funds {
   readonly #parts: FundsParts;
@@ -189,7 +199,9 @@ export class Funds {
     const depositMills = amountMills < roomMills ? amountMills : roomMills;
     const availableMills = await this.#parts.ledger.balanceIn(tables, ACCOUNT.deposit(licensee));
     if (depositMills > availableMills) {
-      return refused(`the deposit holds ${formatMills(availableMills, own)}; ${formatMills(depositMills, own)} were asked`);
+      return refused(
+        `the deposit holds ${formatMills(availableMills, own)}; ${formatMills(depositMills, own)} were asked`,
+      );
     }
     return {
       depositMills,

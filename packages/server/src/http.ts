@@ -66,7 +66,11 @@ const Count = Type.Integer({ minimum: 0 });
 const strict = { additionalProperties: false } as const;
 
 const LicenseeBody = Type.Object(
-  { licensee: Licensee, name: Type.String({ minLength: 1, maxLength: 100 }), kind: Type.Union([Type.Literal('mailer'), Type.Literal('bureau')]) },
+  {
+    licensee: Licensee,
+    name: Type.String({ minLength: 1, maxLength: 100 }),
+    kind: Type.Union([Type.Literal('mailer'), Type.Literal('bureau')]),
+  },
   strict,
 );
 const DepositBody = Type.Object({ amountMills: Amount }, strict);
@@ -75,7 +79,10 @@ const DeviceBody = Type.Object({ licensee: Licensee, request: Base64Url }, stric
 const LicenseeParams = Type.Object({ licensee: Licensee });
 const DeviceParams = Type.Object({ device: Device });
 const RecordParams = Type.Object({ device: Device, sequence: Type.Integer({ minimum: 1, maximum: 0xffff_ffff }) });
-const PageQuery = Type.Object({ after: Type.Optional(Cursor), limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_000 })) }, strict);
+const PageQuery = Type.Object(
+  { after: Type.Optional(Cursor), limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_000 })) },
+  strict,
+);
 const IdempotencyHeaders = Type.Object({ 'idempotency-key': Type.String({ pattern: '^[A-Za-z0-9_-]{1,64}$' }) });
 const Binary = Type.Unsafe<Buffer>({ type: 'string', format: 'binary' });
 
@@ -216,12 +223,20 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     answerError(error, request, reply, logs);
   });
   app.setNotFoundHandler((request, reply) => {
-    refuseWith(reply, request, rejection('unknown-operation', { operation: `${request.method} ${request.url}`.slice(0, 100) }));
+    refuseWith(
+      reply,
+      request,
+      rejection('unknown-operation', { operation: `${request.method} ${request.url}`.slice(0, 100) }),
+    );
   });
   await app.register(swagger, {
     openapi: {
       openapi: '3.1.0',
-      info: { title: 'Countermark server', version: '1', description: 'Amounts are texts of mills; errors are problem+json with a code of docs/errors.md.' },
+      info: {
+        title: 'Countermark server',
+        version: '1',
+        description: 'Amounts are texts of mills; errors are problem+json with a code of docs/errors.md.',
+      },
       components: { securitySchemes: { credential: { type: 'http', scheme: 'bearer' } } },
       security: [{ credential: [] }],
     },
@@ -234,152 +249,305 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
   app.after(() => {
     app.get('/health', describe('Whether the server answers'), async () => ({ status: 'ok' }));
     app.get('/openapi.json', describe('This description'), async () => app.swagger());
-    app.get('/v1/trust-bundle', describe('The public keys on which every offline check stands'), async (_request, reply) =>
-      reply.type('application/json').send(parts.trustBundle),
+    app.get(
+      '/v1/trust-bundle',
+      describe('The public keys on which every offline check stands'),
+      async (_request, reply) => reply.type('application/json').send(parts.trustBundle),
     );
 
-    app.post('/v1/licensees', { preHandler: operator, ...describe('Registers a licensee and issues a credential for its hosts', { body: LicenseeBody }) }, async (request, reply) => {
-      const body = request.body as Static<typeof LicenseeBody>;
-      const known = await registry.licensee(body.licensee);
-      const credential = await registry.addLicensee({ ...body, licensee: body.licensee as LicenseeId }, parts.nowMs());
-      return reply.code(known === null ? 201 : 200).send({ licensee: body.licensee, credential });
-    });
+    app.post(
+      '/v1/licensees',
+      {
+        preHandler: operator,
+        ...describe('Registers a licensee and issues a credential for its hosts', { body: LicenseeBody }),
+      },
+      async (request, reply) => {
+        const body = request.body as Static<typeof LicenseeBody>;
+        const known = await registry.licensee(body.licensee);
+        const credential = await registry.addLicensee(
+          { ...body, licensee: body.licensee as LicenseeId },
+          parts.nowMs(),
+        );
+        return reply.code(known === null ? 201 : 200).send({ licensee: body.licensee, credential });
+      },
+    );
 
-    app.post('/v1/licensees/:licensee/deposits', { preHandler: operator, ...describe('Pays into the deposit, once for each Idempotency-Key', { params: LicenseeParams, body: DepositBody, headers: IdempotencyHeaders }) }, async (request, reply) => {
-      const licensee = await ownLicensee(request);
-      const amountMills = BigInt((request.body as Static<typeof DepositBody>).amountMills);
-      const key = (request.headers as Static<typeof IdempotencyHeaders>)['idempotency-key'];
-      const lines = [
-        { account: ACCOUNT.world, amountMills: -amountMills },
-        { account: ACCOUNT.deposit(licensee), amountMills },
-      ];
-      const ref = `deposit:${licensee}:${key}`;
-      const booked = await ledger.book([{ ref, kind: 'deposit', note: 'Paid into the deposit', atMs: parts.nowMs(), lines }]);
-      if (booked.length === 0 && (await ledger.amountOf(ref, ACCOUNT.deposit(licensee))) !== amountMills) {
-        throw new Refusal(rejection('idempotency-conflict', {}));
-      }
-      const balanceMills = (await ledger.balance(ACCOUNT.deposit(licensee))).toString();
-      return reply.code(booked.length === 0 ? 200 : 201).send({ ref, amountMills: amountMills.toString(), balanceMills });
-    });
+    app.post(
+      '/v1/licensees/:licensee/deposits',
+      {
+        preHandler: operator,
+        ...describe('Pays into the deposit, once for each Idempotency-Key', {
+          params: LicenseeParams,
+          body: DepositBody,
+          headers: IdempotencyHeaders,
+        }),
+      },
+      async (request, reply) => {
+        const licensee = await ownLicensee(request);
+        const amountMills = BigInt((request.body as Static<typeof DepositBody>).amountMills);
+        const key = (request.headers as Static<typeof IdempotencyHeaders>)['idempotency-key'];
+        const lines = [
+          { account: ACCOUNT.world, amountMills: -amountMills },
+          { account: ACCOUNT.deposit(licensee), amountMills },
+        ];
+        const ref = `deposit:${licensee}:${key}`;
+        const booked = await ledger.book([
+          { ref, kind: 'deposit', note: 'Paid into the deposit', atMs: parts.nowMs(), lines },
+        ]);
+        if (booked.length === 0 && (await ledger.amountOf(ref, ACCOUNT.deposit(licensee))) !== amountMills) {
+          throw new Refusal(rejection('idempotency-conflict', {}));
+        }
+        const balanceMills = (await ledger.balance(ACCOUNT.deposit(licensee))).toString();
+        return reply
+          .code(booked.length === 0 ? 200 : 201)
+          .send({ ref, amountMills: amountMills.toString(), balanceMills });
+      },
+    );
 
-    app.post('/v1/licensees/:licensee/customers', { preHandler: anyone, ...describe('Registers customers; the policies of the devices are signed anew', { params: LicenseeParams, body: CustomersBody }) }, async (request) => {
-      const licensee = await ownLicensee(request);
-      const { customers } = request.body as Static<typeof CustomersBody>;
-      const all = await registry.addCustomers(licensee, customers as CustomerId[]);
-      for (const device of await registry.devicesOf(licensee)) taken(await parts.policies.renewed(device, licensee, all));
-      return { customers: all };
-    });
+    app.post(
+      '/v1/licensees/:licensee/customers',
+      {
+        preHandler: anyone,
+        ...describe('Registers customers; the policies of the devices are signed anew', {
+          params: LicenseeParams,
+          body: CustomersBody,
+        }),
+      },
+      async (request) => {
+        const licensee = await ownLicensee(request);
+        const { customers } = request.body as Static<typeof CustomersBody>;
+        const all = await registry.addCustomers(licensee, customers as CustomerId[]);
+        for (const device of await registry.devicesOf(licensee))
+          taken(await parts.policies.renewed(device, licensee, all));
+        return { customers: all };
+      },
+    );
 
-    app.get('/v1/licensees/:licensee/accounts', { preHandler: anyone, ...describe('The balances of all accounts', { params: LicenseeParams, response: { 200: Type.Object({ accounts: Type.Array(Type.Object({ account: Type.String(), balanceMills: SignedAmount })) }) } }) }, async (request) => {
-      const licensee = await ownLicensee(request);
-      const accounts = await ledger.accounts(licensee, await registry.devicesOf(licensee));
-      return { accounts: accounts.map(({ account, balanceMills }) => ({ account, balanceMills: balanceMills.toString() })) };
-    });
+    app.get(
+      '/v1/licensees/:licensee/accounts',
+      {
+        preHandler: anyone,
+        ...describe('The balances of all accounts', {
+          params: LicenseeParams,
+          response: {
+            200: Type.Object({
+              accounts: Type.Array(Type.Object({ account: Type.String(), balanceMills: SignedAmount })),
+            }),
+          },
+        }),
+      },
+      async (request) => {
+        const licensee = await ownLicensee(request);
+        const accounts = await ledger.accounts(licensee, await registry.devicesOf(licensee));
+        return {
+          accounts: accounts.map(({ account, balanceMills }) => ({ account, balanceMills: balanceMills.toString() })),
+        };
+      },
+    );
 
-    app.get('/v1/licensees/:licensee/entries', { preHandler: anyone, ...describe('Ledger entries, oldest first', { params: LicenseeParams, querystring: PageQuery, response: { 200: EntriesAnswer } }) }, async (request) => {
-      const licensee = await ownLicensee(request);
-      const { after = '0', limit = 200 } = request.query as Static<typeof PageQuery>;
-      const entries = await ledger.entries(licensee, await registry.devicesOf(licensee), BigInt(after), limit);
-      return {
-        entries: entries.map((entry) => ({
-          ...entry,
-          number: entry.number.toString(),
-          lines: entry.lines.map(({ account, amountMills }) => ({ account, amountMills: amountMills.toString() })),
-        })),
-      };
-    });
+    app.get(
+      '/v1/licensees/:licensee/entries',
+      {
+        preHandler: anyone,
+        ...describe('Ledger entries, oldest first', {
+          params: LicenseeParams,
+          querystring: PageQuery,
+          response: { 200: EntriesAnswer },
+        }),
+      },
+      async (request) => {
+        const licensee = await ownLicensee(request);
+        const { after = '0', limit = 200 } = request.query as Static<typeof PageQuery>;
+        const entries = await ledger.entries(licensee, await registry.devicesOf(licensee), BigInt(after), limit);
+        return {
+          entries: entries.map((entry) => ({
+            ...entry,
+            number: entry.number.toString(),
+            lines: entry.lines.map(({ account, amountMills }) => ({ account, amountMills: amountMills.toString() })),
+          })),
+        };
+      },
+    );
 
-    app.get('/v1/licensees/:licensee/grants', { preHandler: anyone, ...describe('Booked grants of the postal authority, oldest first', { params: LicenseeParams, querystring: PageQuery, response: { 200: GrantsAnswer } }) }, async (request) => {
-      const licensee = await ownLicensee(request);
-      const { after = '0', limit = 200 } = request.query as Static<typeof PageQuery>;
-      const grants = await parts.grants.booked(licensee, BigInt(after), limit);
-      return {
-        grants: grants.map((grant) => ({
-          cursor: grant.cursor.toString(),
-          digest: Buffer.from(grant.digest).toString('hex'),
-          kind: grant.kind,
-          ...(grant.customer === '' ? {} : { customer: grant.customer }),
-          grant: Buffer.from(grant.bytes).toString('base64url'),
-          bookedAtMs: grant.bookedAtMs,
-        })),
-        cursor: (grants.at(-1)?.cursor ?? BigInt(after)).toString(),
-      };
-    });
+    app.get(
+      '/v1/licensees/:licensee/grants',
+      {
+        preHandler: anyone,
+        ...describe('Booked grants of the postal authority, oldest first', {
+          params: LicenseeParams,
+          querystring: PageQuery,
+          response: { 200: GrantsAnswer },
+        }),
+      },
+      async (request) => {
+        const licensee = await ownLicensee(request);
+        const { after = '0', limit = 200 } = request.query as Static<typeof PageQuery>;
+        const grants = await parts.grants.booked(licensee, BigInt(after), limit);
+        return {
+          grants: grants.map((grant) => ({
+            cursor: grant.cursor.toString(),
+            digest: Buffer.from(grant.digest).toString('hex'),
+            kind: grant.kind,
+            ...(grant.customer === '' ? {} : { customer: grant.customer }),
+            grant: Buffer.from(grant.bytes).toString('base64url'),
+            bookedAtMs: grant.bookedAtMs,
+          })),
+          cursor: (grants.at(-1)?.cursor ?? BigInt(after)).toString(),
+        };
+      },
+    );
 
-    app.post('/v1/devices', { preHandler: anyone, ...describe('Enrols a device by its own signed request; the same request gets the same certificate', { body: DeviceBody, response: { 201: Type.Object({ certificate: Base64Url, policy: Base64Url }) } }) }, async (request, reply) => {
-      const body = request.body as Static<typeof DeviceBody>;
-      const licensee = body.licensee as LicenseeId;
-      own(request, licensee);
-      if ((await registry.licensee(licensee)) === null) throw new Refusal(rejection('unknown-licensee', { licensee }));
-      const requestBytes = new Uint8Array(Buffer.from(body.request, 'base64url'));
-      const issued = taken(await parts.cryptographicDevice.enrol(requestBytes, licensee));
-      const certificate = taken(verifyMessage(DEVICE_CERTIFICATE, issued, { port: nodeVerification, keys: parts.roleKeys }));
-      await registry.addDevice(requestBytes, certificate);
-      const customers = await registry.addCustomers(licensee, []);
-      const policy = taken(await parts.policies.renewed(certificate.message.device, licensee, customers));
-      return reply.code(201).send({ certificate: base64url(issued), policy: base64url(policy) });
-    });
+    app.post(
+      '/v1/devices',
+      {
+        preHandler: anyone,
+        ...describe('Enrols a device by its own signed request; the same request gets the same certificate', {
+          body: DeviceBody,
+          response: { 201: Type.Object({ certificate: Base64Url, policy: Base64Url }) },
+        }),
+      },
+      async (request, reply) => {
+        const body = request.body as Static<typeof DeviceBody>;
+        const licensee = body.licensee as LicenseeId;
+        own(request, licensee);
+        if ((await registry.licensee(licensee)) === null)
+          throw new Refusal(rejection('unknown-licensee', { licensee }));
+        const requestBytes = new Uint8Array(Buffer.from(body.request, 'base64url'));
+        const issued = taken(await parts.cryptographicDevice.enrol(requestBytes, licensee));
+        const certificate = taken(
+          verifyMessage(DEVICE_CERTIFICATE, issued, { port: nodeVerification, keys: parts.roleKeys }),
+        );
+        await registry.addDevice(requestBytes, certificate);
+        const customers = await registry.addCustomers(licensee, []);
+        const policy = taken(await parts.policies.renewed(certificate.message.device, licensee, customers));
+        return reply.code(201).send({ certificate: base64url(issued), policy: base64url(policy) });
+      },
+    );
 
-    app.get('/v1/devices/:device/policy', { preHandler: anyone, ...describe('The device\'s newest policy', { params: DeviceParams, ...produced }) }, async (request, reply) => {
-      const { device, licensee } = await ownDevice(request);
-      const customers = await registry.addCustomers(licensee, []);
-      return sendCbor(reply, taken(await parts.policies.renewed(device, licensee, customers)));
-    });
+    app.get(
+      '/v1/devices/:device/policy',
+      { preHandler: anyone, ...describe("The device's newest policy", { params: DeviceParams, ...produced }) },
+      async (request, reply) => {
+        const { device, licensee } = await ownDevice(request);
+        const customers = await registry.addCustomers(licensee, []);
+        return sendCbor(reply, taken(await parts.policies.renewed(device, licensee, customers)));
+      },
+    );
 
-    app.get('/v1/devices/:device/time', { preHandler: anyone, ...describe('The time, signed for the device', { params: DeviceParams, ...produced }) }, async (request, reply) => {
-      const { device } = await ownDevice(request);
-      return sendCbor(reply, taken(await parts.cryptographicDevice.signTime(device)));
-    });
+    app.get(
+      '/v1/devices/:device/time',
+      { preHandler: anyone, ...describe('The time, signed for the device', { params: DeviceParams, ...produced }) },
+      async (request, reply) => {
+        const { device } = await ownDevice(request);
+        return sendCbor(reply, taken(await parts.cryptographicDevice.signTime(device)));
+      },
+    );
 
-    app.get('/v1/devices/:device/suspension', { preHandler: anyone, ...describe('The signed suspension of a suspended device', { params: DeviceParams, ...produced }) }, async (request, reply) => {
-      const { device } = await ownDevice(request);
-      const suspension = await registry.suspension(device);
-      return suspension === null ? reply.code(204).send() : sendCbor(reply, suspension);
-    });
+    app.get(
+      '/v1/devices/:device/suspension',
+      {
+        preHandler: anyone,
+        ...describe('The signed suspension of a suspended device', { params: DeviceParams, ...produced }),
+      },
+      async (request, reply) => {
+        const { device } = await ownDevice(request);
+        const suspension = await registry.suspension(device);
+        return suspension === null ? reply.code(204).send() : sendCbor(reply, suspension);
+      },
+    );
 
-    app.get('/v1/devices/:device/settlement', { preHandler: anyone, ...describe('How far the device\'s records have come: sequences that are logged, booked, delivered, evaluated', { params: DeviceParams, response: { 200: SettlementAnswer } }) }, async (request) => {
-      const { device, licensee } = await ownDevice(request);
-      const state = await parts.settlement.of(device, licensee);
-      return { ...state, grantsCursor: state.grantsCursor.toString(), drawableMills: state.drawableMills.toString() };
-    });
+    app.get(
+      '/v1/devices/:device/settlement',
+      {
+        preHandler: anyone,
+        ...describe("How far the device's records have come: sequences that are logged, booked, delivered, evaluated", {
+          params: DeviceParams,
+          response: { 200: SettlementAnswer },
+        }),
+      },
+      async (request) => {
+        const { device, licensee } = await ownDevice(request);
+        const state = await parts.settlement.of(device, licensee);
+        return { ...state, grantsCursor: state.grantsCursor.toString(), drawableMills: state.drawableMills.toString() };
+      },
+    );
 
     let submissions = 0;
-    app.post('/v1/records', { preHandler: anyone, bodyLimit: CBOR_BODY_BYTES, ...describe('Takes records of any device: one answer each (CDDL: submission, answers)', { ...cbor }) }, async (request, reply) => {
-      if (submissions >= SUBMISSIONS_AT_ONCE) {
-        throw new Refusal(rejection('try-again', { reason: `${SUBMISSIONS_AT_ONCE} submissions are being taken` }));
-      }
-      submissions += 1;
-      try {
-        const { records } = cborBody(submissionSchema, request);
-        return sendCbor(reply, encodeWith(answersSchema, { answers: await parts.acceptance.submit(records) }));
-      } finally {
-        submissions -= 1;
-      }
-    });
+    app.post(
+      '/v1/records',
+      {
+        preHandler: anyone,
+        bodyLimit: CBOR_BODY_BYTES,
+        ...describe('Takes records of any device: one answer each (CDDL: submission, answers)', { ...cbor }),
+      },
+      async (request, reply) => {
+        if (submissions >= SUBMISSIONS_AT_ONCE) {
+          throw new Refusal(rejection('try-again', { reason: `${SUBMISSIONS_AT_ONCE} submissions are being taken` }));
+        }
+        submissions += 1;
+        try {
+          const { records } = cborBody(submissionSchema, request);
+          return sendCbor(reply, encodeWith(answersSchema, { answers: await parts.acceptance.submit(records) }));
+        } finally {
+          submissions -= 1;
+        }
+      },
+    );
 
-    app.post('/v1/archived-records', { preHandler: anyone, bodyLimit: CBOR_BODY_BYTES, ...describe('Takes accepted records back from an archive, with their confirmations, after this server was restored from an older backup', { ...cbor }) }, async (request, reply) => {
-      const { items } = cborBody(archiveSchema, request);
-      return sendCbor(reply, encodeWith(answersSchema, { answers: await parts.acceptance.restore(items) }));
-    });
+    app.post(
+      '/v1/archived-records',
+      {
+        preHandler: anyone,
+        bodyLimit: CBOR_BODY_BYTES,
+        ...describe(
+          'Takes accepted records back from an archive, with their confirmations, after this server was restored from an older backup',
+          { ...cbor },
+        ),
+      },
+      async (request, reply) => {
+        const { items } = cborBody(archiveSchema, request);
+        return sendCbor(reply, encodeWith(answersSchema, { answers: await parts.acceptance.restore(items) }));
+      },
+    );
 
     for (const kind of ['attestation', 'confirmation'] as const) {
-      app.get(`/v1/devices/:device/records/:sequence/${kind}`, { preHandler: anyone, ...describe(`The stored ${kind} of a record`, { params: RecordParams, ...produced }) }, async (request, reply) => {
-        const { device } = await ownDevice(request);
-        const { sequence } = request.params as Static<typeof RecordParams>;
-        const stored = (await log.entry(device, sequence))?.[kind] ?? null;
-        if (stored === null) throw new Refusal(rejection('unknown-record', { sequence }));
-        return sendCbor(reply, stored);
-      });
+      app.get(
+        `/v1/devices/:device/records/:sequence/${kind}`,
+        { preHandler: anyone, ...describe(`The stored ${kind} of a record`, { params: RecordParams, ...produced }) },
+        async (request, reply) => {
+          const { device } = await ownDevice(request);
+          const { sequence } = request.params as Static<typeof RecordParams>;
+          const stored = (await log.entry(device, sequence))?.[kind] ?? null;
+          if (stored === null) throw new Refusal(rejection('unknown-record', { sequence }));
+          return sendCbor(reply, stored);
+        },
+      );
     }
 
-    app.post('/v1/funds-requests', { preHandler: anyone, ...describe('Grants funds, at most once for each request; the same request gets the same grant', { ...cbor }) }, async (request, reply) => {
-      return sendCbor(reply, taken(await parts.funds.grant(rawBody(request))));
-    });
+    app.post(
+      '/v1/funds-requests',
+      {
+        preHandler: anyone,
+        ...describe('Grants funds, at most once for each request; the same request gets the same grant', { ...cbor }),
+      },
+      async (request, reply) => {
+        return sendCbor(reply, taken(await parts.funds.grant(rawBody(request))));
+      },
+    );
 
-    app.post('/v1/archived-funds-grants', { preHandler: operator, ...describe('Books a funds grant from an archive, after this server was restored from an older backup', { consumes: [CBOR] }) }, async (request, reply) => {
-      taken(await parts.funds.restore(rawBody(request)));
-      return reply.code(204).send();
-    });
+    app.post(
+      '/v1/archived-funds-grants',
+      {
+        preHandler: operator,
+        ...describe('Books a funds grant from an archive, after this server was restored from an older backup', {
+          consumes: [CBOR],
+        }),
+      },
+      async (request, reply) => {
+        taken(await parts.funds.restore(rawBody(request)));
+        return reply.code(204).send();
+      },
+    );
 
     app.get('/v1/programmes', describe('The programmes of the postal authority'), async (_request, reply) =>
       reply.type('application/json').send(taken(await parts.authority.programmes())),
@@ -455,12 +623,22 @@ function answerError(error: unknown, request: FastifyRequest, reply: FastifyRepl
     const first = errors[0] ?? { path: '', reason: 'not valid' };
     refuseWith(reply, request, rejection('malformed', { path: first.path || 'request', reason: first.reason }), errors);
   } else if (statusCode === 413) {
-    refuseWith(reply, request, rejection('limit-exceeded', { what: 'the body', value: 'larger', limit: `${CBOR_BODY_BYTES} bytes` }));
+    refuseWith(
+      reply,
+      request,
+      rejection('limit-exceeded', { what: 'the body', value: 'larger', limit: `${CBOR_BODY_BYTES} bytes` }),
+    );
   } else if (statusCode === 415) {
     const reason = 'this media type is not taken here';
     refuseWith(reply, request, rejection('malformed', { path: 'Content-Type', reason }), [], 415);
   } else if (statusCode !== undefined && statusCode < 500) {
-    refuseWith(reply, request, rejection('malformed', { path: 'request', reason: message ?? 'not valid' }), [], statusCode);
+    refuseWith(
+      reply,
+      request,
+      rejection('malformed', { path: 'request', reason: message ?? 'not valid' }),
+      [],
+      statusCode,
+    );
   } else if (retry === 'later' || retry === 'now') {
     logs.error('A request failed for now', error, { requestId: request.id });
     refuseWith(reply, request, rejection('try-again', { reason: 'a part of the server is not available' }));

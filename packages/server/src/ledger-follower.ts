@@ -31,7 +31,12 @@ export type LedgerFollowerParts = {
   readonly registry: Registry;
 };
 
-type Credit = { readonly grant: Uint8Array; remainingMills: bigint; readonly bookedAtMs: bigint; readonly bookedAtCursor: bigint };
+type Credit = {
+  readonly grant: Uint8Array;
+  remainingMills: bigint;
+  readonly bookedAtMs: bigint;
+  readonly bookedAtCursor: bigint;
+};
 type Franked = { readonly entry: LogEntry; readonly statistics: BatchStatistics; readonly postageMills: bigint };
 
 /** Books what is new in the log. */
@@ -52,7 +57,11 @@ export async function bookPostage(parts: LedgerFollowerParts): Promise<'more' | 
   }
   await database.transaction(async (tables) => {
     const fresh = new Set((await ledger.bookIn(tables, franked.map(postageEntry))).map((entry) => entry.ref));
-    await drawCredits(tables, parts, franked.filter((one) => fresh.has(refOf(one))));
+    await drawCredits(
+      tables,
+      parts,
+      franked.filter((one) => fresh.has(refOf(one))),
+    );
     await moveCursor(tables, LEDGER_FOLLOWER, last.cursor);
   });
   return entries.length === STEP ? 'more' : 'idle';
@@ -114,9 +123,7 @@ async function drawCredits(
       if (leftMills === 0n || credit.remainingMills === 0n) continue;
       const { openedAfterMs } = observed;
       const after =
-        openedAfterMs === undefined
-          ? entry.cursor > credit.bookedAtCursor
-          : BigInt(openedAfterMs) >= credit.bookedAtMs;
+        openedAfterMs === undefined ? entry.cursor > credit.bookedAtCursor : BigInt(openedAfterMs) >= credit.bookedAtMs;
       if (!after) continue;
       const amountMills = leftMills < credit.remainingMills ? leftMills : credit.remainingMills;
       leftMills -= amountMills;

@@ -244,7 +244,8 @@ function ownAccounts(licensee: LicenseeId, devices: readonly DeviceId[]): (reado
     ['=', ACCOUNT.deposit(licensee)],
     ['=', ACCOUNT.drawn(licensee)],
   ];
-  for (const kind of ['postage', 'discount', 'credit']) own.push(['=', `${kind}:${licensee}`], ['like', `${kind}:${licensee}:%`]);
+  for (const kind of ['postage', 'discount', 'credit'])
+    own.push(['=', `${kind}:${licensee}`], ['like', `${kind}:${licensee}:%`]);
   for (const device of devices) own.push(['=', ACCOUNT.device(device)]);
   return own;
 }

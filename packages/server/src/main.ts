@@ -4,7 +4,12 @@
 import { readFileSync } from 'node:fs';
 import { systemClock } from '@countermark/node-platform/clock';
 import { errorText } from '@countermark/node-platform/fault';
-import { type PartyContext, type PartyProgram, type PublishedAddresses, runParty } from '@countermark/node-platform/party-main';
+import {
+  type PartyContext,
+  type PartyProgram,
+  type PublishedAddresses,
+  runParty,
+} from '@countermark/node-platform/party-main';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { openDatabase, type SqlDatabase } from '@countermark/sql/database';

@@ -48,11 +48,7 @@ export class Policies {
   }
 
   /** The device's policy as it has to be now, signed; a new version where the newest says something else. */
-  async renewed(
-    device: DeviceId,
-    licensee: LicenseeId,
-    customers: readonly CustomerId[],
-  ): Promise<Result<Uint8Array>> {
+  async renewed(device: DeviceId, licensee: LicenseeId, customers: readonly CustomerId[]): Promise<Result<Uint8Array>> {
     for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
       const newest = await this.#registry.policy(device);
       const policy = (version: number): Uint8Array =>
@@ -83,7 +79,13 @@ export function policyValues(given: Readonly<Record<string, unknown>>): Result<P
       values[name] = mills(BigInt(value));
     } else values[name] = value;
   }
-  const probe = { ...(values as PolicyValues), device: 'psd_0000000000000000', licensee: 'lic_x', version: 1, customers: [] };
+  const probe = {
+    ...(values as PolicyValues),
+    device: 'psd_0000000000000000',
+    licensee: 'lic_x',
+    version: 1,
+    customers: [],
+  };
   try {
     const parsed = parseBytes(policySchema, encodeWith(policySchema, probe as unknown as Policy));
     return parsed.ok ? accept(values as PolicyValues) : invalid(String(parsed.rejection.detail['path']));

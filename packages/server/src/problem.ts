@@ -45,7 +45,12 @@ export function statusOf(code: RejectionCode): number {
 }
 
 /** The body of an error answer. */
-export function problemOf(refused: Rejection, requestId: string, errors: readonly Defect[] = [], status?: number): Problem {
+export function problemOf(
+  refused: Rejection,
+  requestId: string,
+  errors: readonly Defect[] = [],
+  status?: number,
+): Problem {
   return {
     type: `urn:countermark:error:${refused.code}`,
     title: refused.code.replaceAll('-', ' '),

@@ -42,11 +42,16 @@ export function serveSessionUpgrades(server: Server, options: SessionUpgradeOpti
     };
     const begin = async (): Promise<void> => {
       if (request.url !== '/v1/session' || request.method !== 'GET') {
-        refuseWith(rejection('unknown-operation', { operation: `${request.method ?? ''} ${request.url ?? ''}`.slice(0, 64) }));
+        refuseWith(
+          rejection('unknown-operation', { operation: `${request.method ?? ''} ${request.url ?? ''}`.slice(0, 64) }),
+        );
         return;
       }
       if (request.headers.upgrade?.toLowerCase() !== PROTOCOL) {
-        refuseWith(rejection('not-available', { what: 'An upgrade to another protocol', cure: `Upgrade to ${PROTOCOL}.` }), 400);
+        refuseWith(
+          rejection('not-available', { what: 'An upgrade to another protocol', cure: `Upgrade to ${PROTOCOL}.` }),
+          400,
+        );
         return;
       }
       if (!(await options.authorised(request.headers.authorization))) {

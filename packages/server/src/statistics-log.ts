@@ -154,15 +154,7 @@ export class SqlStatisticsLog implements StatisticsLog {
             const refused = verdict.rejection;
             outcomes.push({ outcome: 'rejected', rejection: refused });
             if (refused.code === 'fork' || refused.code === 'inconsistent') {
-              evidence.push([
-                device,
-                digest,
-                BigInt(sequence),
-                refused.code,
-                bytes,
-                item.attestation,
-                BigInt(nowMs),
-              ]);
+              evidence.push([device, digest, BigInt(sequence), refused.code, bytes, item.attestation, BigInt(nowMs)]);
             }
             if (refused.code === 'fork' && !head.suspended) {
               heads.set(device, {
@@ -323,10 +315,9 @@ export class SqlStatisticsLog implements StatisticsLog {
   /** Question marks become what the kind of database wants. */
   #query(text: string, values: readonly SqlValue[]): CompiledQuery {
     let next = 1;
-    return CompiledQuery.raw(
-      this.#database.kind === 'postgres' ? text.replace(/\?/g, () => `$${next++}`) : text,
-      [...values],
-    );
+    return CompiledQuery.raw(this.#database.kind === 'postgres' ? text.replace(/\?/g, () => `$${next++}`) : text, [
+      ...values,
+    ]);
   }
 }
 
@@ -372,7 +363,9 @@ function headOf(row: HeadRow): DeviceHead {
 /** Rows that name the same (device, digest) once: some databases refuse two in one statement. */
 function distinct(rows: readonly SqlValue[][]): SqlValue[][] {
   return [
-    ...new Map(rows.map((row) => [`${String(row[0])}#${Buffer.from(row[1] as Uint8Array).toString('hex')}`, row])).values(),
+    ...new Map(
+      rows.map((row) => [`${String(row[0])}#${Buffer.from(row[1] as Uint8Array).toString('hex')}`, row]),
+    ).values(),
   ];
 }
 

@@ -1,0 +1,202 @@
+/**
+ * A device without a PSD: keys, an enrolment request, and a valid chain of records, as many as a test or a benchmark wants.
+ *
+ * Guarantees records that verify and continue their chain. It frank nothing, keeps nothing, and protects no key: for tests
+ * and benchmarks only.
+ */
+import { randomBytes } from 'node:crypto';
+import {
+  agreedKey,
+  generateSigningKey,
+  hmacSha256,
+  importPublicKey,
+  publicKeyBytes,
+  signP1363,
+} from '@countermark/node-platform/signing';
+import { sha256 } from '@countermark/node-platform/verification';
+import { type Authentication, messageDigest, seal, toBeAuthenticated, type Unsealed } from '@countermark/protocol/cose';
+import { type Digest, digestOf, NO_DIGEST } from '@countermark/protocol/digest';
+import { type BatchId, type CustomerId, deviceIdOf, hex, type JobId, type LicenseeId } from '@countermark/protocol/id';
+import { macKeyInfo } from '@countermark/protocol/mac-key';
+import { type MessageType, unsealedMessage } from '@countermark/protocol/message';
+import { BATCH_STATISTICS, type BatchStatistics } from '@countermark/protocol/messages/batch-statistics';
+import { ENROLMENT_REQUEST } from '@countermark/protocol/messages/enrolment';
+import { FUNDS_REQUEST, type FundsRequest } from '@countermark/protocol/messages/funds';
+import { mills } from '@countermark/protocol/money';
+import { type Funds, NO_FUNDS, type Registers, ZERO_REGISTERS } from '@countermark/protocol/registers';
+
+const EPOCH = 1;
+const CURRENCY = { code: 'USD', exponent: 3 } as const;
+const ZERO = digestOf(new Uint8Array(32));
+
+/** What a batch of the simulated device is like; all of it has a default. */
+export type SimulatedBatch = {
+  readonly pieces?: number;
+  readonly pieceMills?: bigint;
+  readonly customer?: CustomerId;
+  readonly openedAfterMs?: number;
+};
+
+export class SimulatedDevice {
+  readonly device = deviceIdOf(randomBytes(8));
+  readonly licensee: LicenseeId;
+  readonly authentication: Authentication;
+  registers: Registers = ZERO_REGISTERS;
+  funds: Funds = NO_FUNDS;
+  sequence = 0;
+  head: Digest = NO_DIGEST;
+  readonly session = generateSigningKey();
+  readonly #signing = generateSigningKey();
+  readonly #agreement = generateSigningKey();
+  #macKey: Uint8Array | undefined;
+
+  constructor(licensee: LicenseeId, authentication: Authentication = 'signature') {
+    this.licensee = licensee;
+    this.authentication = authentication;
+  }
+
+  get #key() {
+    return { holder: this.device, epoch: EPOCH };
+  }
+
+  /** The request, signed; `nonce` makes another request of the same keys. */
+  enrolmentRequest(nonce: Uint8Array = new Uint8Array(16)): Uint8Array {
+    return this.#signed(ENROLMENT_REQUEST, {
+      device: this.device,
+      epoch: EPOCH,
+      authentication: this.authentication,
+      memory: 'psd',
+      publicKey: publicKeyBytes(this.#signing.publicKey),
+      agreementKey: publicKeyBytes(this.#agreement.publicKey),
+      sessionKey: publicKeyBytes(this.session.publicKey),
+      software: { version: '0', measurement: ZERO },
+      nonce,
+    });
+  }
+
+  /** Derives the MAC key of statistics from the certificate's other agreement key. */
+  agree(peer: Uint8Array): void {
+    const publicKey = importPublicKey(peer);
+    if (publicKey === undefined) throw new TypeError('no key');
+    const info = macKeyInfo(this.device, EPOCH, 'statistics');
+    this.#macKey = agreedKey(this.#agreement.privateKey, publicKey, { salt: new Uint8Array(0), info, bytes: 32 });
+  }
+
+  /** Takes funds as a funds grant would give them. */
+  receive(amountMills: bigint): void {
+    this.registers = { ...this.registers, descendingMills: mills(this.registers.descendingMills + amountMills) };
+    this.funds = {
+      ...this.funds,
+      receivedMills: mills(this.funds.receivedMills + amountMills),
+      lastGrant: this.funds.lastGrant + 1,
+    };
+  }
+
+  fundsRequest(number: number, amountMills: bigint, changes: Partial<FundsRequest> = {}): Uint8Array {
+    return this.#signed(FUNDS_REQUEST, {
+      device: this.device,
+      licensee: this.licensee,
+      number,
+      amountMills: mills(amountMills),
+      registers: this.registers,
+      funds: this.funds,
+      currency: CURRENCY,
+      ...changes,
+    });
+  }
+
+  /** The statistics of the next batch, not sealed, and without effect on the device. */
+  statistics({ pieces = 1, pieceMills = 740n, customer, openedAfterMs }: SimulatedBatch = {}): BatchStatistics {
+    const opened = this.registers;
+    const postageMills = pieceMills * BigInt(pieces);
+    const closed: Registers = {
+      ascendingMills: mills(opened.ascendingMills + postageMills),
+      descendingMills: mills(opened.descendingMills - postageMills),
+      pieces: opened.pieces + pieces,
+    };
+    return {
+      device: this.device,
+      licensee: this.licensee,
+      sequence: this.sequence + 1,
+      previous: this.head,
+      declaration: {
+        batch: `bat_${hex(randomBytes(16))}` as BatchId,
+        job: 'simulated' as JobId,
+        ...(customer === undefined ? {} : { customer }),
+        submitter: 'simulated',
+        preparer: 'simulated',
+        product: 'first-class',
+        entry: 'origin',
+        mailingDate: '2026-11-22',
+        expectedPieces: Math.max(1, pieces),
+        expectedCells: 1,
+        tariff: ZERO,
+        scheme: 1,
+        currency: CURRENCY,
+      },
+      closing: { spoiled: [], reprints: 0 },
+      observed: {
+        firstPieceNumber: opened.pieces + 1,
+        pieces,
+        root: ZERO,
+        cells:
+          pieces === 0
+            ? []
+            : [
+                {
+                  key: {
+                    product: 'first-class',
+                    shape: 'letter',
+                    affixed: 'single-piece-metered',
+                    level: '5-digit',
+                    entry: 'origin',
+                    weightStep: 10,
+                  },
+                  pieces,
+                  postageMills: mills(postageMills),
+                },
+              ],
+        spoiledPieces: 0,
+        spoiledPostageMills: mills(0n),
+        opened,
+        closed,
+        funds: this.funds,
+        incomplete: false,
+        memory: 'psd',
+        layout: 1,
+        policyVersion: 1,
+        software: { version: '0', measurement: ZERO },
+        specimen: true,
+        currency: CURRENCY,
+        epoch: EPOCH,
+        ...(openedAfterMs === undefined ? {} : { openedAfterMs }),
+      },
+    };
+  }
+
+  /** Seals the statistics and takes them as the device's newest record. */
+  seal(statistics: BatchStatistics): Uint8Array {
+    const unsealed = unsealedMessage(BATCH_STATISTICS, this.authentication, this.#key, statistics);
+    this.registers = statistics.observed.closed;
+    this.sequence = statistics.sequence;
+    this.head = messageDigest(unsealed, sha256);
+    return seal(unsealed, this.#authenticator(unsealed));
+  }
+
+  /** The next record. */
+  record(batch: SimulatedBatch = {}): Uint8Array {
+    return this.seal(this.statistics(batch));
+  }
+
+  #authenticator(unsealed: Unsealed): Uint8Array {
+    const input = toBeAuthenticated(unsealed);
+    if (unsealed.authentication === 'signature') return signP1363(this.#signing.privateKey, input);
+    if (this.#macKey === undefined) throw new TypeError('no MAC key was agreed');
+    return hmacSha256(this.#macKey, input);
+  }
+
+  #signed<T>(of: MessageType<T>, value: T): Uint8Array {
+    const unsealed = unsealedMessage(of, 'signature', this.#key, value);
+    return seal(unsealed, signP1363(this.#signing.privateKey, toBeAuthenticated(unsealed)));
+  }
+}
