@@ -4,12 +4,11 @@
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { checkAuthority } from '@countermark/authority/check';
 import { digestText } from '@countermark/protocol/digest';
 import type { Cell } from '@countermark/protocol/cell';
-import { mills } from '@countermark/protocol/money';
 import { afterEach, describe, expect, test } from 'vitest';
 import { delivery, type Franked, Roles, TestDevice } from './authority-evidence.ts';
-import { checkAuthority } from '@countermark/authority/check';
 import { TestAuthority } from './authority-process.ts';
 
 const started: TestAuthority[] = [];
@@ -83,5 +82,141 @@ describe('the sample mailing', () => {
       expect(grant.demonstration).toBe(true);
       expect(grant.reasons.length).toBeGreaterThan(3);
     }
+  });
+});
+
+/** 500 letters at two levels: 3 % of 147 x 300 + 99 x 200 mills. */
+const LETTERS = [
+  { level: '5-digit', pieces: 300 },
+  { level: 'aadc', pieces: 200 },
+];
+const THREE_PERCENT = ((147n * 300n + 99n * 200n) * 3n) / 100n;
+
+const REBATE = {
+  format: 1,
+  id: 'test-rebate',
+  version: 1,
+  title: 'A rebate that the code has never heard of',
+  demonstration: true,
+  kind: 'credit',
+  currency: 'USD',
+  exponent: 3,
+  beneficiary: 'licensee',
+  mailingDates: { from: '2026-01-01', to: null },
+  select: { level: ['aadc'] },
+  requires: { authentication: 'signature', certified: false },
+  period: { kind: 'calendar', unit: 'month' },
+  base: 'postage',
+  rate: '1/3',
+};
+
+function programmeFile(postal: TestAuthority, name: string, content: object): string {
+  const path = join(postal.folder, name);
+  writeFileSync(path, JSON.stringify(content));
+  return path;
+}
+
+describe('a programme', () => {
+  test('that a clerk adds as a file grants, for what was there before it too', async () => {
+    const roles = new Roles();
+    const first = await authority(roles, { programmes: [] });
+    const device = new TestDevice(roles, 'lic_rebate');
+    const mac = new TestDevice(roles, 'lic_rebate', 'mac');
+    const items = [
+      device.frank(LETTERS, { customer: 'alder-press' }),
+      device.frank([{ level: '5-digit', pieces: 100 }], { customer: 'alder-press' }),
+      device.frank(LETTERS, { customer: 'birch-mutual', mailingDate: '2026-04-01' }),
+      mac.frank(LETTERS, { customer: 'birch-mutual' }),
+    ];
+    const { cursor } = await first.deliver(delivery([device, mac], items));
+    expect(await first.grants(cursor)).toEqual([]);
+    await first.stop();
+
+    const second = await authority(roles, {
+      folder: first.folder,
+      programmes: [programmeFile(first, 'rebate.json', REBATE)],
+    });
+    const grants = await second.grants(cursor);
+    const third = (740n * 200n) / 3n;
+    expect(
+      grants.map(({ kind, grant }) => [kind, grant.customer, grant.period, grant.amountMills, grant.evidence.map(digestText)]),
+    ).toEqual([
+      ['credit', undefined, '2026-03', third, [digestText(items[0]!.digest)]],
+      ['credit', undefined, '2026-04', third, [digestText(items[2]!.digest)]],
+    ]);
+    const listed = (await (await second.request('/v1/programmes')).json()) as { programmes: object[] };
+    expect(listed.programmes).toEqual([REBATE]);
+  });
+
+  test('that was altered under its version stops the start; a new version takes over where it says', async () => {
+    const roles = new Roles();
+    const first = new TestAuthority(roles);
+    const versionOne = programmeFile(first, 'one.json', REBATE);
+    const start = (programmes: string[]) => authority(roles, { folder: first.folder, programmes });
+    started.push(first);
+    const device = new TestDevice(roles, 'lic_versions');
+    const running = await start([versionOne]);
+    const { cursor } = await running.deliver(delivery([device], [device.frank(LETTERS, { mailingDate: '2026-03-31' })]));
+    expect(await running.grants(cursor)).toHaveLength(1);
+    await running.stop();
+
+    await expect(start([programmeFile(first, 'altered.json', { ...REBATE, rate: '1/2' })])).rejects.toThrow(/altered/);
+    const overlapping = programmeFile(first, 'early.json', { ...REBATE, version: 2, rate: '1/2', mailingDates: { from: '2026-03-15', to: null } });
+    await expect(start([versionOne, overlapping])).rejects.toThrow(/begin later/);
+
+    const versionTwo = programmeFile(first, 'two.json', { ...REBATE, version: 2, rate: '1/2', mailingDates: { from: '2026-04-01', to: null } });
+    const again = await start([versionOne, versionTwo]);
+    const next = await again.deliver(
+      delivery(
+        [device],
+        [device.frank(LETTERS, { mailingDate: '2026-04-01' }), device.frank(LETTERS, { mailingDate: '2026-03-31' })],
+      ),
+    );
+    const grants = await again.grants(next.cursor);
+    expect(grants.map(({ grant }) => [grant.programmeVersion, grant.period, grant.revision, grant.amountMills])).toEqual([
+      [1, '2026-03', 1, 49_333n],
+      [1, '2026-03', 2, 98_666n - 49_333n],
+      [2, '2026-04', 1, 74_000n],
+    ]);
+  });
+});
+
+describe('whoever delivers what again, in whatever parts', () => {
+  test('the second half of a posting raises the band for the first, once', async () => {
+    const roles = new Roles();
+    const postal = await authority(roles);
+    const device = new TestDevice(roles, 'lic_halves');
+    const first = delivery([device], [device.frank(LETTERS, { customer: 'alder-press' })]);
+    const second = delivery([], [device.frank(LETTERS, { customer: 'alder-press' })]);
+    await postal.grants((await postal.deliver(first)).cursor);
+    await Promise.all([postal.deliver(second), postal.deliver(second), postal.deliver(first)]);
+    const { cursor } = await postal.deliver(second);
+    const discounts = (await postal.grants(cursor)).filter(({ kind }) => kind === 'discount');
+    expect(discounts.map(({ grant }) => [grant.revision, grant.amountMills, grant.evidence.length])).toEqual([
+      [1, THREE_PERCENT, 1],
+      [2, (2n * (147n * 300n + 99n * 200n)) / 10n - THREE_PERCENT, 1],
+    ]);
+    expect(digestText(discounts[1]!.grant.previous!)).toBe(digestText(discounts[0]!.digest));
+    expect(discounts[1]!.grant.reasons.at(-1)).toBe('USD 1.917 was granted before: this grant is USD 10.863.');
+  });
+
+  test('a restart between delivery and grant loses and repeats nothing', async () => {
+    const roles = new Roles();
+    const first = await authority(roles);
+    const device = new TestDevice(roles, 'lic_restart');
+    const { cursor } = await first.deliver(delivery([device], [device.frank(LETTERS, { customer: 'alder-press' })]));
+    await first.stop();
+    const second = await authority(roles, { folder: first.folder });
+    const grants = await second.grants(cursor);
+    expect(grants).toHaveLength(1);
+    const grantingKey = digestText(second.grantingKey);
+    await second.stop();
+    const third = await authority(roles, { folder: first.folder });
+    expect((await third.grants(cursor)).map(({ digest }) => digestText(digest))).toEqual(
+      grants.map(({ digest }) => digestText(digest)),
+    );
+    expect(digestText(third.grantingKey)).toBe(grantingKey);
+    await third.stop();
+    expect(await checkAuthority(third.config)).toEqual({ ok: true, value: [] });
   });
 });

@@ -208,7 +208,7 @@ function entitlement(
     const named = `The programme names a baseline of ${count(baseline.pieces)} for ${nameOf(beneficiary)}`;
     if (above <= 0) return nothing(`${named}; it is not exceeded.`);
     const growth = [
-      `${named}; ${count(above)} above it count.`,
+      `${named}; above it: ${count(above)}.`,
       `The average price paid is ${amount(postageMills)} / ${pieces}, about ${amount(postageMills / BigInt(pieces))} a piece.`,
     ];
     if (rate === null) return nothing(...growth, sentence);
@@ -247,10 +247,10 @@ function rateFor(programme: Programme, pieces: number): { readonly rate: Rate | 
   const reached = bands.findLast((band) => pieces >= band.fromPieces);
   const next = bands.find((band) => pieces < band.fromPieces);
   const begins = next === undefined ? '' : `${next.rate.text} begins at ${count(next.fromPieces)}`;
-  if (reached === undefined) return { rate: null, sentence: `${count(pieces)} reach no band; ${begins}.` };
+  if (reached === undefined) return { rate: null, sentence: `${count(pieces)}: no band is reached; ${begins}.` };
   return {
     rate: reached.rate,
-    sentence: `${count(pieces)} reach the band from ${count(reached.fromPieces)}: ${reached.rate.text}${begins === '' ? '' : ` (${begins})`}.`,
+    sentence: `${count(pieces)}: the band from ${count(reached.fromPieces)} is reached, ${reached.rate.text}${begins === '' ? '' : ` (${begins})`}.`,
   };
 }
 
