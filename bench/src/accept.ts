@@ -1,74 +1,48 @@
 /**
- * The figure `accept`: records a second that are verified, durably logged, attested and confirmed, over HTTP, 256 a request,
+ * `accept`: records a second that are verified, durably logged, attested and confirmed, over HTTP, 256 a request,
  * of many devices, by a real server and a real cryptographic device; against 1/(1/verify + 2/sign) on one core.
  *
  * The devices are simulated: their records are signed before the clock starts. The followers run, as they always do; there
  * is no authority to deliver to.
  */
 import { randomBytes } from 'node:crypto';
-import { mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { generateSigningKey, signP1363, verifyP1363 } from '@countermark/node-platform/signing';
 import type { LicenseeId } from '@countermark/protocol/id';
 import { answersSchema, submissionSchema } from '@countermark/protocol/interfaces/answer';
 import { encodeWith, parseBytes } from '@countermark/protocol/schema';
 import { type AcceptanceParties, startAcceptanceParties } from './acceptance-parties.ts';
+import { type BenchmarkRun, type Figure, figureOfLimit } from './figure.ts';
 import { SimulatedDevice } from './simulated-device.ts';
 
 const LICENSEE = 'lic_bench' as LicenseeId;
 const CBOR_LIMITS = { maxBytes: 4 * 1024 * 1024, maxDepth: 12 };
 
-export type AcceptOptions = {
-  readonly devices?: number;
-  readonly submissions?: number;
-  readonly recordsEach?: number;
-  readonly inFlight?: number;
-  /** Where to put the parties' folders. Default: the system's temp folder. */
-  readonly folder?: string;
-};
-
-export type AcceptFigures = {
-  readonly recordsPerSecond: number;
-  /** On one core, in the same run. */
-  readonly signPerSecond: number;
-  readonly verifyPerSecond: number;
-  /** 1/(1/verify + 2/sign). */
-  readonly limitPerSecond: number;
-  readonly ratio: number;
-};
+const SIZES = {
+  smoke: { devices: 8, submissions: 4, recordsEach: 16 },
+  standard: { devices: 64, submissions: 96, recordsEach: 256 },
+  full: { devices: 256, submissions: 400, recordsEach: 256 },
+} as const;
+/** Submissions under way at a time, as of several hosts. */
+const IN_FLIGHT = 4;
 
 /** Measures. @throws Error if a record is not accepted. */
-export async function measureAcceptance(options: AcceptOptions = {}): Promise<AcceptFigures> {
-  const { devices = 64, submissions = 96, recordsEach = 256, inFlight = 4 } = options;
-  const folder = mkdtempSync(join(options.folder ?? tmpdir(), 'cm-accept-'));
+export async function benchmark({ size, limits, folder }: BenchmarkRun): Promise<readonly Figure[]> {
+  const { devices, submissions, recordsEach } = SIZES[size];
   const parties = await startAcceptanceParties(folder);
   try {
     const credential = await licensee(parties);
     const simulated = Array.from({ length: devices }, () => new SimulatedDevice(LICENSEE));
     for (const device of simulated) await enrol(parties, credential, device);
-    const before = oneCore();
-    const warm = bodies(simulated, 2 * inFlight, recordsEach);
+    const warm = bodies(simulated, 2 * IN_FLIGHT, recordsEach);
     const measured = bodies(simulated, submissions, recordsEach);
-    await sendAll(parties, credential, warm, inFlight);
+    await sendAll(parties, credential, warm, IN_FLIGHT);
     const startedMs = performance.now();
-    await sendAll(parties, credential, measured, inFlight);
+    await sendAll(parties, credential, measured, IN_FLIGHT);
     const seconds = (performance.now() - startedMs) / 1_000;
-    const after = oneCore();
-    const signPerSecond = (before.signPerSecond + after.signPerSecond) / 2;
-    const verifyPerSecond = (before.verifyPerSecond + after.verifyPerSecond) / 2;
-    const recordsPerSecond = (submissions * recordsEach) / seconds;
-    const limitPerSecond = 1 / (1 / verifyPerSecond + 2 / signPerSecond);
-    return {
-      recordsPerSecond,
-      signPerSecond,
-      verifyPerSecond,
-      limitPerSecond,
-      ratio: recordsPerSecond / limitPerSecond,
-    };
+    const limit = 1 / (1 / limits.verifiesPerSecond + 2 / limits.signsPerSecond);
+    const rate = (submissions * recordsEach) / seconds;
+    return [figureOfLimit('accept', rate, 'records/s', limit, { atLeast: 0.7 })];
   } finally {
     await parties.stop();
-    rmSync(folder, { recursive: true, force: true });
   }
 }
 
@@ -140,24 +114,4 @@ async function post(url: string, path: string, credential: string, body: object)
   const text = await response.text();
   if (!response.ok) throw new Error(`${path}: ${response.status} ${text}`);
   return JSON.parse(text) as Record<string, unknown>;
-}
-
-/** Synchronous signatures and verifications a second of this thread. */
-function oneCore(): { readonly signPerSecond: number; readonly verifyPerSecond: number } {
-  const { privateKey, publicKey } = generateSigningKey();
-  const input = randomBytes(600);
-  const signature = signP1363(privateKey, input);
-  const perSecond = (work: () => void): number => {
-    const startedMs = performance.now();
-    let count = 0;
-    while (performance.now() - startedMs < 500) {
-      for (let i = 0; i < 50; i += 1) work();
-      count += 50;
-    }
-    return (count * 1_000) / (performance.now() - startedMs);
-  };
-  return {
-    signPerSecond: perSecond(() => signP1363(privateKey, input)),
-    verifyPerSecond: perSecond(() => verifyP1363(publicKey, input, signature)),
-  };
 }

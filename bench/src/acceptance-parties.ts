@@ -6,15 +6,15 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
-import { mkdirSync, openSync, writeFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
-import { dirname, join } from 'node:path';
+import { mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { connectRpc } from '@countermark/node-platform/rpc';
 import { generateSigningKey, publicKeyBytes } from '@countermark/node-platform/signing';
 import { CRYPTOGRAPHIC_DEVICE } from '@countermark/protocol/interfaces/cryptographic-device';
 import { parseValue } from '@countermark/protocol/schema';
 import { formatTrustBundle, type TrustBundle } from '@countermark/verify/trust-bundle';
+import { ROOT } from './scratch-folder.ts';
 
 export type AcceptanceParties = {
   readonly url: string;
@@ -70,15 +70,15 @@ type Started = { readonly process: ChildProcess; readonly ready: Readonly<Record
 async function start(party: string, folder: string, config: object): Promise<Started> {
   const file = join(folder, `${party}.json`);
   writeFileSync(file, JSON.stringify(config), { mode: 0o600 });
-  // The packages have no main export: their manifest leads to the built one.
-  const root = dirname(dirname(createRequire(import.meta.url).resolve('@countermark/protocol/bytes')));
-  const main = join(root, '..', party, 'dist', 'main.js');
-  const log = openSync(join(folder, `${party}.log`), 'a');
+  const main = join(ROOT, 'packages', party, 'dist', 'main.js');
+  const logFile = join(folder, `${party}.log`);
+  const log = openSync(logFile, 'a');
   const child = spawn(process.execPath, [main, 'serve', '--config', file], { stdio: ['pipe', 'pipe', log] });
+  if (child.stdout === null) throw new Error('The process has no pipe.');
   for await (const line of createInterface({ input: child.stdout })) {
     return { process: child, ready: JSON.parse(line) as Record<string, unknown> };
   }
-  throw new Error(`${party} ended before it was ready: see ${join(folder, `${party}.log`)}`);
+  throw new Error(`${party} ended before it was ready:\n${readFileSync(logFile, 'utf8').slice(-4_000)}`);
 }
 
 async function trustBundle(socket: string): Promise<TrustBundle> {

@@ -17,7 +17,7 @@ const BENCHMARKS: Readonly<Record<string, () => Promise<{ readonly benchmark: Be
   'frank-single': () => import('./frank-single.ts'),
   mailing: () => import('./mailing.ts'),
   memory: () => import('./memory.ts'),
-  // accept
+  accept: () => import('./accept.ts'),
   pages: () => import('./pages.ts'),
   start: () => import('./start.ts'),
 };

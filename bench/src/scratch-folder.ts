@@ -25,10 +25,10 @@ export class ScratchFolder {
     this.path = mkdtempSync(join(chosen, 'cm-bench-'));
   }
 
-  /** An empty folder in it. */
+  /** An empty folder in it, for this user alone. */
   part(name: string): string {
     const path = join(this.path, name);
-    mkdirSync(path);
+    mkdirSync(path, { mode: 0o700 });
     return path;
   }
 
