@@ -23,8 +23,8 @@ import type { TrustBundle } from '@countermark/verify/trust-bundle';
 
 const sha256 = (bytes: Uint8Array): Digest => digestOf(createHash('sha256').update(bytes).digest());
 
-export const USD = { code: 'USD', exponent: 3 } as const;
-export const TARIFF = sha256(SHIPPED_TARIFFS[0]!.bytes);
+const USD = { code: 'USD', exponent: 3 } as const;
+const TARIFF = sha256(SHIPPED_TARIFFS[0]!.bytes);
 
 /** Keys of the roles of the cryptographic device. */
 export class Roles {
@@ -129,7 +129,13 @@ export class TestDevice {
 
   /** Franks a batch: its record and attestation. */
   frank(pieces: readonly Pieces[], options: BatchOptions = {}): Franked {
-    const { customer, product = 'usps-fcm-letter', mailingDate = '2026-03-02', incomplete = false, spoiled = 0 } = options;
+    const {
+      customer,
+      product = 'usps-fcm-letter',
+      mailingDate = '2026-03-02',
+      incomplete = false,
+      spoiled = 0,
+    } = options;
     const tariffProduct = SHIPPED_TARIFFS[0]!.tariff.products.get(product)!;
     const { usualAffixed, shape, weightSteps } = tariffProduct;
     const priceAt = (weightStep: number): bigint =>

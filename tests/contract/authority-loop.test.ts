@@ -33,9 +33,7 @@ type Expected = {
     cells: (Cell['key'] & { pieces: number; postageMills: string })[];
   }[];
 };
-const expected = JSON.parse(
-  readFileSync(new URL('../../samples/expected.json', import.meta.url), 'utf8'),
-) as Expected;
+const expected = JSON.parse(readFileSync(new URL('../../samples/expected.json', import.meta.url), 'utf8')) as Expected;
 
 /** A batch for each customer and product, as the host franks the sample. */
 function sample(device: TestDevice): Franked[] {
@@ -139,7 +137,13 @@ describe('a programme', () => {
     const grants = await second.grants(cursor);
     const third = (740n * 200n) / 3n;
     expect(
-      grants.map(({ kind, grant }) => [kind, grant.customer, grant.period, grant.amountMills, grant.evidence.map(digestText)]),
+      grants.map(({ kind, grant }) => [
+        kind,
+        grant.customer,
+        grant.period,
+        grant.amountMills,
+        grant.evidence.map(digestText),
+      ]),
     ).toEqual([
       ['credit', undefined, '2026-03', third, [digestText(items[0]!.digest)]],
       ['credit', undefined, '2026-04', third, [digestText(items[2]!.digest)]],
@@ -156,15 +160,27 @@ describe('a programme', () => {
     started.push(first);
     const device = new TestDevice(roles, 'lic_versions');
     const running = await start([versionOne]);
-    const { cursor } = await running.deliver(delivery([device], [device.frank(LETTERS, { mailingDate: '2026-03-31' })]));
+    const { cursor } = await running.deliver(
+      delivery([device], [device.frank(LETTERS, { mailingDate: '2026-03-31' })]),
+    );
     expect(await running.grants(cursor)).toHaveLength(1);
     await running.stop();
 
     await expect(start([programmeFile(first, 'altered.json', { ...REBATE, rate: '1/2' })])).rejects.toThrow(/altered/);
-    const overlapping = programmeFile(first, 'early.json', { ...REBATE, version: 2, rate: '1/2', mailingDates: { from: '2026-03-15', to: null } });
+    const overlapping = programmeFile(first, 'early.json', {
+      ...REBATE,
+      version: 2,
+      rate: '1/2',
+      mailingDates: { from: '2026-03-15', to: null },
+    });
     await expect(start([versionOne, overlapping])).rejects.toThrow(/begin later/);
 
-    const versionTwo = programmeFile(first, 'two.json', { ...REBATE, version: 2, rate: '1/2', mailingDates: { from: '2026-04-01', to: null } });
+    const versionTwo = programmeFile(first, 'two.json', {
+      ...REBATE,
+      version: 2,
+      rate: '1/2',
+      mailingDates: { from: '2026-04-01', to: null },
+    });
     const again = await start([versionOne, versionTwo]);
     const next = await again.deliver(
       delivery(
@@ -173,7 +189,9 @@ describe('a programme', () => {
       ),
     );
     const grants = await again.grants(next.cursor);
-    expect(grants.map(({ grant }) => [grant.programmeVersion, grant.period, grant.revision, grant.amountMills])).toEqual([
+    expect(
+      grants.map(({ grant }) => [grant.programmeVersion, grant.period, grant.revision, grant.amountMills]),
+    ).toEqual([
       [1, '2026-03', 1, 49_333n],
       [1, '2026-03', 2, 98_666n - 49_333n],
       [2, '2026-04', 1, 74_000n],

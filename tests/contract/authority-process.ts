@@ -84,7 +84,10 @@ export class TestAuthority {
     if (!this.#keptFolder) rmSync(this.folder, { recursive: true, force: true });
   }
 
-  request(path: string, init: RequestInit = {}): Promise<Response> {
+  request(
+    path: string,
+    init: Omit<RequestInit, 'headers'> & { headers?: Record<string, string> } = {},
+  ): Promise<Response> {
     return fetch(`${this.url}${path}`, {
       ...init,
       headers: { authorization: `Bearer ${this.config.credential}`, ...init.headers },
@@ -102,7 +105,7 @@ export class TestAuthority {
   async deliver(delivery: Delivery): Promise<Answers> {
     const response = await this.post(encodeWith(deliverySchema, delivery));
     if (response.status !== 200) throw new Error(`${response.status}: ${await response.text()}`);
-    return valueOf(parseBytes(deliveryAnswersSchema, new Uint8Array(await response.arrayBuffer()))) as Answers;
+    return valueOf(parseBytes(deliveryAnswersSchema, new Uint8Array(await response.arrayBuffer())));
   }
 
   /** All grants, verified, once programmes were evaluated through the cursor. */

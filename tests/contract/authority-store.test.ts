@@ -79,7 +79,8 @@ describe.each(['sqlite', 'postgres'] as const)('the store on %s', (kind) => {
     if (typeof server === 'string') context.skip(server);
   });
 
-  const bring = (given: Delivery, to = store) => takeIn(given, { store: to, roles: trusted, nowMs: () => 5, log: quiet });
+  const bring = (given: Delivery, to = store) =>
+    takeIn(given, { store: to, roles: trusted, nowMs: () => 5, log: quiet });
   const settleOn = (on: AuthorityStore, with_: GrantSigner = signer) =>
     settle({ store: on, programmes, tariffs, signer: with_, nowMs: () => 6, log: quiet });
   const newLicensee = (): string => `lic_contract-${++licensees}`;

@@ -30,7 +30,9 @@ export async function checkAuthority(config: Config): Promise<Result<readonly st
   try {
     const problems = await checkRecords(store, trustedKeys(bundle));
     const granting: KeySource = ({ holder, epoch }) =>
-      holder === 'granting' && epoch === signer.epoch ? { publicKey: signer.publicKey, authentication: 'signature' } : null;
+      holder === 'granting' && epoch === signer.epoch
+        ? { publicKey: signer.publicKey, authentication: 'signature' }
+        : null;
     return accept([...problems, ...(await checkGrants(store, granting))]);
   } finally {
     await store.close();
@@ -82,10 +84,7 @@ async function checkRecords(store: AuthorityStore, roles: KeySource): Promise<st
       problems.push(`The stored head of ${device} is not its last record, ${digestText(head.digest)}.`);
     }
   }
-  const { rows } = await store.totals(
-    { by: [], where: new Map(), mailingDateFrom: null, mailingDateTo: null },
-    1,
-  );
+  const { rows } = await store.totals({ by: [], where: new Map(), mailingDateFrom: null, mailingDateTo: null }, 1);
   const total = rows[0] ?? { pieces: 0n, postageMills: 0n };
   if (total.pieces !== pieces || total.postageMills !== postageMills) {
     problems.push(

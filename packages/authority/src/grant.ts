@@ -96,7 +96,12 @@ function reasonsOf({ programme, reckoning, remarks }: Draft, grantedBefore: bigi
     grantedBefore === 0n
       ? `Nothing was granted before: this grant is ${amount(reckoning.entitlementMills)}.`
       : `${amount(grantedBefore)} was granted before: this grant is ${amount(reckoning.entitlementMills - grantedBefore)}.`;
-  return [...(programme.demonstration ? ['Demonstration: no real money.'] : []), ...reckoning.reasons, ...remarks, settled];
+  return [
+    ...(programme.demonstration ? ['Demonstration: no real money.'] : []),
+    ...reckoning.reasons,
+    ...remarks,
+    settled,
+  ];
 }
 
 async function signGrant(
@@ -112,7 +117,9 @@ async function signGrant(
   const verified = verifyMessage(type, bytes, {
     port: nodeVerification,
     keys: ({ holder, epoch }) =>
-      holder === key.holder && epoch === key.epoch ? { publicKey: signer.publicKey, authentication: 'signature' } : null,
+      holder === key.holder && epoch === key.epoch
+        ? { publicKey: signer.publicKey, authentication: 'signature' }
+        : null,
   });
   if (!verified.ok) throw new Error(`The grant key made a grant that does not verify: ${verified.rejection.code}.`);
   return { digest: verified.value.digest, bytes };

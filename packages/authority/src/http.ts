@@ -144,7 +144,13 @@ function openRoutes(app: FastifyInstance, { store, evaluatedThrough }: HttpOptio
   });
   app.get(
     '/health',
-    { schema: { summary: 'Whether the authority and its store work.', security: [], response: { 200: health, ...problems } } },
+    {
+      schema: {
+        summary: 'Whether the authority and its store work.',
+        security: [],
+        response: { 200: health, ...problems },
+      },
+    },
     async () => {
       const { intake } = await store.positions();
       return { status: 'ok' as const, intake, evaluatedThrough: await evaluatedThrough() };
@@ -242,7 +248,9 @@ function closedRoutes(app: FastifyInstance, { store, programmes, takeIn, evaluat
       schema: {
         summary: 'The programmes that run, as their files are (docs/programmes.md).',
         response: {
-          200: Type.Object({ programmes: Type.Array(Type.Unsafe<object>({ type: 'object', additionalProperties: true })) }),
+          200: Type.Object({
+            programmes: Type.Array(Type.Unsafe<object>({ type: 'object', additionalProperties: true })),
+          }),
           ...problems,
         },
       },
@@ -315,7 +323,11 @@ function refuse(
 
 function refuseWell(app: FastifyInstance, log: Log): void {
   app.setNotFoundHandler((request, reply) =>
-    refuse(request, reply, rejection('unknown-operation', { operation: `${request.method} ${request.url.split('?')[0]}` })),
+    refuse(
+      request,
+      reply,
+      rejection('unknown-operation', { operation: `${request.method} ${request.url.split('?')[0]}` }),
+    ),
   );
   app.setErrorHandler((error: unknown, request, reply) => {
     const code = errorCode(error) ?? '';

@@ -188,11 +188,7 @@ function decide(
     const { record, attestation } = candidate.value;
     const { device, sequence, digest } = recordIdentity(record);
     const state = stateOf(device);
-    const verdict = judge(
-      state.head,
-      record,
-      (at) => appended.get(`${device} ${at}`) ?? view.acceptedAt(device, at),
-    );
+    const verdict = judge(state.head, record, (at) => appended.get(`${device} ${at}`) ?? view.acceptedAt(device, at));
     if (verdict.outcome === 'already-accepted') return { outcome: 'already-accepted' };
     const evidence = { device, sequence, digest, bytes: record.verified.bytes, attestation, receivedMs };
     if (verdict.outcome === 'rejected') {
@@ -211,9 +207,7 @@ function decide(
 
 const FORKED = 'two different records for one sequence (fork)';
 
-function circumstancesOf(
-  record: VerifiedRecord,
-): Pick<StoredRecord, 'type' | 'licensee' | 'customer' | 'mailingDate'> {
+function circumstancesOf(record: VerifiedRecord): Pick<StoredRecord, 'type' | 'licensee' | 'customer' | 'mailingDate'> {
   const licensee: LicenseeId = record.verified.message.licensee;
   if (record.type === 'key-rotation') return { type: record.type, licensee, customer: null, mailingDate: '' };
   const { customer, mailingDate } = record.verified.message.declaration;

@@ -44,7 +44,8 @@ export function cellsOf(record: StoredRecord, tariffs: TariffSource): readonly R
   if (record.type !== 'batch-statistics') return [];
   const envelope = parseEnvelope(record.bytes);
   const statistics = envelope.ok ? parsePayload(BATCH_STATISTICS, envelope.value) : envelope;
-  if (!envelope.ok || !statistics.ok) throw new Error(`The stored record ${record.device} ${record.sequence} is broken.`);
+  if (!envelope.ok || !statistics.ok)
+    throw new Error(`The stored record ${record.device} ${record.sequence} is broken.`);
   const { authentication } = envelope.value;
   return rateStatistics(statistics.value, { authentication, suspended: record.suspended }, tariffs);
 }
@@ -52,7 +53,9 @@ export function cellsOf(record: StoredRecord, tariffs: TariffSource): readonly R
 /** Evaluates one programme through a position that the totals have. */
 async function evaluate(programme: Programme, through: number, options: SettlementOptions): Promise<void> {
   const { store, signer, nowMs, log } = options;
-  const state = (await store.programmes()).find(({ id, version }) => id === programme.id && version === programme.version);
+  const state = (await store.programmes()).find(
+    ({ id, version }) => id === programme.id && version === programme.version,
+  );
   if (state === undefined) throw new Error(`The programme ${programme.id} was not adopted.`);
   if (state.evaluated >= through) return;
   const drafts = await draftsOf(programme, state.evaluated, through, store);

@@ -68,7 +68,8 @@ export function parseTotalsQuery(parameters: Readonly<Record<string, string>>): 
       const dimension = dimensionOf(name);
       if (dimension === null) return bad(name.slice(0, 40), 'there is no such dimension');
       if (dimension === 'weightStep' && !/^\d{1,7}$/.test(value)) return bad(name, 'a whole number is expected');
-      if (dimension === 'specimen' && value !== 'true' && value !== 'false') return bad(name, 'true or false is expected');
+      if (dimension === 'specimen' && value !== 'true' && value !== 'false')
+        return bad(name, 'true or false is expected');
       where.set(dimension, value);
     }
   }

@@ -54,29 +54,77 @@ describe('a programme', () => {
     ['version 0', { ...CONTENT, version: 0 }, '$.version'],
     ['another kind', { ...CONTENT, kind: 'gift' }, '$.kind'],
     ['another beneficiary', { ...CONTENT, beneficiary: 'me' }, '$.beneficiary'],
-    ['days in the wrong order', { ...CONTENT, mailingDates: { from: '2026-02-01', to: '2026-01-01' } }, '$.mailingDates.to'],
-    ['a day that no calendar has', { ...CONTENT, mailingDates: { from: '2026-02-30', to: null } }, '$.mailingDates.from'],
+    [
+      'days in the wrong order',
+      { ...CONTENT, mailingDates: { from: '2026-02-01', to: '2026-01-01' } },
+      '$.mailingDates.to',
+    ],
+    [
+      'a day that no calendar has',
+      { ...CONTENT, mailingDates: { from: '2026-02-30', to: null } },
+      '$.mailingDates.from',
+    ],
     ['an unknown dimension', { ...CONTENT, select: { colour: ['red'] } }, '$.select.colour'],
     ['an empty selection', { ...CONTENT, select: { product: [] } }, '$.select.product'],
     ['a weight step as text', { ...CONTENT, select: { weightStep: ['10'] } }, '$.select.weightStep[0]'],
-    ['an unknown requirement', { ...CONTENT, requires: { authentication: 'none', certified: true } }, '$.requires.authentication'],
+    [
+      'an unknown requirement',
+      { ...CONTENT, requires: { authentication: 'none', certified: true } },
+      '$.requires.authentication',
+    ],
     ['an unknown period', { ...CONTENT, period: { kind: 'week' } }, '$.period.kind'],
     ['a posting with a unit', { ...CONTENT, period: { kind: 'posting', unit: 'year' } }, '$.period.unit'],
-    ['a range outside the mailing dates', { ...CONTENT, period: { kind: 'range', from: '2025-01-01', to: '2025-02-01' } }, '$.period'],
+    [
+      'a range outside the mailing dates',
+      { ...CONTENT, period: { kind: 'range', from: '2025-01-01', to: '2025-02-01' } },
+      '$.period',
+    ],
     ['an unknown base', { ...CONTENT, base: 'weight' }, '$.base'],
     ['baselines without growth', { ...GROWTH, base: 'postage' }, '$.baselines'],
     ['growth without baselines', { ...CONTENT, base: 'growth' }, '$.baselines'],
-    ['a baseline for any licensee, in earnest', { ...GROWTH, baselines: [{ licensee: null, customer: 'a', pieces: 1 }] }, '$.baselines[0].licensee'],
+    [
+      'a baseline for any licensee, in earnest',
+      { ...GROWTH, baselines: [{ licensee: null, customer: 'a', pieces: 1 }] },
+      '$.baselines[0].licensee',
+    ],
     ['a baseline twice', { ...GROWTH, baselines: [...GROWTH.baselines, ...GROWTH.baselines] }, '$.baselines[1]'],
-    ['a negative baseline', { ...GROWTH, baselines: [{ licensee: 'lic_a', customer: 'a', pieces: -1 }] }, '$.baselines[0].pieces'],
+    [
+      'a negative baseline',
+      { ...GROWTH, baselines: [{ licensee: 'lic_a', customer: 'a', pieces: -1 }] },
+      '$.baselines[0].pieces',
+    ],
     ['a customer’s baseline for the licensee', { ...GROWTH, beneficiary: 'licensee' }, '$.baselines[0].customer'],
     ['no bands', { ...CONTENT, rate: { bands: [] } }, '$.rate.bands'],
     ['a rate above all', { ...CONTENT, rate: '101 %' }, '$.rate'],
     ['a rate of nothing', { ...CONTENT, rate: '0 %' }, '$.rate'],
     ['a rate as a number', { ...CONTENT, rate: 0.3 }, '$.rate'],
     ['a fraction of zero', { ...CONTENT, rate: '1/0' }, '$.rate'],
-    ['bands that do not ascend', { ...CONTENT, rate: { bands: [{ fromPieces: 5, rate: '1 %' }, { fromPieces: 5, rate: '2 %' }] } }, '$.rate.bands[1].fromPieces'],
-    ['rates that fall', { ...CONTENT, rate: { bands: [{ fromPieces: 5, rate: '2 %' }, { fromPieces: 6, rate: '1 %' }] } }, '$.rate.bands[1].rate'],
+    [
+      'bands that do not ascend',
+      {
+        ...CONTENT,
+        rate: {
+          bands: [
+            { fromPieces: 5, rate: '1 %' },
+            { fromPieces: 5, rate: '2 %' },
+          ],
+        },
+      },
+      '$.rate.bands[1].fromPieces',
+    ],
+    [
+      'rates that fall',
+      {
+        ...CONTENT,
+        rate: {
+          bands: [
+            { fromPieces: 5, rate: '2 %' },
+            { fromPieces: 6, rate: '1 %' },
+          ],
+        },
+      },
+      '$.rate.bands[1].rate',
+    ],
   ])('with %s is refused by its path', (_, content, path) => {
     expect(parseProgramme(JSON.stringify(content))).toMatchObject({ ok: false, path });
   });

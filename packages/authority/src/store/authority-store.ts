@@ -135,10 +135,7 @@ export type AuthorityStore = {
    */
   roll(rolled: number, limit: number, rate: (record: StoredRecord) => readonly RatedCell[]): Promise<number>;
   /** Distinct licensees, customers and mailing dates of the records after one cursor up to another. */
-  touched(
-    after: number,
-    through: number,
-  ): Promise<readonly (Beneficiary & { readonly mailingDate: string })[]>;
+  touched(after: number, through: number): Promise<readonly (Beneficiary & { readonly mailingDate: string })[]>;
   /** Totals of a licensee's mail in a stretch of mailing dates; of one customer (null: own mail) where it is given. */
   totalsOf(
     licensee: LicenseeId,

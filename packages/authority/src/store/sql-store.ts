@@ -140,11 +140,7 @@ class SqlStore implements AuthorityStore {
     return { intake: at('intake'), rolled: at('rolled') };
   }
 
-  async roll(
-    rolled: number,
-    limit: number,
-    rate: (record: StoredRecord) => readonly RatedCell[],
-  ): Promise<number> {
+  async roll(rolled: number, limit: number, rate: (record: StoredRecord) => readonly RatedCell[]): Promise<number> {
     return this.#database.transaction(async (tables) => {
       const at = await this.#locked(tables, 'rolled');
       if (at !== BigInt(rolled)) return Number(at);
@@ -639,7 +635,8 @@ function totalOf(row: Selectable<Tables['total']>): StoredTotal {
 
 function matches(build: ExpressionBuilder<Tables, 'total'>, query: TotalsQuery): Expression<SqlBool> {
   const conditions: Expression<SqlBool>[] = [...query.where].map(([dimension, value]) => {
-    const typed = dimension === 'weightStep' ? BigInt(value) : dimension === 'specimen' ? flag(value === 'true') : value;
+    const typed =
+      dimension === 'weightStep' ? BigInt(value) : dimension === 'specimen' ? flag(value === 'true') : value;
     return build(DIMENSIONS[dimension], '=', typed as never);
   });
   if (query.mailingDateFrom !== null) conditions.push(build('mailing_date', '>=', query.mailingDateFrom));
