@@ -68,7 +68,7 @@ export async function run(args: readonly string[]): Promise<void> {
       return;
     }
     // Help that was asked for is no error; help because nothing was asked is one.
-    const helped = error.code === 'commander.helpDisplayed' || error.code === 'commander.version';
+    const helped = error.exitCode === 0;
     process.exitCode = helped ? EXIT.done : EXIT.usage;
     if (!helped && args.includes('--json')) printJson({ error: { code: 'usage', message: error.message } });
   }
