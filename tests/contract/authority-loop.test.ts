@@ -4,6 +4,7 @@
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import BetterSqlite from 'better-sqlite3';
 import { checkAuthority } from '@countermark/authority/check';
 import { digestText } from '@countermark/protocol/digest';
 import type { Cell } from '@countermark/protocol/cell';
@@ -236,5 +237,63 @@ describe('whoever delivers what again, in whatever parts', () => {
     expect(digestText(third.grantingKey)).toBe(grantingKey);
     await third.stop();
     expect(await checkAuthority(third.config)).toEqual({ ok: true, value: [] });
+  });
+});
+
+describe('the worked example of docs/programmes.md', () => {
+  test('is what the authority grants, word by word', async () => {
+    const roles = new Roles();
+    const postal = await authority(roles);
+    const device = new TestDevice(roles, 'lic_demo-bureau');
+    const alder = expected.customers.find(({ customer }) => customer === 'alder-press')!;
+    const first = device.frank(
+      alder.cells.map(({ level, pieces, weightStep }) => ({ level, pieces, weightStep })),
+      { customer: 'alder-press' },
+    );
+    await postal.grants((await postal.deliver(delivery([device], [first]))).cursor);
+    const more = device.frank([{ level: '5-digit', pieces: 60 }], { customer: 'alder-press' });
+    const { cursor } = await postal.deliver(delivery([device], [more]));
+    const discounts = (await postal.grants(cursor)).filter(({ kind }) => kind === 'discount');
+    const document = readFileSync(new URL('../../docs/programmes.md', import.meta.url), 'utf8');
+    const block = /```\n(Demonstration[\s\S]*?)\n```/.exec(document)?.[1]?.split('\n');
+    expect(discounts[0]!.grant.reasons).toEqual(block);
+    expect(discounts.map(({ grant }) => [grant.amountMills, grant.evidence.map(digestText)])).toEqual([
+      [3_433n, [digestText(first.digest)]],
+      [3_963n, [digestText(more.digest)]],
+    ]);
+  });
+});
+
+describe('check', () => {
+  test('names what was altered in the store', async () => {
+    const roles = new Roles();
+    const postal = await authority(roles);
+    const device = new TestDevice(roles, 'lic_check');
+    const items = [1, 2, 3].map(() => device.frank(LETTERS, { customer: 'alder-press' }));
+    await postal.grants((await postal.deliver(delivery([device], items))).cursor);
+    await postal.stop();
+    const problemsAfter = async (statement: string): Promise<string> => {
+      const database = new BetterSqlite(join(postal.config.data, 'authority.db'));
+      database.exec(statement);
+      database.close();
+      const checked = await checkAuthority(postal.config);
+      return checked.ok ? checked.value.join('\n') : checked.rejection.code;
+    };
+    expect(await problemsAfter('SELECT 1')).toBe('');
+    const alteredTotals = await problemsAfter(`UPDATE total SET pieces = pieces + 1 WHERE level = 'aadc'`);
+    expect(alteredTotals).toBe('The totals have 1501 pieces and 1110000 mills; the records have 1500 and 1110000.');
+    await problemsAfter(`UPDATE total SET pieces = pieces - 1 WHERE level = 'aadc'`);
+    expect(await problemsAfter(`UPDATE issued_grant SET digest = zeroblob(32) WHERE cursor = 1`)).toContain(
+      'Grant 1 is stored under another digest.',
+    );
+    expect(await problemsAfter(`DELETE FROM issued_grant WHERE cursor = 1`)).toContain(
+      'Grant 2: the one before is missing.',
+    );
+    expect(
+      await problemsAfter(`UPDATE record SET bytes = (SELECT bytes FROM record WHERE cursor = 1) WHERE cursor = 2`),
+    ).toContain(`Record 2 of ${device.id} (cursor 2): The attestation speaks of`);
+    expect(await problemsAfter(`PRAGMA foreign_keys = OFF; DELETE FROM record WHERE cursor = 3`)).toContain(
+      'The log ends at 2; its position is 3.',
+    );
   });
 });
