@@ -532,6 +532,13 @@ export const CATALOGUE = {
     cure: 'See countermark batch list.',
     exit: 3,
   },
+  'unknown-grant': {
+    verified: 'nothing',
+    happened: 'There is no grant {grant}.',
+    state: UNCHANGED,
+    cure: 'See countermark grant list.',
+    exit: 3,
+  },
   usage: { verified: 'nothing', happened: '{reason}', state: UNCHANGED, cure: 'See countermark help.', exit: 2 },
   'config-invalid': {
     verified: 'nothing',

@@ -1,0 +1,80 @@
+/**
+ * The archive: records, confirmations, attestations and grants, kept in the store and laid out as files beside each job, so
+ * that `countermark verify` works on the folder alone.
+ *
+ * Guarantees: a file has exactly the bytes that were authenticated; files are made again from the store where they are missing;
+ * nobody sees half a file. Piece records and salts stay in the journal for the retention time.
+ */
+import { mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { hex } from '@countermark/protocol/id';
+import type { JobId } from '@countermark/protocol/id';
+import type { Journal, RecordRow } from './journal.ts';
+
+export class Archive {
+  readonly #journal: Journal;
+  readonly #output: string;
+  readonly #trustBundle: string;
+
+  constructor(journal: Journal, output: string, trustBundle: string) {
+    this.#journal = journal;
+    this.#output = output;
+    this.#trustBundle = trustBundle;
+  }
+
+  /** The folder of a job's files; ids of jobs are safe names. */
+  jobFolder(job: string): string {
+    return join(this.#output, job);
+  }
+
+  recordsFolder(job: string): string {
+    return join(this.jobFolder(job), 'records');
+  }
+
+  /** Lays out whatever the store has of the job and the folder lacks. */
+  layOut(job: JobId): void {
+    const folder = this.recordsFolder(job);
+    mkdirSync(folder, { recursive: true });
+    for (const batch of this.#journal.batchesOfJob(job)) {
+      const record = this.#journal.recordOfBatch(batch.id);
+      if (record !== undefined) layOutRecord(folder, batch.id, record);
+    }
+    for (const grant of this.#journal.grantsOfJob(job)) {
+      writeOnce(join(folder, `${grant.kind}-${String(grant.cursor)}.grant.cose`), grant.bytes);
+    }
+    const certificate = this.#journal.kept('certificate');
+    if (certificate !== undefined) writeOnce(join(folder, 'device-certificate.cose'), certificate);
+    writeOnce(join(folder, 'trust-bundle.json'), readFileSync(this.#trustBundle));
+  }
+}
+
+/** Writes a record's files where they are missing. */
+export function layOutRecord(folder: string, name: string, record: RecordRow): readonly string[] {
+  const files: [string, Uint8Array | null][] = [
+    [`${name}.record.cose`, record.bytes],
+    [`${name}.confirmation.cose`, record.confirmation],
+    [`${name}.attestation.cose`, record.attestation],
+  ];
+  return files.flatMap(([file, bytes]) => {
+    if (bytes === null) return [];
+    writeOnce(join(folder, file), bytes);
+    return [file];
+  });
+}
+
+/** Writes a file whole, unless it is there with the same length (its bytes are named by a digest and never change). */
+export function writeOnce(path: string, bytes: Uint8Array): void {
+  try {
+    if (statSync(path).size === bytes.length) return;
+  } catch {
+    // It is not there.
+  }
+  writeWhole(path, bytes);
+}
+
+/** Writes a file so that a reader finds the old one, or none, or the whole new one. */
+export function writeWhole(path: string, bytes: Uint8Array | string): void {
+  const part = `${path}.${hex(Uint8Array.from([process.pid >> 16, process.pid >> 8, process.pid]))}.part`;
+  writeFileSync(part, bytes);
+  renameSync(part, path);
+}

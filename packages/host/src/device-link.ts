@@ -1,0 +1,112 @@
+/**
+ * The host's PSD as a member of a licensee's fleet: enrolled, with its policy, customers and signed time.
+ *
+ * Guarantees: enrolling again changes nothing; certificate and policy reach the PSD as the server signed them, which checks them
+ * itself. Which customers are registered is the server's to say: the device learns it from its next policy.
+ */
+import { Fault } from '@countermark/node-platform/fault';
+import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
+import { type DeviceStatus, PSD } from '@countermark/protocol/interfaces/psd';
+import { parseEnvelope } from '@countermark/protocol/cose';
+import { parsePayload } from '@countermark/protocol/message';
+import { POLICY, type Policy } from '@countermark/protocol/messages/policy';
+import { accept, type Result } from '@countermark/protocol/result';
+import type { Journal } from './journal.ts';
+import { type PsdClient, statusOf } from './psd-client.ts';
+import type { ServerClient } from './server-client.ts';
+
+export class DeviceLink {
+  readonly #psd: PsdClient;
+  readonly #server: ServerClient;
+  readonly #journal: Journal;
+  readonly #licensee: LicenseeId;
+  #enrolling: Promise<Result<DeviceStatus>> | null = null;
+
+  constructor(psd: PsdClient, server: ServerClient, journal: Journal, licensee: LicenseeId) {
+    this.#psd = psd;
+    this.#server = server;
+    this.#journal = journal;
+    this.#licensee = licensee;
+  }
+
+  /** The status of a device that is enrolled; enrols it where it is not. One enrolment at a time. */
+  enrolled(): Promise<Result<DeviceStatus>> {
+    this.#enrolling ??= this.#enrol().finally(() => {
+      this.#enrolling = null;
+    });
+    return this.#enrolling;
+  }
+
+  /** Registers customers at the server and takes the new policy to the device. */
+  async register(device: DeviceId, customers: readonly string[]): Promise<Result<DeviceStatus>> {
+    const registered = await this.#server.registerCustomers(this.#licensee, customers);
+    return registered.ok ? this.refreshPolicy(device) : registered;
+  }
+
+  /** Takes the server's policy to the device; an older one, or the same, changes nothing. */
+  async refreshPolicy(device: DeviceId): Promise<Result<DeviceStatus>> {
+    const policy = await this.#server.policy(device);
+    if (!policy.ok) return policy;
+    const taken = await this.#psd.call(PSD.policy, { policy: policy.value });
+    if (taken.ok) this.#journal.keep('policy', policy.value);
+    if (!taken.ok && taken.rejection.code !== 'stale-policy') return taken;
+    return accept(await statusOf(this.#psd));
+  }
+
+  /** Takes the server's time to the device. A time that the device has seen already is no failure. */
+  async refreshTime(device: DeviceId): Promise<Result<unknown>> {
+    const time = await this.#server.time(device);
+    if (!time.ok) return time;
+    const taken = await this.#psd.call(PSD.signedTime, { time: time.value });
+    return !taken.ok && taken.rejection.code === 'stale-time' ? accept(null) : taken;
+  }
+
+  /** The policy that the device was given last, as far as this host knows; for planning only, the device decides. */
+  policy(): Policy | null {
+    const bytes = this.#journal.kept('policy');
+    if (bytes === undefined) return null;
+    const envelope = parseEnvelope(bytes);
+    if (!envelope.ok) return null;
+    const policy = parsePayload(POLICY, envelope.value);
+    return policy.ok ? policy.value : null;
+  }
+
+  async #enrol(): Promise<Result<DeviceStatus>> {
+    const status = await statusOf(this.#psd);
+    if (status.state !== 'uninitialised' && status.state !== 'keyed' && status.state !== 'authorised') {
+      if (this.#journal.kept('policy') === undefined || this.#journal.kept('certificate') === undefined) {
+        // Franking goes on without them: they are for planning and for the archive.
+        await this.#fetchAgain(status).catch((error: unknown) => {
+          if (!(error instanceof Fault)) throw error;
+        });
+      }
+      return accept(status);
+    }
+    const request = await this.#psd.call(PSD.enrolmentRequest, {});
+    if (!request.ok) return request;
+    const answer = await this.#server.enrol(this.#licensee, request.value.request);
+    if (!answer.ok) return answer;
+    const installed = await this.#psd.call(PSD.install, answer.value);
+    if (!installed.ok) return installed;
+    this.#journal.keep('certificate', answer.value.certificate);
+    this.#journal.keep('policy', answer.value.policy);
+    const { device } = installed.value;
+    const timed = await this.refreshTime(device);
+    return timed.ok ? accept(await statusOf(this.#psd)) : accept(installed.value);
+  }
+
+  /** A host that lost its store asks for the certificate by enrolling the same keys again, which the server answers alike. */
+  async #fetchAgain(status: DeviceStatus): Promise<void> {
+    const request = await this.#psd.call(PSD.enrolmentRequest, {});
+    if (request.ok) {
+      const answer = await this.#server.enrol(this.#licensee, request.value.request);
+      if (answer.ok) {
+        this.#journal.keep('certificate', answer.value.certificate);
+        this.#journal.keep('policy', answer.value.policy);
+        return;
+      }
+    }
+    const policy = await this.#server.policy(status.device);
+    if (policy.ok) this.#journal.keep('policy', policy.value);
+  }
+}

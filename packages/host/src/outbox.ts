@@ -1,0 +1,310 @@
+/**
+ * The outbox: sealed records on their way to the server, in the order of their chain.
+ *
+ * Sessionless, records go over HTTP and their confirmations back to the PSD; in a session the PSD sends itself, through bytes that
+ * the host only relays. At once or after a hold: then the bytes come from host memory, and nothing sends earlier, `send` included.
+ * Guarantees: all of it survives a restart, because it is decided from the store; a record leaves only by a verified
+ * confirmation or into quarantine with its reason; failures are tried again with growing waits and jitter; what an answer says
+ * besides a signed message only decides when to try again.
+ */
+import { Backoff } from '@countermark/node-platform/backoff';
+import { type Clock, systemClock } from '@countermark/node-platform/clock';
+import { errorText, Fault } from '@countermark/node-platform/fault';
+import type { Log } from '@countermark/node-platform/logs';
+import { nodeVerification } from '@countermark/node-platform/verification';
+import type { Answer } from '@countermark/protocol/interfaces/answer';
+import { MAX_SUBMISSION } from '@countermark/protocol/interfaces/answer';
+import { PSD } from '@countermark/protocol/interfaces/psd';
+import { CONFIRMATION } from '@countermark/protocol/messages/confirmation';
+import { ATTESTATION } from '@countermark/protocol/messages/attestation';
+import { sameBytes } from '@countermark/protocol/digest';
+import type { Rejection } from '@countermark/protocol/rejection';
+import { accept, type Result } from '@countermark/protocol/result';
+import { type KeySource, verifyMessage } from '@countermark/verify/verified';
+import type { Journal, RecordRow } from './journal.ts';
+import type { PsdClient } from './psd-client.ts';
+import type { ServerClient } from './server-client.ts';
+import type { SessionRelay } from './session-relay.ts';
+
+export type OutboxOptions = {
+  readonly journal: Journal;
+  readonly psd: PsdClient;
+  readonly server: Pick<ServerClient, 'submit' | 'restore'>;
+  readonly session: SessionRelay | null;
+  readonly hold: boolean;
+  /** Decides when a hold ends. */
+  readonly clock: Clock;
+  readonly random: () => number;
+  readonly keys: KeySource;
+  readonly log: Log;
+  /** Told when records were confirmed. */
+  readonly onConfirmed: () => void;
+};
+
+/** What became of one attempt. */
+export type SendOutcome = { readonly sent: number; readonly confirmed: number; readonly trouble: string | null };
+
+/** Of a session's or submission's answer, whichever way it came. */
+type Outcome = Pick<Answer, 'confirmation' | 'attestation' | 'rejection'>;
+
+/** Bytes of one submission, below a frame's bound. */
+const SUBMISSION_BYTES_MAX = 3 * 1024 * 1024;
+/** Answers after which the record will never be accepted. */
+const FINAL = new Set(['fork', 'inconsistent', 'bad-authenticator', 'wrong-algorithm', 'unsupported-version', 'malformed', 'unknown-field', 'envelope-malformed', 'cbor-malformed', 'cbor-not-deterministic']);
+
+export class Outbox {
+  readonly #options: OutboxOptions;
+  readonly #backoff: Backoff;
+  readonly #ended = new AbortController();
+  #wake = new AbortController();
+  #running: Promise<void> | null = null;
+  #sending: Promise<SendOutcome> | null = null;
+  #resendFrom: number | null = null;
+  #nextAttemptMs: number | null = null;
+  #trouble: string | null = null;
+
+  constructor(options: OutboxOptions) {
+    this.#options = options;
+    this.#backoff = new Backoff({ firstMs: 500, mostMs: 60_000, random: options.random });
+  }
+
+  /** Sends by itself from now on. */
+  start(): void {
+    this.#running ??= this.#loop();
+  }
+
+  /** A record was sealed, or the network may be back: tries at once what is due. */
+  kick(): void {
+    this.#backoff.reset();
+    this.#nextAttemptMs = null;
+    this.#wake.abort();
+  }
+
+  /** When the next attempt is made after a failure; null where nothing failed. In real time. */
+  get nextAttemptMs(): number | null {
+    return this.#nextAttemptMs;
+  }
+
+  get trouble(): string | null {
+    return this.#trouble;
+  }
+
+  /** Sends once what is due now. Does not bypass a hold. */
+  async send(): Promise<SendOutcome> {
+    let total: SendOutcome = { sent: 0, confirmed: 0, trouble: null };
+    while (this.due(1).length > 0) {
+      const turn = await this.#turn();
+      total = { sent: total.sent + turn.sent, confirmed: total.confirmed + turn.confirmed, trouble: turn.trouble };
+      if (turn.trouble !== null || turn.confirmed === 0) break;
+    }
+    return total;
+  }
+
+  async close(): Promise<void> {
+    this.#ended.abort();
+    this.#wake.abort();
+    await this.#running;
+    await this.#sending?.catch(() => undefined);
+  }
+
+  /** Records that may be sent now, in order. One that is held holds back those after it. */
+  due(limit: number): RecordRow[] {
+    const { journal, clock } = this.#options;
+    const nowMs = clock.nowMs();
+    const due: RecordRow[] = [];
+    for (const record of journal.waitingRecords(limit)) {
+      if (record.holdUntilMs !== null && record.holdUntilMs > nowMs) break;
+      due.push(record);
+    }
+    return due;
+  }
+
+  async #loop(): Promise<void> {
+    while (!this.#ended.signal.aborted) {
+      this.#wake = new AbortController();
+      const wake = AbortSignal.any([this.#wake.signal, this.#ended.signal]);
+      if (this.due(1).length === 0) {
+        await this.#untilDue(wake);
+        continue;
+      }
+      const { trouble } = await this.#turn();
+      if (trouble === null) continue;
+      const waitMs = this.#backoff.nextMs();
+      this.#nextAttemptMs = systemClock.nowMs() + waitMs;
+      await systemClock.sleep(waitMs, wake);
+      this.#nextAttemptMs = null;
+    }
+  }
+
+  /** Until the first hold ends, by the hold's clock. */
+  async #untilDue(wake: AbortSignal): Promise<void> {
+    const { journal, clock } = this.#options;
+    const [first] = journal.waitingRecords(1);
+    const untilMs = first?.holdUntilMs ?? null;
+    if (untilMs === null) await aborted(wake);
+    else await clock.sleep(Math.max(1, untilMs - clock.nowMs()), wake);
+  }
+
+  /** One attempt at a time, whoever asks. */
+  #turn(): Promise<SendOutcome> {
+    this.#sending ??= this.#attempt().finally(() => {
+      this.#sending = null;
+    });
+    return this.#sending;
+  }
+
+  async #attempt(): Promise<SendOutcome> {
+    const { journal, log, onConfirmed, session } = this.#options;
+    const records = this.#batch();
+    const sequences = records.map(({ sequence }) => sequence);
+    let confirmed = 0;
+    let trouble: string | null = null;
+    try {
+      const outcomes = await this.#deliver(session, records);
+      if (!outcomes.ok) trouble = outcomes.rejection.code;
+      else {
+        this.#resendFrom = null;
+        for (const [i, record] of records.entries()) {
+          const outcome = outcomes.value[i];
+          const said = outcome === undefined ? 'unanswered' : await this.#settle(record, outcome);
+          if (said === null) confirmed += 1;
+          else if (record.state === 'waiting') trouble ??= said;
+        }
+      }
+    } catch (error) {
+      if (!(error instanceof Fault)) log.error('Sending failed', error);
+      trouble = error instanceof Fault ? error.code : errorText(error);
+    }
+    // Recognised again by a server that had lost it; nothing new was confirmed then.
+    journal.noteAttempts(sequences, trouble);
+    this.#trouble = trouble;
+    if (trouble === null) this.#backoff.reset();
+    else log.warn('Records were not all confirmed', { reason: trouble, count: sequences.length });
+    if (confirmed > 0) onConfirmed();
+    return { sent: records.length, confirmed, trouble };
+  }
+
+  /** What goes out together: what is due, or, where the server lost records, the archived ones from there on. */
+  #batch(): RecordRow[] {
+    const { journal } = this.#options;
+    const due = this.due(MAX_SUBMISSION);
+    const [first] = due;
+    const candidates =
+      this.#resendFrom !== null && first !== undefined && this.#resendFrom < first.sequence
+        ? journal.recordsFrom(this.#resendFrom, MAX_SUBMISSION).filter(({ state }) => state === 'confirmed')
+        : due;
+    let bytes = 0;
+    return candidates.filter((record) => {
+      bytes += record.bytes.length + 16;
+      return bytes <= SUBMISSION_BYTES_MAX;
+    });
+  }
+
+  #deliver(session: SessionRelay | null, records: readonly RecordRow[]): Promise<Result<readonly Outcome[]>> {
+    const archived = records.flatMap(({ bytes, attestation, confirmation }) =>
+      attestation === null || confirmation === null ? [] : [{ record: bytes, attestation, confirmation }],
+    );
+    // What the server confirmed once and then lost: with its own words, which it recognises.
+    if (archived.length === records.length) return this.#options.server.restore(archived);
+    return session === null ? this.#submit(records) : this.#sendInSession(session, records);
+  }
+
+  /** Sessionless. At once, the bytes come from the PSD; after a hold, from host memory (claim 11). */
+  async #submit(records: readonly RecordRow[]): Promise<Result<readonly Outcome[]>> {
+    const { psd, server, hold } = this.#options;
+    const bytes: Uint8Array[] = [];
+    for (const record of records) {
+      if (hold) {
+        bytes.push(record.bytes);
+        continue;
+      }
+      const own = await psd.call(PSD.record, { sequence: record.sequence });
+      if (!own.ok && own.rejection.code !== 'unknown-record') return own;
+      bytes.push(own.ok ? own.value.record : record.bytes);
+    }
+    return server.submit(bytes);
+  }
+
+  async #sendInSession(session: SessionRelay, records: readonly RecordRow[]): Promise<Result<readonly Outcome[]>> {
+    const { hold } = this.#options;
+    const results = await session.send(
+      records.map(({ sequence, bytes }) => (hold ? { sequence, record: bytes } : { sequence })),
+    );
+    if (!results.ok) return results;
+    const bySequence = new Map(results.value.map((result) => [result.sequence, result]));
+    return accept(records.map(({ sequence }) => bySequence.get(sequence) ?? {}));
+  }
+
+  /** Null where the record is confirmed now; else what stands against it. */
+  async #settle(record: RecordRow, outcome: Outcome): Promise<string | null> {
+    const { journal, keys, clock } = this.#options;
+    if (outcome.attestation !== undefined && record.attestation === null) {
+      const attestation = verifyMessage(ATTESTATION, outcome.attestation, { port: nodeVerification, keys });
+      if (attestation.ok && sameBytes(attestation.value.message.digest, record.digest)) {
+        journal.addAttestation(record.sequence, outcome.attestation);
+      }
+    }
+    if (outcome.confirmation !== undefined) {
+      if (record.state === 'confirmed') return null;
+      const confirmed = await this.confirm(record, outcome.confirmation);
+      if (confirmed.ok) {
+        journal.confirmRecord(record.sequence, outcome.confirmation, clock.nowMs());
+        return null;
+      }
+      return this.#refused(record, confirmed.rejection);
+    }
+    return outcome.rejection === undefined ? 'unanswered' : this.#refused(record, outcome.rejection);
+  }
+
+  /** Checks a confirmation and gives it to the PSD, which checks it again and deletes its record. */
+  async confirm(record: RecordRow, confirmation: Uint8Array): Promise<Result<unknown>> {
+    const { journal, psd, keys } = this.#options;
+    const verified = verifyMessage(CONFIRMATION, confirmation, { port: nodeVerification, keys });
+    if (!verified.ok) return verified;
+    journal.markSent(record.sequence, confirmation);
+    const given = await psd.call(PSD.confirm, { confirmation });
+    return !given.ok && given.rejection.code === 'already-confirmed' ? accept(null) : given;
+  }
+
+  async #refused(record: RecordRow, refused: Rejection): Promise<string> {
+    const { journal, log } = this.#options;
+    const { code, detail } = refused;
+    if (record.state !== 'waiting') return code;
+    if (code === 'out-of-order') {
+      const expected = Number(detail.expected);
+      if (Number.isSafeInteger(expected) && expected >= 1) this.#resendFrom = expected;
+      return code;
+    }
+    if ((code === 'bad-authenticator' || code === 'record-differs' || FINAL.has(code)) && (await this.#restored(record))) {
+      log.warn('Host memory had another record than the device: the device’s was taken', { sequence: record.sequence });
+      return code;
+    }
+    if (FINAL.has(code) || code === 'confirmation-mismatch') {
+      journal.quarantine(record.sequence, code);
+      log.warn('A record was quarantined', { sequence: record.sequence, code });
+    } else journal.noteReason(record.sequence, code);
+    return code;
+  }
+
+  /** Whether host memory had been altered, and has the device's own bytes again. */
+  async #restored(record: RecordRow): Promise<boolean> {
+    const { journal, psd } = this.#options;
+    const own = await psd.call(PSD.record, { sequence: record.sequence });
+    if (!own.ok || sameBytes(own.value.record, record.bytes)) return false;
+    journal.replaceRecordBytes(record.sequence, own.value.record);
+    return true;
+  }
+}
+
+function aborted(signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return Promise.resolve();
+  return new Promise((resolve) => {
+    signal.addEventListener(
+      'abort',
+      () => {
+        resolve();
+      },
+      { once: true },
+    );
+  });
+}

@@ -1,0 +1,159 @@
+/**
+ * Starting the host: its store, its PSD, its server, its socket. A test starts it with a clock of its own.
+ *
+ * Guarantees: a device whose memory for records is too small for the hold is refused before anything is served; a PSD that does not
+ * answer yet, or a server that is down, does not keep the host from starting.
+ */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { type Clock, systemClock } from '@countermark/node-platform/clock';
+import { openEmbeddedStore } from '@countermark/node-platform/embedded-store';
+import { errorText, Fault } from '@countermark/node-platform/fault';
+import type { Log } from '@countermark/node-platform/logs';
+import { serveRpc } from '@countermark/node-platform/rpc';
+import { rejection } from '@countermark/protocol/rejection';
+import { accept, type Result, refuse } from '@countermark/protocol/result';
+import { parseTrustBundle, trustedKeys } from '@countermark/verify/trust-bundle';
+import type { KeySource } from '@countermark/verify/verified';
+import { hostHandlers } from './api.ts';
+import type { HostConfig } from './config.ts';
+import { HOST_APPLICATION_ID, HOST_MIGRATIONS, Journal } from './journal.ts';
+import { filePrinter, type PrintPort } from './print-port.ts';
+import { type PsdClient, psdAt, statusOf } from './psd-client.ts';
+import { ServerClient } from './server-client.ts';
+import { HostService } from './service.ts';
+
+const DAY_MS = 86_400_000;
+/** How long the start waits for a PSD that is being started beside it. */
+const PSD_PATIENCE_MS = 15_000;
+
+/** What a test may put in the place of the machine's. */
+export type HostInputs = {
+  readonly log: Log;
+  readonly clock?: Clock;
+  readonly random?: () => number;
+  readonly psd?: PsdClient;
+  readonly printer?: PrintPort;
+};
+
+export type RunningHost = {
+  readonly socket: string;
+  readonly service: HostService;
+  close(): Promise<void>;
+};
+
+/** The path of the host's store. */
+export function storePath(config: HostConfig): string {
+  return join(config.data, 'host.sqlite');
+}
+
+/**
+ * Starts the host. Rejections: `config-invalid` (the trust bundle), `memory-too-small`, `store-in-use`, `store-damaged`.
+ */
+export async function serveHost(config: HostConfig, inputs: HostInputs): Promise<Result<RunningHost>> {
+  const { log, clock = systemClock, random = Math.random, printer = filePrinter } = inputs;
+  const keys = readKeys(config.trustBundle);
+  if (!keys.ok) return keys;
+  const psd = inputs.psd ?? psdAt(config.psdSocket, random);
+  const enough = await memoryEnough(config, psd, log);
+  if (!enough.ok) {
+    psd.close();
+    return enough;
+  }
+  const store = openEmbeddedStore({
+    path: storePath(config),
+    applicationId: HOST_APPLICATION_ID,
+    migrations: HOST_MIGRATIONS,
+  });
+  if (!store.ok) {
+    psd.close();
+    return store;
+  }
+  const service = new HostService({
+    config,
+    journal: new Journal(store.value),
+    psd,
+    server: new ServerClient(config.server),
+    keys: keys.value,
+    clock,
+    random,
+    printer,
+    log,
+  });
+  const rpc = await serveRpc(config.socket, hostHandlers(service), {
+    onFault: (fault, operation, error) => {
+      log.error('An operation failed', error, { fault, operation });
+    },
+  });
+  service.start();
+  return accept({
+    socket: config.socket,
+    service,
+    close: async () => {
+      await service.close();
+      await rpc.close();
+      store.value.close();
+    },
+  });
+}
+
+/** What is wrong with the host's store, in words. */
+export function checkHost(config: HostConfig): Result<readonly string[]> {
+  const store = openEmbeddedStore({
+    path: storePath(config),
+    applicationId: HOST_APPLICATION_ID,
+    migrations: HOST_MIGRATIONS,
+  });
+  if (!store.ok) return store;
+  try {
+    const problems = store.value.integrityProblems();
+    const journal = new Journal(store.value);
+    for (const batch of journal.batches()) {
+      const indices = journal.frankedIndices(batch.batch);
+      let next = 0;
+      for (const firstIndex of indices) {
+        if (firstIndex !== next) break;
+        next += journal.franked(batch.batch, firstIndex)?.pieces ?? 0;
+      }
+      const forgotten = indices.length === 0 && batch.state === 'sealed';
+      if (next !== batch.franked && !forgotten && batch.run !== null) {
+        problems.push(`the batch ${batch.id} lacks the piece with index ${String(next)} of ${String(batch.franked)}`);
+      }
+      if (batch.state === 'sealed' && journal.recordOfBatch(batch.id) === undefined) {
+        problems.push(`the record of the batch ${batch.id} is missing`);
+      }
+    }
+    return accept(problems);
+  } finally {
+    store.value.close();
+  }
+}
+
+function readKeys(path: string): Result<KeySource> {
+  const broken = (reason: string): Result<never> => refuse(rejection('config-invalid', { file: path, reason }));
+  let text: string;
+  try {
+    text = readFileSync(path, 'utf8');
+  } catch (error) {
+    return broken(errorText(error));
+  }
+  const bundle = parseTrustBundle(text);
+  return bundle.ok ? accept(trustedKeys(bundle.value)) : broken(`${String(bundle.rejection.detail.path)} is wrong`);
+}
+
+/** Every record of a day's franking must find room in the device while it is held. */
+async function memoryEnough(config: HostConfig, psd: PsdClient, log: Log): Promise<Result<null>> {
+  if (config.forwarding !== 'hold') return accept(null);
+  try {
+    const { recordCapacity } = await statusOf(psd, PSD_PATIENCE_MS);
+    const days = Math.ceil(config.holdForMs / DAY_MS);
+    const needed = days * config.recordsPerDay;
+    if (recordCapacity >= needed) return accept(null);
+    const holdFor = `${String(days)} ${days === 1 ? 'day' : 'days'}`;
+    return refuse(rejection('memory-too-small', { capacity: recordCapacity, holdFor, needed }));
+  } catch (error) {
+    if (!(error instanceof Fault)) throw error;
+    log.warn('The PSD does not answer yet: its memory was not checked', { reason: error.message });
+    return accept(null);
+  }
+}

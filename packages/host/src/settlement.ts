@@ -1,0 +1,170 @@
+/**
+ * What comes back after records were sent: attestations, signed time, grants, and drawn credits as funds.
+ *
+ * Guarantees: a grant is archived only after its signature was checked with the trust bundle; each is asked for until the server
+ * says that everything sent so far was evaluated; asking again changes nothing. Goes on by itself while something is
+ * outstanding, with growing waits, and stands still otherwise.
+ */
+import { Backoff } from '@countermark/node-platform/backoff';
+import { systemClock } from '@countermark/node-platform/clock';
+import { errorText, Fault } from '@countermark/node-platform/fault';
+import type { Log } from '@countermark/node-platform/logs';
+import { nodeVerification } from '@countermark/node-platform/verification';
+import { parseEnvelope } from '@countermark/protocol/cose';
+import type { LicenseeId } from '@countermark/protocol/id';
+import { ATTESTATION } from '@countermark/protocol/messages/attestation';
+import { CREDIT_GRANT, DISCOUNT_GRANT } from '@countermark/protocol/messages/grant';
+import { type Rejection, rejection } from '@countermark/protocol/rejection';
+import { accept, type Result, refuse } from '@countermark/protocol/result';
+import { type KeySource, verifyMessage } from '@countermark/verify/verified';
+import type { DeviceLink } from './device-link.ts';
+import type { Funds } from './funds.ts';
+import type { Journal } from './journal.ts';
+import { type PsdClient, statusOf } from './psd-client.ts';
+import type { ServerClient } from './server-client.ts';
+
+export type SettlementOptions = {
+  readonly journal: Journal;
+  readonly psd: PsdClient;
+  readonly server: ServerClient;
+  readonly link: DeviceLink;
+  readonly funds: Funds;
+  readonly licensee: LicenseeId;
+  readonly keys: KeySource;
+  readonly random: () => number;
+  readonly log: Log;
+  /** Told when the archive has something new. */
+  readonly onNews: () => void;
+};
+
+const ATTESTATIONS_AT_ONCE = 64;
+
+export class SettlementFollower {
+  readonly #options: SettlementOptions;
+  readonly #backoff: Backoff;
+  readonly #ended = new AbortController();
+  #running: Promise<void> | null = null;
+  #again = false;
+  /** Everything up to this sequence was evaluated, its grants archived and its draws collected. */
+  #settledThrough = -1;
+  #trouble: string | null = null;
+
+  constructor(options: SettlementOptions) {
+    this.#options = options;
+    this.#backoff = new Backoff({ firstMs: 60, mostMs: 10_000, random: () => 0.5 + options.random() / 2 });
+  }
+
+  /** Whether nothing is outstanding for records up to this sequence. */
+  settled(sequence: number): boolean {
+    return sequence === 0 || this.#settledThrough >= sequence;
+  }
+
+  /** Why the last turn did not succeed, or null. */
+  get trouble(): string | null {
+    return this.#trouble;
+  }
+
+  /** Something was confirmed, or may have changed. */
+  kick(): void {
+    this.#again = true;
+    this.#backoff.reset();
+    this.#running ??= this.#follow().finally(() => {
+      this.#running = null;
+      if (this.#again && !this.#ended.signal.aborted) this.kick();
+    });
+  }
+
+  async close(): Promise<void> {
+    this.#ended.abort();
+    await this.#running;
+  }
+
+  async #follow(): Promise<void> {
+    const { log } = this.#options;
+    while (!this.#ended.signal.aborted) {
+      this.#again = false;
+      let done = false;
+      try {
+        const turn = await this.#turn();
+        done = turn.ok && turn.value;
+        this.#trouble = turn.ok ? null : turn.rejection.code;
+      } catch (error) {
+        if (!(error instanceof Fault)) log.error('Settling failed', error);
+        this.#trouble = errorText(error);
+      }
+      if (done) {
+        if (this.#again) continue;
+        return;
+      }
+      // Waiting is in real time: a clock that a test holds back must not hold back what has nothing to do with the hold.
+      await systemClock.sleep(this.#backoff.nextMs(), this.#ended.signal);
+    }
+  }
+
+  /** One turn; true when nothing is outstanding. */
+  async #turn(): Promise<Result<boolean>> {
+    const { journal, psd, server, link, funds, licensee } = this.#options;
+    const { confirmed } = journal.lastSequences();
+    const status = await statusOf(psd, 2_000);
+    await this.#attestations(status.device);
+    const settlement = await server.settlement(status.device);
+    if (!settlement.ok) return settlement;
+    const { evaluated, grantsCursor, drawableMills } = settlement.value;
+    let cursor = journal.lastGrantCursor();
+    for (;;) {
+      const grants = await server.grants(licensee, cursor);
+      if (!grants.ok) return grants;
+      for (const { cursor: at, grant } of grants.value) {
+        const kept = this.#keep(at, grant);
+        if (!kept.ok) return kept;
+        cursor = at;
+      }
+      if (grants.value.length === 0) break;
+    }
+    if (BigInt(drawableMills) > 0n) {
+      const drawn = await funds.request(0n, journal.lastJob());
+      if (!drawn.ok) return drawn;
+    }
+    if (cursor < grantsCursor || evaluated < confirmed) return accept(false);
+    // Only now: a draw may follow from what was evaluated last.
+    const last = await server.settlement(status.device);
+    if (!last.ok) return last;
+    if (BigInt(last.value.drawableMills) > 0n || last.value.grantsCursor > cursor) return accept(false);
+    if (this.#settledThrough < confirmed) {
+      const timed = await link.refreshTime(status.device);
+      if (!timed.ok) return timed;
+    }
+    this.#settledThrough = Math.max(this.#settledThrough, confirmed);
+    this.#options.onNews();
+    return accept(true);
+  }
+
+  async #attestations(device: Parameters<ServerClient['attestation']>[0]): Promise<void> {
+    const { journal, server, keys } = this.#options;
+    for (const sequence of journal.unattested(ATTESTATIONS_AT_ONCE)) {
+      const attestation = await server.attestation(device, sequence);
+      if (!attestation.ok) return;
+      const verified = verifyMessage(ATTESTATION, attestation.value, { port: nodeVerification, keys });
+      if (verified.ok) journal.addAttestation(sequence, attestation.value);
+    }
+  }
+
+  #keep(cursor: number, bytes: Uint8Array): Result<null> {
+    const { journal, keys, licensee, log, onNews } = this.#options;
+    const envelope = parseEnvelope(bytes);
+    if (!envelope.ok) return envelope;
+    const credit = envelope.value.type === CREDIT_GRANT.type;
+    const verified = verifyMessage(credit ? CREDIT_GRANT : DISCOUNT_GRANT, bytes, { port: nodeVerification, keys });
+    if (!verified.ok || verified.value.message.licensee !== licensee) {
+      const refused: Rejection = verified.ok
+        ? rejection('malformed', { path: 'licensee', reason: 'the grant is for another licensee' })
+        : verified.rejection;
+      log.warn('A grant was not kept', { code: refused.code });
+      return refuse(refused);
+    }
+    const { digest, message } = verified.value;
+    journal.addGrant(cursor, digest, credit ? 'credit' : 'discount', bytes, message.evidence);
+    onNews();
+    return accept(null);
+  }
+}
