@@ -39,6 +39,12 @@ import { operation } from './operation.ts';
 
 /** Pieces in one chunk. */
 export const MAX_CHUNK = 1_024;
+/**
+ * How many of a batch's last chunks the device can be asked for again, until the record is sealed. A host may so ask for a
+ * chunk while the answer to the one before is still on its way; asking for it acknowledges that the host has stored the
+ * answer to the one before that.
+ */
+export const HELD_CHUNKS = 2;
 /** One piece of a chunk request, big-endian: index into the chunk's cells u16, postage mills u32, reference 16 bytes. */
 export const CHUNK_ENTRY_BYTES = 22;
 /** Code beside a piece record in host memory: HMAC-SHA256 over salt and record, first 16 bytes, under a key of the PSD alone. */

@@ -2,15 +2,20 @@
  * Opening, franking, spoiling, closing (design 2.1 to 2.3).
  *
  * Guarantees: one batch at a time, its declaration fixed with the registers at opening and room reserved for it; a chunk
- * is debited whole or leaves no trace; the last chunk can be asked again until the record is sealed and gives the same
- * pieces; asking the next one acknowledges it; closed is closed.
+ * is debited whole or leaves no trace; the last two chunks can be asked again until the record is sealed and give the
+ * same pieces (two, so that a host can ask for the next while the answer to this one is on its way); closed is closed.
  * A chunk goes in two halves, `admitChunk` and `frankChunk`, so that signing can begin while leaves and codes are made
  * and the chunk is committed. Between the two no other step may come.
  */
 import { cellKeyBytes, cellKeyText } from '@countermark/protocol/cell';
 import { type Digest, digestOf, sameBytes } from '@countermark/protocol/digest';
 import type { BatchId } from '@countermark/protocol/id';
-import { CHUNK_ENTRY_BYTES, type FrankChunk, frankChunkSchema } from '@countermark/protocol/interfaces/psd';
+import {
+  CHUNK_ENTRY_BYTES,
+  type FrankChunk,
+  frankChunkSchema,
+  HELD_CHUNKS,
+} from '@countermark/protocol/interfaces/psd';
 import {
   type IndiciumFrame,
   indiciumFrame,
@@ -69,7 +74,7 @@ export function openBatch(state: DeviceState, declaration: BatchDeclaration, use
     frontier: EMPTY_FRONTIER,
     cellKeys: new Set(),
     spoiled: [],
-    lastChunk: null,
+    held: [],
     closing: null,
     recount: RECOUNT_START,
   };
@@ -141,7 +146,7 @@ export type Admission =
   | { readonly kind: 'again'; readonly repeated: RepeatedChunk };
 
 /**
- * Admits a chunk, or makes the last one again.
+ * Admits a chunk, or makes one of the last again.
  * Rejections: `wrong-state`, `no-open-batch`, `chunk-conflict`, `chunk-no-longer-held`, `chunk-out-of-order`, `malformed`,
  * `too-many-pieces`, `too-many-cells`, `postage-out-of-range`, `insufficient-funds`, `device-locked`, `limit-exceeded`.
  */
@@ -151,15 +156,18 @@ export function admitChunk(state: DeviceState, request: FrankChunk, ports: Ports
   const { batch } = state;
   if (batch?.declaration.batch !== request.batch) return refuse(rejection('no-open-batch', { batch: request.batch }));
   const requestDigest = digestOf(ports.sha256(encodeWith(frankChunkSchema, request)));
-  const last = batch.lastChunk;
   const next = batchPieces(state, batch);
   if (request.firstIndex < next) {
-    if (last?.request.firstIndex !== request.firstIndex) {
-      return refuse(rejection('chunk-no-longer-held', { index: request.firstIndex }));
+    const held = batch.held.find((chunk) => chunk.request.firstIndex === request.firstIndex);
+    if (held !== undefined && sameBytes(held.requestDigest, requestDigest)) {
+      return accept({ kind: 'again', repeated: remake(batch, device.identity, held, ports) });
     }
-    return sameBytes(last.requestDigest, requestDigest)
-      ? accept({ kind: 'again', repeated: remake(batch, device.identity, last, ports) })
-      : refuse(rejection('chunk-conflict', { index: request.firstIndex }));
+    const index = request.firstIndex;
+    return refuse(
+      held === undefined && index < (batch.held[0]?.request.firstIndex ?? 0)
+        ? rejection('chunk-no-longer-held', { index })
+        : rejection('chunk-conflict', { index }),
+    );
   }
   if (batch.closing !== null) return refuse(rejection('no-open-batch', { batch: request.batch }));
   if (request.firstIndex > next) {
@@ -296,7 +304,12 @@ export function frankChunk(state: DeviceState, admitted: AdmittedChunk, salts: U
     state: {
       ...state,
       registers,
-      batch: { ...batch, frontier: append(batch.frontier, leaves, ports.sha256), cellKeys, lastChunk: chunk },
+      batch: {
+        ...batch,
+        frontier: append(batch.frontier, leaves, ports.sha256),
+        cellKeys,
+        held: [...batch.held, chunk].slice(-HELD_CHUNKS),
+      },
     },
     chunk,
     codes,

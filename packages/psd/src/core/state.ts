@@ -79,7 +79,8 @@ export type Batch = {
   readonly cellKeys: ReadonlySet<string>;
   /** Ascending. */
   readonly spoiled: readonly number[];
-  readonly lastChunk: KeptChunk | null;
+  /** The last chunks, at most HELD_CHUNKS, that can be asked for again. */
+  readonly held: readonly KeptChunk[];
   readonly closing: Closing | null;
   readonly recount: Recount;
 };

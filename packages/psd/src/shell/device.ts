@@ -222,7 +222,7 @@ export class Device {
     return this.#batchAfter({ kind: 'open', declaration, usedBefore });
   }
 
-  /** Franks a chunk, or answers the last one again. */
+  /** Franks a chunk, or answers one of the last again. */
   async frankChunk(request: FrankChunk): Promise<Result<FrankedChunk>> {
     this.#checkWhole();
     const admission = admitChunk(this.#state, request, this.#ports);

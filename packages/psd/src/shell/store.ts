@@ -6,7 +6,7 @@
  * altered store does not pass for an enrolled device; what is loaded agrees with itself or is refused as damaged.
  * Does not retry: after a failed write the process ends.
  *
- * Chunks: with the memory in the host only the last one is kept, until the record is sealed; with the memory inside the
+ * Chunks: with the memory in the host only the last ones are kept, until the record is sealed; with the memory inside the
  * device all of them, one row a chunk, until the record is confirmed.
  */
 import { type EmbeddedStore, openEmbeddedStore } from '@countermark/node-platform/embedded-store';
@@ -16,7 +16,7 @@ import { nodeVerification } from '@countermark/node-platform/verification';
 import { type Authentication } from '@countermark/protocol/cose';
 import { digestOf } from '@countermark/protocol/digest';
 import type { BatchId, DeviceId } from '@countermark/protocol/id';
-import { frankChunkSchema } from '@countermark/protocol/interfaces/psd';
+import { frankChunkSchema, HELD_CHUNKS } from '@countermark/protocol/interfaces/psd';
 import { frontierBytes, frontierOf } from '@countermark/protocol/merkle';
 import { batchDeclaration } from '@countermark/protocol/messages/batch-declaration';
 import type { Memory } from '@countermark/protocol/messages/batch-statistics';
@@ -205,7 +205,7 @@ export class PsdStore {
       if (kept.fundsRequest !== undefined) this.#writeMessage('funds-request', kept.fundsRequest);
       if (after.unconfirmed !== before.unconfirmed) this.#writeRecords(before, after, kept);
       if (after.batch !== before.batch) this.#writeBatch(before, after);
-      if (kept.chunk !== undefined) this.#writeChunk(kept.chunk, after.identity?.memory ?? 'host');
+      if (kept.chunk !== undefined) this.#writeChunk(kept.chunk, after);
       if (kept.deleted !== undefined) {
         database.prepare('UPDATE record SET bytes = NULL WHERE sequence = ?').run(kept.deleted.sequence);
         database.prepare('DELETE FROM chunk WHERE batch = ?').run(kept.deleted.batch);
@@ -314,9 +314,9 @@ export class PsdStore {
     if (row === undefined) return null;
     const opening = parsed(openingSchema, row.opening as Uint8Array);
     const closing = row.closing === null ? null : parsed(closingSchema, row.closing as Uint8Array);
-    const last = this.embedded.database
-      .prepare('SELECT * FROM chunk WHERE batch = ? ORDER BY first_index DESC LIMIT 1')
-      .get(opening.declaration.batch) as Row | undefined;
+    const held = this.embedded.database
+      .prepare('SELECT * FROM chunk WHERE batch = ? ORDER BY first_index DESC LIMIT ?')
+      .all(opening.declaration.batch, HELD_CHUNKS) as Row[];
     return {
       declaration: opening.declaration,
       opened: opening.opened,
@@ -326,7 +326,7 @@ export class PsdStore {
       frontier: frontierOf(Number(row.leaves), row.frontier as Uint8Array),
       cellKeys: new Set(JSON.parse(String(row.cell_keys)) as string[]),
       spoiled: JSON.parse(String(row.spoiled)) as number[],
-      lastChunk: last === undefined ? null : chunkOf(last),
+      held: held.map(chunkOf).reverse(),
       closing: closing === null ? null : { ...closing, afterMs: closing.afterMs ?? null },
       recount: RECOUNT_START,
     };
@@ -417,10 +417,11 @@ export class PsdStore {
     }
   }
 
-  #writeChunk(chunk: KeptChunk, memory: Memory): void {
+  #writeChunk(chunk: KeptChunk, after: DeviceState): void {
     const { request } = chunk;
-    // Asking for this one acknowledged the one before: only the memory inside the device keeps that.
-    if (memory === 'host' && request.firstIndex > 0) this.#dropChunksBefore.run(request.batch, request.firstIndex);
+    // Asking for this one acknowledged those before the held ones: only the memory inside the device keeps them.
+    const heldFrom = after.batch?.held[0]?.request.firstIndex ?? 0;
+    if (after.identity?.memory === 'host' && heldFrom > 0) this.#dropChunksBefore.run(request.batch, heldFrom);
     this.#insertChunk.run(
       request.batch,
       request.firstIndex,

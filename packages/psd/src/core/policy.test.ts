@@ -1,0 +1,66 @@
+import { describe, expect, it } from 'vitest';
+import { START_MS } from '../../testing/authority.ts';
+import { CoreDevice, readyDevice, SOFTWARE } from '../../testing/core-device.ts';
+import { batchNumbered, chunkOf, pieces } from '../../testing/mailing.ts';
+import { deviceStatus } from './status.ts';
+
+const DAY_MS = 86_400_000;
+const code = (result: { ok: boolean; rejection?: { code: string } }) => (result.ok ? 'ok' : result.rejection?.code);
+
+function withRecord(): CoreDevice {
+  const device = readyDevice({ policy: { warnAfterDays: 3, lockAfterDays: 28 } });
+  device.open(batchNumbered(1));
+  device.frank(batchNumbered(1), 0, pieces(2));
+  device.finish(batchNumbered(1));
+  return device;
+}
+
+describe('reporting deadlines by signed time', () => {
+  it('warn, then lock; only opening and franking are forbidden; a confirmation lifts the lock', () => {
+    const device = withRecord();
+    const status = () => deviceStatus(device.state, SOFTWARE);
+    expect(status()).toMatchObject({
+      state: 'operational',
+      warnsAtMs: START_MS + 3 * DAY_MS,
+      locksAtMs: START_MS + 28 * DAY_MS,
+    });
+    expect(status().warning).toBeUndefined();
+    device.time(START_MS + 3 * DAY_MS);
+    expect(status().warning).toMatch(/2026-12-20/);
+    device.open(batchNumbered(2));
+    device.frank(batchNumbered(2), 0, pieces(1));
+    device.time(START_MS + 28 * DAY_MS);
+    expect(status()).toMatchObject({ state: 'locked' });
+    expect(status().lock).toMatch(/28 days/);
+    expect(code(device.ask(chunkOf(batchNumbered(2), 1, pieces(1))))).toBe('device-locked');
+    expect(code(device.ask(chunkOf(batchNumbered(2), 0, pieces(1))))).toBe('ok');
+    device.refill(1_000n);
+    device.do({ kind: 'spoil', batch: batchNumbered(2), pieceNumbers: [3] });
+    device.finish(batchNumbered(2));
+    expect(code(device.open(batchNumbered(3)))).toBe('device-locked');
+    const [first, second] = device.state.unconfirmed;
+    device.confirm(first!.sequence, first!.digest);
+    // The second was sealed at the day of the lock: its own deadline has just begun.
+    expect(status()).toMatchObject({ state: 'operational', warnsAtMs: START_MS + 31 * DAY_MS });
+    device.confirm(second!.sequence, second!.digest);
+    expect(status().locksAtMs).toBeUndefined();
+    expect(code(device.open(batchNumbered(3)))).toBe('ok');
+  });
+
+  it('run for a batch that is never closed as well', () => {
+    const device = readyDevice({ policy: { lockAfterDays: 28 } });
+    device.open(batchNumbered(1));
+    device.time(START_MS + 28 * DAY_MS);
+    device.frank(batchNumbered(1), 0, pieces(1));
+    expect(code(device.ask(chunkOf(batchNumbered(1), 1, pieces(1))))).toBe('device-locked');
+  });
+
+  it('begin with the first signed time for records sealed before it', () => {
+    const device = new CoreDevice().enrol({ lockAfterDays: 28 }).refill(10_000n);
+    device.open(batchNumbered(1));
+    device.finish(batchNumbered(1));
+    expect(deviceStatus(device.state, SOFTWARE).locksAtMs).toBeUndefined();
+    device.time(START_MS);
+    expect(deviceStatus(device.state, SOFTWARE).locksAtMs).toBe(START_MS + 28 * DAY_MS);
+  });
+});
