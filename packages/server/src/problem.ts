@@ -4,7 +4,7 @@
  * Guarantees that a rejection always has the same status, and that a fault shows nothing of its inside: its id leads to the log.
  */
 import { CATALOGUE } from '@countermark/protocol/rejection-catalogue';
-import { describeRejection, type Rejection, type RejectionCode } from '@countermark/protocol/rejection';
+import { describeRejection, type Rejection, type RejectionCode, type RejectionDetail } from '@countermark/protocol/rejection';
 
 export const PROBLEM_TYPE = 'application/problem+json';
 
@@ -17,6 +17,8 @@ export type Problem = {
   readonly status: number;
   readonly detail: string;
   readonly code: RejectionCode;
+  /** What the sentences of the code name: clients put them into their own. */
+  readonly details: RejectionDetail;
   readonly request_id: string;
   readonly errors?: readonly Defect[];
 };
@@ -57,6 +59,7 @@ export function problemOf(
     status: status ?? statusOf(refused.code),
     detail: describeRejection(refused),
     code: refused.code,
+    details: refused.detail,
     request_id: requestId,
     ...(errors.length === 0 ? {} : { errors }),
   };
