@@ -10,12 +10,13 @@ import { generateSigningKey, hmacSha256, publicKeyBytes, signP1363 } from '@coun
 import { nodeVerification } from '@countermark/node-platform/verification';
 import { messageDigest, parseEnvelope, seal, toBeAuthenticated } from '@countermark/protocol/cose';
 import { type Digest, digestText, NO_DIGEST } from '@countermark/protocol/digest';
-import type { BatchId, CustomerId, DeviceId, JobId, LicenseeId } from '@countermark/protocol/id';
+import type { BatchId, CustomerId, DeviceId, JobId, LicenseeId, ProgrammeId } from '@countermark/protocol/id';
 import { type MessageType, ROLES, type Role, unsealedMessage } from '@countermark/protocol/message';
 import { ATTESTATION } from '@countermark/protocol/messages/attestation';
 import { BATCH_STATISTICS, type BatchStatistics } from '@countermark/protocol/messages/batch-statistics';
 import { CONFIRMATION } from '@countermark/protocol/messages/confirmation';
 import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
+import { DISCOUNT_GRANT } from '@countermark/protocol/messages/grant';
 import { mills } from '@countermark/protocol/money';
 import { formatTrustBundle, type TrustBundle } from '@countermark/verify/trust-bundle';
 import { afterAll, beforeEach, describe, expect, test } from 'vitest';
@@ -272,6 +273,28 @@ describe('other files', () => {
       outcome: 'refused',
       code: 'unknown-key',
     });
+  });
+
+  test('a grant of more than its entitlement less what was granted before is refused though it is signed', () => {
+    const grant = (amount: bigint): Uint8Array =>
+      byRole(DISCOUNT_GRANT, {
+        programme: 'demo-bands-on-number' as ProgrammeId,
+        programmeVersion: 1,
+        licensee,
+        period: '2026-11-22',
+        revision: 2,
+        amountMills: mills(amount),
+        entitlementMills: mills(300n),
+        grantedBeforeMills: mills(100n),
+        reasons: ['Because.'],
+        evidence: [digestOf(signedRecord)],
+        previous: digestOf(signedRecord),
+        currency,
+        demonstration: true,
+        grantedAtMs: 1,
+      });
+    const { findings } = examine({ 'a.cose': grant(200n), 'b.cose': grant(300n) }, 'a.cose', 'b.cose');
+    expect(findings.map(({ outcome }) => outcome)).toEqual(['verified', 'refused']);
   });
 
   test('what is no message, not there, or too large', () => {

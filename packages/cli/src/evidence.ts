@@ -20,6 +20,7 @@ import {
   type DeviceCertificate,
   ENROLMENT_REQUEST,
 } from '@countermark/protocol/messages/enrolment';
+import { CREDIT_GRANT, DISCOUNT_GRANT, type Grant } from '@countermark/protocol/messages/grant';
 import { KEY_ROTATION } from '@countermark/protocol/messages/key-rotation';
 import { parsePayload } from '@countermark/protocol/message';
 import { describeRejection, type Rejection, rejection } from '@countermark/protocol/rejection';
@@ -84,6 +85,13 @@ export class Evidence {
         : verifyMessage(of, bytes, this.#trust);
     if (!verified.ok) return refused(file, type, verified.rejection);
     const { holder, epoch } = envelope.value.key;
+    if (type === DISCOUNT_GRANT.type || type === CREDIT_GRANT.type) {
+      const { amountMills, entitlementMills, grantedBeforeMills } = verified.value.message as Grant;
+      if (amountMills !== entitlementMills - grantedBeforeMills) {
+        const reason = 'it is not the entitlement less what was granted before';
+        return refused(file, type, rejection('malformed', { path: 'amountMills', reason }));
+      }
+    }
     const words =
       type === ENROLMENT_REQUEST.type
         ? 'signed with the key that it asks a certificate for: this proves possession, not identity'

@@ -16,18 +16,18 @@ const PHASES = {
 /** One job's progress. */
 export class Progress {
   #bar: SingleBar | undefined;
-  #phase: FrankProgress['phase'] | undefined;
+  readonly #told = new Set<FrankProgress['phase']>();
   #ended = false;
 
   /** Shows an event. */
   show(event: FrankProgress): void {
     if (this.#ended) return;
     const whole = event.total === 0 ? '' : ` ${countText(event.total)} pieces`;
-    if (event.phase !== this.#phase) {
-      this.#phase = event.phase;
-      if (!process.stderr.isTTY && event.phase !== 'closing') note(`${PHASES[event.phase]}${whole} ...`);
+    if (!process.stderr.isTTY) {
+      if (event.phase !== 'closing' && !this.#told.has(event.phase)) note(`${PHASES[event.phase]}${whole} ...`);
+      this.#told.add(event.phase);
+      return;
     }
-    if (!process.stderr.isTTY) return;
     const values = {
       what: PHASES[event.phase],
       customer: event.customer === undefined ? '' : customerText(event.customer),
