@@ -41,6 +41,7 @@ export type Unsealed = {
 /** A parsed envelope: well-formed, nothing verified. */
 export type Envelope = Unsealed & { readonly authenticator: Uint8Array };
 
+const utf8Decoder = new TextDecoder();
 const KEY_ID = /^([a-z0-9_-]{1,40})#([1-9]\d{0,8})$/;
 
 /** A key id as it stands in the header and for people: `psd_0123456789abcdef#1`. */
@@ -56,18 +57,42 @@ export function unsealed(
   key: KeyId,
   payload: Uint8Array,
 ): Unsealed {
-  const header = new Map<CborValue, CborValue>([
-    [LABEL.algorithm, ALGORITHM[authentication]],
-    [LABEL.keyId, utf8(keyIdText(key))],
-    [LABEL.type, TYPE_PREFIX + type],
-    [LABEL.version, version],
-  ]);
-  return { authentication, type, version, key, protectedHeader: encode(header), payload };
+  return { authentication, type, version, key, protectedHeader: header(authentication, type, version, key), payload };
+}
+
+/** The header of every message of one type under one key is the same: the last ones are kept. */
+function header(authentication: Authentication, type: string, version: number, key: KeyId): Uint8Array {
+  const name = `${authentication} ${type} ${version} ${keyIdText(key)}`;
+  return kept(headers, name, () =>
+    encode(
+      new Map<CborValue, CborValue>([
+        [LABEL.algorithm, ALGORITHM[authentication]],
+        [LABEL.keyId, utf8(keyIdText(key))],
+        [LABEL.type, TYPE_PREFIX + type],
+        [LABEL.version, version],
+      ]),
+    ),
+  );
+}
+
+const headers = new Map<string, Uint8Array>();
+const externals = new Map<string, Uint8Array>();
+const KEPT_MAX = 1_024;
+
+function kept<T>(memory: Map<string, T>, name: string, make: () => T): T {
+  const known = memory.get(name);
+  if (known !== undefined) return known;
+  if (memory.size >= KEPT_MAX) memory.clear();
+  const made = make();
+  memory.set(name, made);
+  return made;
 }
 
 /** The external data (RFC 9052, 4.3): deterministic CBOR of ["countermark", type, version]. */
 function externalData(message: Unsealed): Uint8Array {
-  return encode(['countermark', message.type, message.version]);
+  return kept(externals, `${message.type} ${message.version}`, () =>
+    encode(['countermark', message.type, message.version]),
+  );
 }
 
 /** The exact bytes that the signature or code is made over: Sig_structure or MAC_structure of RFC 9052. */
@@ -123,7 +148,7 @@ export function parseEnvelope(bytes: Uint8Array): Result<Envelope> {
   const version = map.get(LABEL.version);
   if (map.get(LABEL.algorithm) !== ALGORITHM[authentication]) return broken('algorithm and tag do not belong together');
   if (!(keyIdBytes instanceof Uint8Array) || keyIdBytes.length > 64) return broken('the key id is missing');
-  const keyId = KEY_ID.exec(new TextDecoder().decode(keyIdBytes));
+  const keyId = KEY_ID.exec(utf8Decoder.decode(keyIdBytes));
   if (keyId === null) return broken('the key id is not holder#epoch');
   if (typeof type !== 'string' || !/^countermark\/[a-z-]{1,40}$/.test(type)) return broken('the type is missing');
   if (typeof version !== 'number' || version < 1 || version > 65_535) return broken('the version is missing');
