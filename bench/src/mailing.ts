@@ -43,7 +43,7 @@ async function measure(
   settings: GivenSettings,
 ): Promise<MailingTimes> {
   run.note(`mailing: ${rows} rows (${name}) ...`);
-  const installation = await startWholeInstallation(join(run.folder, name), settings, run.note);
+  const installation = await startWholeInstallation(join(run.folder, name), settings);
   try {
     return await installation.frank(file, rows);
   } finally {

@@ -57,14 +57,10 @@ async function measure(run: BenchmarkRun, memory: Memory, rows: number): Promise
   run.note(`memory: ${rows} rows, piece records in the memory of the ${memory}${minutes} ...`);
   const file = join(run.folder, `mailing-${rows}.csv`);
   await writeMailing(file, rows);
-  const installation = await startWholeInstallation(
-    join(run.folder, `${memory}-${rows}`),
-    { records: memory },
-    run.note,
-  );
+  const installation = await startWholeInstallation(join(run.folder, `${memory}-${rows}`), { records: memory });
   try {
     await installation.frank(file, rows);
-    return await installation.peaksMb();
+    return installation.peaksMb();
   } finally {
     await installation.stop();
   }
