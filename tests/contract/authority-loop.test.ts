@@ -4,10 +4,11 @@
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import BetterSqlite from 'better-sqlite3';
 import { checkAuthority } from '@countermark/authority/check';
+import { MIGRATIONS, type Tables } from '@countermark/authority/store/tables';
 import { digestText } from '@countermark/protocol/digest';
 import type { Cell } from '@countermark/protocol/cell';
+import { type SqlDatabase, openDatabase } from '@countermark/sql/database';
 import { afterEach, describe, expect, test } from 'vitest';
 import { delivery, type Franked, Roles, TestDevice } from './authority-evidence.ts';
 import { TestAuthority } from './authority-process.ts';
@@ -83,6 +84,9 @@ describe('the sample mailing', () => {
     }
   });
 });
+
+/** What `read` of a database gives to work with. */
+type Connection = Parameters<Parameters<SqlDatabase<Tables>['read']>[0]>[0];
 
 /** 500 letters at two levels: 3 % of 147 x 300 + 99 x 200 mills. */
 const LETTERS = [
@@ -272,28 +276,46 @@ describe('check', () => {
     const items = [1, 2, 3].map(() => device.frank(LETTERS, { customer: 'alder-press' }));
     await postal.grants((await postal.deliver(delivery([device], items))).cursor);
     await postal.stop();
-    const problemsAfter = async (statement: string): Promise<string> => {
-      const database = new BetterSqlite(join(postal.config.data, 'authority.db'));
-      database.exec(statement);
-      database.close();
+    const problemsAfter = async (alter?: (tables: Connection) => Promise<unknown>): Promise<string> => {
+      const database = await openDatabase<Tables>(postal.config.database, { migrations: MIGRATIONS });
+      if (alter !== undefined) await database.read(alter);
+      await database.close();
       const checked = await checkAuthority(postal.config);
       return checked.ok ? checked.value.join('\n') : checked.rejection.code;
     };
-    expect(await problemsAfter('SELECT 1')).toBe('');
-    const alteredTotals = await problemsAfter(`UPDATE total SET pieces = pieces + 1 WHERE level = 'aadc'`);
-    expect(alteredTotals).toBe('The totals have 1501 pieces and 1110000 mills; the records have 1500 and 1110000.');
-    await problemsAfter(`UPDATE total SET pieces = pieces - 1 WHERE level = 'aadc'`);
-    expect(await problemsAfter(`UPDATE issued_grant SET digest = zeroblob(32) WHERE cursor = 1`)).toContain(
-      'Grant 1 is stored under another digest.',
+    const addPieces = (pieces: bigint) => (tables: Connection) =>
+      tables
+        .updateTable('total')
+        .set((build) => ({ pieces: build('pieces', '+', pieces) }))
+        .where('level', '=', 'aadc')
+        .execute();
+    expect(await problemsAfter()).toBe('');
+    expect(await problemsAfter(addPieces(1n))).toBe(
+      'The totals have 1501 pieces and 1110000 mills; the records have 1500 and 1110000.',
     );
-    expect(await problemsAfter(`DELETE FROM issued_grant WHERE cursor = 1`)).toContain(
-      'Grant 2: the one before is missing.',
-    );
+    await problemsAfter(addPieces(-1n));
     expect(
-      await problemsAfter(`UPDATE record SET bytes = (SELECT bytes FROM record WHERE cursor = 1) WHERE cursor = 2`),
+      await problemsAfter((tables) =>
+        tables
+          .updateTable('issued_grant')
+          .set({ digest: new Uint8Array(32) })
+          .where('cursor', '=', 1n)
+          .execute(),
+      ),
+    ).toContain('Grant 1 is stored under another digest.');
+    expect(
+      await problemsAfter((tables) => tables.deleteFrom('issued_grant').where('cursor', '=', 1n).execute()),
+    ).toContain('Grant 2: the one before is missing.');
+    expect(
+      await problemsAfter((tables) =>
+        tables.updateTable('record').set({ bytes: items[0]!.record }).where('cursor', '=', 2n).execute(),
+      ),
     ).toContain(`Record 2 of ${device.id} (cursor 2): The attestation speaks of`);
-    expect(await problemsAfter(`PRAGMA foreign_keys = OFF; DELETE FROM record WHERE cursor = 3`)).toContain(
-      'The log ends at 2; its position is 3.',
-    );
+    expect(
+      await problemsAfter(async (tables) => {
+        await tables.deleteFrom('cell').where('cursor', '=', 3n).execute();
+        await tables.deleteFrom('record').where('cursor', '=', 3n).execute();
+      }),
+    ).toContain('The log ends at 2; its position is 3.');
   });
 });
