@@ -1,0 +1,22 @@
+/**
+ * The host's process with a clock that a test moves (tests/file-clock.ts). Only tests start it: no shipped program has an
+ * option or variable that sets the time.
+ */
+import { parseHostConfig } from '@countermark/host/config';
+import { checkHost, serveHost } from '@countermark/host/serve-host';
+import { runParty } from '@countermark/node-platform/party-main';
+import { accept } from '@countermark/protocol/result';
+import { fileClock } from './file-clock.ts';
+
+await runParty({
+  name: 'host',
+  parseConfig: parseHostConfig,
+  serve: async (config, party) => {
+    const clock = fileClock(process.env['COUNTERMARK_TEST_CLOCK_FILE'] ?? '');
+    const host = await serveHost(config, { log: party.log, clock });
+    if (!host.ok) return host;
+    party.onClose(() => host.value.close());
+    return accept({ socket: host.value.socket });
+  },
+  check: (config) => Promise.resolve(checkHost(config)),
+});
