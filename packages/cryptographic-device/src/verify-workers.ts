@@ -11,7 +11,7 @@ import { PUBLIC_KEY_BYTES, SIGNATURE_BYTES } from '@countermark/node-platform/si
 import type { SignatureCheck } from './key-store.ts';
 
 /** Checks in one share: small enough to divide a batch, large enough to be worth a posted share. */
-const SHARE = 64;
+const SHARE = 128;
 const LENGTH_BYTES = 4;
 
 type VerifyWorker = { readonly thread: Worker; load: number };

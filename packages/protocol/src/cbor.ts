@@ -39,6 +39,9 @@ const utf8Decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 let scratch = new Uint8Array(64 * 1024);
 const SCRATCH_KEPT_BYTES = 8 * 1024 * 1024;
 
+/** Byte strings up to this length (digests, ids, keys: what is kept) are copied; longer ones are views of the input. */
+const COPIED_BYTES = 64;
+
 /** The deterministic encoding. Numbers must be integers. @throws TypeError for what has no such encoding. */
 export function encode(value: CborValue): Uint8Array {
   const end = write(value, 0);
@@ -199,7 +202,8 @@ function compare(one: Uint8Array, other: Uint8Array): number {
 }
 
 /**
- * Decodes strictly. Integers within 2^53 become `number`, larger ones `bigint`; maps become `Map`. Byte strings are copies.
+ * Decodes strictly. Integers within 2^53 become `number`, larger ones `bigint`; maps become `Map`. Long byte
+ * strings are views of the input, which nobody may write to afterwards.
  * Rejections: `cbor-too-large`, `cbor-too-deep`, `cbor-duplicate-key`, `cbor-malformed`, `cbor-not-deterministic`.
  */
 export function decode(bytes: Uint8Array, limits: CborLimits = MESSAGE_LIMITS): Result<CborValue> {
@@ -240,7 +244,9 @@ class Reader {
   readonly #maxDepth: number;
 
   constructor(bytes: Uint8Array, maxDepth: number) {
-    this.#bytes = bytes;
+    // A subclass (Node's Buffer) would be asked for each part of it again.
+    this.#bytes =
+      bytes.constructor === Uint8Array ? bytes : new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
     this.#maxDepth = maxDepth;
   }
 
@@ -272,7 +278,7 @@ class Reader {
         return -1 - argument;
       case 2: {
         const start = this.#take(argument);
-        return Uint8Array.prototype.slice.call(bytes, start, this.offset);
+        return argument <= COPIED_BYTES ? bytes.slice(start, this.offset) : bytes.subarray(start, this.offset);
       }
       case 3:
         return this.#text(argument);
@@ -360,11 +366,15 @@ class Reader {
     const map = new Map<CborValue, CborValue>();
     let start = 0;
     let end = 0;
+    let before = -1;
     for (let i = 0; i < count; i++) {
       const keyStart = this.offset;
       const key = this.item(level + 1);
       if (typeof key === 'object' || typeof key === 'boolean') throw malformed('a key that is no integer or text');
-      if (i > 0) this.#checkOrder(start, end, keyStart, map, key);
+      // Non-negative integers stand in the order of their encodings.
+      const plain = typeof key === 'number' && key >= 0;
+      if (i > 0 && !(plain && before >= 0 && key > before)) this.#checkOrder(start, end, keyStart, map, key);
+      before = plain ? key : -1;
       start = keyStart;
       end = this.offset;
       map.set(key, this.item(level + 1));

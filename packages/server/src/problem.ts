@@ -4,7 +4,12 @@
  * Guarantees that a rejection always has the same status, and that a fault shows nothing of its inside: its id leads to the log.
  */
 import { CATALOGUE } from '@countermark/protocol/rejection-catalogue';
-import { describeRejection, type Rejection, type RejectionCode, type RejectionDetail } from '@countermark/protocol/rejection';
+import {
+  describeRejection,
+  type Rejection,
+  type RejectionCode,
+  type RejectionDetail,
+} from '@countermark/protocol/rejection';
 
 export const PROBLEM_TYPE = 'application/problem+json';
 

@@ -194,9 +194,13 @@ export class SqlStatisticsLog implements StatisticsLog {
           BigInt(sequence),
           confirmation,
         ]);
-        await tables.executeQuery(
+        const inserted = await tables.executeQuery(
           insertRows(kind, 'confirmation (device, sequence, confirmation)', rows, 'ON CONFLICT DO NOTHING'),
         );
+        // All were new: what is stored is what was given.
+        if (inserted.numAffectedRows === BigInt(rows.length)) {
+          return items.map((item) => given.get(`${item.device}#${item.sequence}`)?.confirmation ?? item.confirmation);
+        }
         const stored = new Map<string, Uint8Array>();
         const reread = await tables.executeQuery<ServerTables['confirmation']>(
           this.#query(
