@@ -123,6 +123,30 @@ describe('a record', () => {
     expect(await codeOf(device, item)).toBe('attestation-mismatch');
   });
 
+  test.each(['signature', 'mac'] as const)(
+    'by another procedure than %s, its device’s, is refused',
+    async (enrolled) => {
+      const device = new TestDevice(roles, 'lic_bad', enrolled);
+      const by = enrolled === 'mac' ? 'signature' : 'mac';
+      expect(await codeOf(device, device.frank(LETTERS, { by, branch: true }))).toBe('wrong-algorithm');
+      expect(await codeOf(device, device.frank(LETTERS))).toBe('accepted');
+    },
+  );
+
+  test.each(['signature', 'mac'] as const)('by %s, under the key of another device, is refused', async (by) => {
+    const [one, other] = [new TestDevice(roles, 'lic_bad', by), new TestDevice(roles, 'lic_bad', by)];
+    await postal.deliver(delivery([other], [other.frank(LETTERS)]));
+    const code = await codeOf(one, one.frank(LETTERS, { holder: other.id }));
+    expect(code).toBe(by === 'mac' ? 'wrong-device' : 'bad-authenticator');
+  });
+
+  test('twice in one delivery is taken once', async () => {
+    const device = new TestDevice(roles);
+    const item = device.frank(LETTERS);
+    const { results } = await postal.deliver(delivery([device], [item, item]));
+    expect(results.map(({ outcome }) => outcome)).toEqual(['accepted', 'already-accepted']);
+  });
+
   test('out of order is refused until the one before it came', async () => {
     const device = new TestDevice(roles);
     const [first, second] = [device.frank(LETTERS), device.frank(LETTERS)];

@@ -67,6 +67,9 @@ export type BatchOptions = {
   /** Changes the message before it is authenticated. */
   readonly alter?: (statistics: BatchStatistics) => BatchStatistics;
   readonly alterAttestation?: (attestation: Attestation) => Attestation;
+  /** Another procedure than the one that the device is enrolled with; another holder in the key id. */
+  readonly by?: 'signature' | 'mac';
+  readonly holder?: string;
   /** The chain does not move on: what comes next forks. */
   readonly branch?: boolean;
 };
@@ -201,13 +204,13 @@ export class TestDevice {
       },
     };
     const statistics = options.alter?.(plain) ?? plain;
-    const unsealed = unsealedMessage(BATCH_STATISTICS, this.authentication, { holder: this.id, epoch: 1 }, statistics);
+    const authentication = options.by ?? this.authentication;
+    const holder = options.holder ?? this.id;
+    const unsealed = unsealedMessage(BATCH_STATISTICS, authentication, { holder, epoch: 1 }, statistics);
     const input = toBeAuthenticated(unsealed);
     const record = seal(
       unsealed,
-      this.authentication === 'signature'
-        ? signP1363(this.#keys.privateKey, input)
-        : hmacSha256(new Uint8Array(32), input),
+      authentication === 'signature' ? signP1363(this.#keys.privateKey, input) : hmacSha256(new Uint8Array(32), input),
     );
     const digest = messageDigest(unsealed, nodeVerification.sha256);
     if (options.branch !== true) {
@@ -221,7 +224,7 @@ export class TestDevice {
       sequence: statistics.sequence,
       digest,
       recordType: 'batch-statistics',
-      authentication: this.authentication,
+      authentication,
       epoch: 1,
       attestedAtMs: 1,
     };
