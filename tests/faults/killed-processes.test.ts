@@ -1,0 +1,157 @@
+/**
+ * SIGKILL of each of the five processes in the middle of a mailing, at several points of it: where the n-th piece was franked,
+ * while a batch is being closed, and when the last was franked. Its supervisor starts it again, the mailing is asked for again
+ * as the command line does, and in the end every piece and every mill is where it belongs, and the grants are those
+ * that samples/expected.json was reckoned to have.
+ *
+ * The points are progress events, never times.
+ */
+import { readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { Refused } from '@countermark/cli/failure';
+import { Fault } from '@countermark/node-platform/fault';
+import { type FrankAnswer, type FrankProgress, HOST, type JobReport } from '@countermark/protocol/interfaces/host';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { chainGaps, expectAccounted, sealedRecords } from '../accounting.ts';
+import { type Line, readSample, root, startInstallation, type TestInstallation, type TestProcess } from '../installation.ts';
+
+/** Reached with the first event of this phase that has at least so many pieces done. */
+type KillPoint = { readonly phase: FrankProgress['phase']; readonly done: number };
+
+/** A mailing of 2,699 pieces in five batches: 749, 560, 750, then 640 more. Each list kills its process as often as it is long. */
+const FRANKING: readonly KillPoint[] = [
+  { phase: 'checking', done: 1 },
+  { phase: 'franking', done: 1 },
+  { phase: 'closing', done: 0 },
+  { phase: 'franking', done: 1_005 },
+  { phase: 'franking', done: 1_309 },
+  { phase: 'closing', done: 0 },
+  { phase: 'franking', done: 2_571 },
+  { phase: 'franking', done: 2_699 },
+];
+const SENDING: readonly KillPoint[] = [
+  { phase: 'closing', done: 0 },
+  { phase: 'franking', done: 1_565 },
+  { phase: 'franking', done: 2_699 },
+];
+
+const SIGNED = { authentication: 'signature', transport: 'sessionless', records: 'host' } as const;
+const CODED = { authentication: 'mac', transport: 'session', records: 'psd' } as const;
+const RUNS = [
+  { killed: 'psd', way: SIGNED, points: FRANKING },
+  { killed: 'psd', way: CODED, points: FRANKING.filter(({ phase }) => phase !== 'closing') },
+  { killed: 'host', way: SIGNED, points: FRANKING },
+  { killed: 'server', way: SIGNED, points: SENDING },
+  { killed: 'server', way: { ...SIGNED, transport: 'session' }, points: SENDING },
+  { killed: 'cryptographic-device', way: { ...SIGNED, transport: 'session' }, points: SENDING },
+  { killed: 'authority', way: SIGNED, points: SENDING },
+] as const;
+
+let installation: TestInstallation;
+let file: string;
+
+beforeAll(async () => {
+  installation = await startInstallation();
+  file = join(installation.folder, 'mailing.csv');
+  writeFileSync(file, readSample());
+});
+afterAll(async () => {
+  await installation.stop();
+});
+
+describe('A process that is killed in the middle of a mailing', () => {
+  it.each(RUNS.map((run, i) => [run.killed, Object.values(run.way).join(', '), run, i] as const))(
+    'loses nothing: %s (%s)',
+    async (killed, _, { way, points }, i) => {
+      const line = await installation.line({ ...way, pages: false, customers: 'many', licensee: `lic_killed-${i}` });
+      const victim = killed === 'psd' || killed === 'host' ? line.processes[killed] : installation.processes[killed];
+      const job = await frankThrough(line, victim, points);
+      // Once more, after the last piece: records, confirmations and grants are on their way.
+      await victim.kill();
+      const report = await settled(line, job);
+      expect({ pieces: report.pieces, postageMills: report.postageMills }).toEqual(EXPECTED.totals);
+      expect(grantsOf(report)).toEqual(EXPECTED.grants);
+      await expectAccounted(line, report);
+      expect(chainGaps(sealedRecords(report))).toEqual([]);
+      await line.stop();
+    },
+  );
+});
+
+/** Asks for the mailing until it is franked, and kills at each point. */
+async function frankThrough(line: Line, victim: TestProcess, points: readonly KillPoint[]): Promise<string> {
+  const ahead = [...points];
+  let killed = Promise.resolve();
+  for (let attempt = 0; attempt < 30; attempt++) {
+    const answer = await franked(line, ({ phase, done }) => {
+      const point = ahead[0];
+      if (point?.phase !== phase || done < point.done) return;
+      ahead.shift();
+      killed = killed.then(() => victim.kill());
+    });
+    await killed;
+    if (answer?.remaining === 0 && answer.rejection === undefined) {
+      expect(ahead).toEqual([]);
+      return answer.job;
+    }
+  }
+  throw new Error('The mailing was not franked in 30 attempts.');
+}
+
+/** One attempt; undefined where a process that was away ended it. */
+async function franked(line: Line, onProgress: (event: FrankProgress) => void): Promise<FrankAnswer | undefined> {
+  try {
+    const answer = await line.host.call(HOST.frank, { file, mailingDate: '2026-11-22' }, onProgress);
+    const code = answer.rejection?.code;
+    if (code !== undefined && !PASSING.includes(code)) throw new Error(answer.rejection?.message);
+    return answer;
+  } catch (error) {
+    if (error instanceof Fault && error.retry !== 'never') return undefined;
+    if (error instanceof Refused && PASSING.includes(error.rejection.code)) return undefined;
+    throw error;
+  }
+}
+
+/** What the command line asks again after. */
+const PASSING = ['try-again', 'internal-fault', 'job-conflict'];
+
+async function settled(line: Line, job: string): Promise<JobReport> {
+  const { outcome, pending, report } = await line.host.call(HOST.wait, { job, timeoutMs: 60_000 });
+  expect({ outcome, pending }).toEqual({ outcome: 'settled', pending: [] });
+  return report as JobReport;
+}
+
+function grantsOf(report: JobReport): Record<string, Record<string, bigint>> {
+  const totals = (grants: JobReport['discounts']): Record<string, bigint> => {
+    const byCustomer: Record<string, bigint> = {};
+    for (const { customer, amountMills } of grants) {
+      byCustomer[customer ?? ''] = (byCustomer[customer ?? ''] ?? 0n) + BigInt(amountMills);
+    }
+    return byCustomer;
+  };
+  return { discounts: totals(report.discounts), credits: totals(report.credits) };
+}
+
+type Expected = {
+  readonly pieces: number;
+  readonly postageMills: string;
+  readonly customers: readonly {
+    readonly customer: string;
+    readonly discountMills: string;
+    readonly growthCreditMills: string;
+  }[];
+};
+
+const EXPECTED = ((): { totals: object; grants: object } => {
+  const expected = JSON.parse(readFileSync(join(root, 'samples', 'expected.json'), 'utf8')) as Expected;
+  const amounts = (of: 'discountMills' | 'growthCreditMills'): Record<string, bigint> =>
+    Object.fromEntries(
+      expected.customers
+        .filter((customer) => BigInt(customer[of]) > 0n)
+        .map((customer) => [customer.customer, BigInt(customer[of])]),
+    );
+  return {
+    totals: { pieces: expected.pieces, postageMills: expected.postageMills },
+    grants: { discounts: amounts('discountMills'), credits: amounts('growthCreditMills') },
+  };
+})();
