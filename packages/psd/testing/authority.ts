@@ -60,7 +60,7 @@ export class TestAuthority {
   /** A sealed message of a role. */
   message<T>(of: MessageType<T>, value: T, role: Role = of.authenticatedBy as Role): Uint8Array {
     const unsealed = unsealedMessage(of, 'signature', { holder: role, epoch: 1 }, value);
-    return seal(unsealed, signP1363(this.#keys.get(role)!, toBeAuthenticated(unsealed)));
+    return seal(unsealed, signP1363(this.#keys.get(role) as KeyObject, toBeAuthenticated(unsealed)));
   }
 
   /** The same, verified. */

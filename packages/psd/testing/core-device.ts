@@ -12,7 +12,7 @@ import {
   signP1363,
 } from '@countermark/node-platform/signing';
 import { sha256 } from '@countermark/node-platform/verification';
-import { cellKeyBytes } from '@countermark/protocol/cell';
+import { type CellKey, cellKeyBytes } from '@countermark/protocol/cell';
 import { type Authentication, seal, toBeAuthenticated } from '@countermark/protocol/cose';
 import type { Digest } from '@countermark/protocol/digest';
 import { type BatchId, type DeviceId, deviceIdOf } from '@countermark/protocol/id';
@@ -159,7 +159,7 @@ export class CoreDevice {
           request.firstIndex + i,
           firstPieceNumber + i,
           BigInt(postageMills),
-          cellKeyBytes(request.cells[cell]!),
+          cellKeyBytes(request.cells[cell] as CellKey),
           request.pieces.subarray(i * 22 + 6, (i + 1) * 22),
         ),
       );

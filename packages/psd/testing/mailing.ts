@@ -57,7 +57,7 @@ export function chunkOf(batch: BatchId, firstIndex: number, pieces: readonly Tes
       product: 'first-class-letter',
       shape: 'letter',
       affixed: 'single-piece-metered',
-      level: LEVELS[level % LEVELS.length]!,
+      level: LEVELS[level % LEVELS.length] ?? 'none',
       entry: 'origin',
       weightStep: 10,
     })),

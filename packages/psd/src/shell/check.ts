@@ -2,8 +2,8 @@
  * Reads a device's store from its first record and says in words what is wrong; changes nothing.
  *
  * Guarantees, where it finds nothing: SQLite's own structures are whole; certificate and policy are authentic; the
- * registers balance; the records, deleted ones by their digests, are one chain from sequence 1 to the head; every record
- * that is still held is authentic, has the digest that the chain names, and agrees with itself and its neighbours; the
+ * registers balance; the sequence has no gap from 1 to the head, whose digest is the last record's (of deleted records no
+ * more is known than that); every record that is still held is authentic, has the digest that the chain names, and agrees with itself and its neighbours; the
  * open batch continues the last record; the device's own memory holds every piece of every unconfirmed batch.
  * It cannot tell that the store was replaced by an older copy of itself.
  */

@@ -11,6 +11,7 @@ import { errorText, Fault } from '@countermark/node-platform/fault';
 import { type RpcClient, rpcOver } from '@countermark/node-platform/rpc';
 import { openSession } from '@countermark/node-platform/tls-ends';
 import { listenPrivately } from '@countermark/node-platform/unix-sockets';
+import type { CborValue } from '@countermark/protocol/cbor';
 import { sameBytes } from '@countermark/protocol/digest';
 import { type Answer, answersSchema, MAX_SUBMISSION, submissionSchema } from '@countermark/protocol/interfaces/answer';
 import { type Rejection, rejection } from '@countermark/protocol/rejection';
@@ -127,17 +128,19 @@ export async function sendInSession(
     if (!session.ok) return session;
     const caller = rpcOver(session.value, { timeoutMs: ANSWER_WAIT_MS });
     try {
+      let answered = 0;
       for (const part of submissions(outgoing)) {
         const answers = await submit(caller, part);
-        if (!answers.ok) return answers;
+        if (!answers.ok && answered === 0) return answers;
         for (const [i, { sequence }] of part.entries()) {
-          results.set(sequence, applied(device, sequence, answers.value[i]));
+          // What was confirmed before the session broke off is applied and told; the rest waits.
+          results.set(
+            sequence,
+            answers.ok ? applied(device, sequence, answers.value[i]) : { sequence, rejection: answers.rejection },
+          );
         }
+        answered += part.length;
       }
-    } catch (error) {
-      // The session broke, not the device: what was confirmed is applied, the rest waits.
-      if (!(error instanceof Fault) || error.code === 'device-broken') throw error;
-      return refuse(rejection('session-failed', { reason: errorText(error) }));
     } finally {
       caller.close();
     }
@@ -174,7 +177,14 @@ async function submit(
   items: readonly { readonly record: Uint8Array }[],
 ): Promise<Result<readonly Answer[]>> {
   const parameters = submissionSchema.toCbor({ records: items.map(({ record }) => record) });
-  const answered = await caller.call('submit', parameters);
+  let answered: Result<CborValue>;
+  try {
+    answered = await caller.call('submit', parameters);
+  } catch (error) {
+    // The session broke, not the device.
+    if (!(error instanceof Fault)) throw error;
+    return refuse(rejection('session-failed', { reason: errorText(error) }));
+  }
   if (!answered.ok) return answered;
   const answers = parseValue(answersSchema, answered.value);
   if (!answers.ok) return answers;
