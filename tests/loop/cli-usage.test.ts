@@ -3,8 +3,8 @@
  */
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import type { JobReport } from '@countermark/protocol/interfaces/host';
-import { afterAll, describe, expect, test } from 'vitest';
-import { json, sample, Workshop } from './command.ts';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { json, type Running, sample, Workshop } from './command.ts';
 
 const workshop = new Workshop();
 afterAll(() => workshop.stopAll());
@@ -88,34 +88,45 @@ describe('a bad mailing', () => {
     expect(json<JobReport>(accepted)).toMatchObject({ pieces: 39, rejectedRows: 1, pending: [] });
   });
 
-  test.each([
-    ['missing', undefined, 'file-unreadable'],
-    ['empty', '', 'file-empty'],
-    ['column', `${header.replace('weight_oz', 'weight')}\n${rows.join('\n')}\n`, 'file-columns'],
-    ['long', `${header}\n${rows[0]}${'x'.repeat(70_000)}\n`, 'file-structure'],
-  ])('%s: exit 3 and the reason', async (name, content, code) => {
-    const file = workshop.path(`${name}.csv`);
-    if (content !== undefined) writeFileSync(file, content);
-    const refused = await workshop.run('up', '--once', '--json', '--data', data, '--mailing', file);
-    expect(refused.code, refused.stderr).toBe(3);
-    expect(json<Failed>(refused).error.code).toBe(code);
-  });
-
-  test('another encoding is named by an option', async () => {
-    const file = workshop.path('latin.csv');
-    const text = `${header}\n${rows.slice(0, 3).join('\n').replace('Rosa', 'Ros\u00e9')}\n`;
-    writeFileSync(file, Buffer.from(text, 'latin1'));
-    const refused = await workshop.run('up', '--once', '--json', '--data', data, '--mailing', file);
-    expect(json<Failed>(refused).error.code).toBe('file-encoding');
-    const read = await workshop.run(
-      ...['up', '--once', '--json', '--data', data, '--mailing', file, '--encoding', 'windows-1252'],
-    );
-    expect(read.code, read.stderr).toBe(0);
-  });
-
   test('what was fixed at the first start cannot be changed', async () => {
     const changed = await workshop.run('up', '--once', '--json', '--data', data, '--authentication', 'mac');
     expect(changed.code).toBe(2);
     expect(json<Failed>(changed).error.message).toContain('authentication was fixed');
+  });
+
+  describe('is refused by what is running, too', () => {
+    let up: Running;
+    beforeAll(async () => {
+      up = workshop.start('up', '--no-mailing', '--data', data);
+      await up.says(/is up/);
+    });
+    afterAll(async () => {
+      up.child.kill('SIGTERM');
+      expect((await up.ended).code, up.stderr).toBe(0);
+    });
+    const frank = (file: string, ...more: string[]) =>
+      workshop.run('batch', 'frank', file, '--json', '--data', data, ...more);
+
+    test.each([
+      ['missing', undefined, 'file-unreadable'],
+      ['empty', '', 'file-empty'],
+      ['column', `${header.replace('weight_oz', 'weight')}\n${rows.join('\n')}\n`, 'file-columns'],
+      ['long', `${header}\n${rows[0]}${'x'.repeat(70_000)}\n`, 'file-structure'],
+    ])('%s: exit 3 and the reason', async (name, content, code) => {
+      const file = workshop.path(`${name}.csv`);
+      if (content !== undefined) writeFileSync(file, content);
+      const refused = await frank(file);
+      expect(refused.code, refused.stderr).toBe(3);
+      expect(json<Failed>(refused).error.code).toBe(code);
+    });
+
+    test('another encoding, unless an option names it', async () => {
+      const file = workshop.path('latin.csv');
+      const text = `${header}\n${rows.slice(0, 3).join('\n').replace('Rosa', 'Ros\u00e9')}\n`;
+      writeFileSync(file, Buffer.from(text, 'latin1'));
+      expect(json<Failed>(await frank(file)).error.code).toBe('file-encoding');
+      const read = await frank(file, '--encoding', 'windows-1252');
+      expect(read.code, read.stderr).toBe(0);
+    });
   });
 });

@@ -60,6 +60,8 @@ export function failureOf(thrown: unknown): Failure {
     return { code, message: thrown.message, exit: CATALOGUE[code].exit, detail };
   }
   if (thrown instanceof Fault) {
+    const away = thrown.code === 'internal-fault' ? AWAY[String(thrown.cause)] : undefined;
+    if (away !== undefined) return failureOf(new Refused(rejection('try-again', { reason: away })));
     return { code: thrown.code, message: sentence(thrown.message), exit: exitOfFault(thrown), detail: {} };
   }
   return {
@@ -76,8 +78,16 @@ function exitOfFault(fault: Fault): number {
   const { cause } = fault;
   const code: unknown = typeof cause === 'object' && cause !== null && 'code' in cause ? cause.code : undefined;
   if (fault.code === 'party-not-ready' && CATALOGUE_EXITS.some((exit) => exit === code)) return Number(code);
+  if (fault.code === 'internal-fault' && fault.retry !== 'never') return EXIT.unconfirmed;
   return FAULT_EXITS[fault.code] ?? EXIT.fault;
 }
+
+/** Faults in another process that only say that a third one does not answer. */
+const AWAY: Readonly<Record<string, string>> = {
+  'server-unreachable': 'the server cannot be reached',
+  'peer-not-running': 'a process that is needed is not running',
+  'connection-broken': 'a process that is needed ended in the middle',
+};
 
 const CATALOGUE_EXITS: readonly unknown[] = [EXIT.usage, EXIT.input, EXIT.funds, EXIT.unconfirmed, EXIT.locked];
 
