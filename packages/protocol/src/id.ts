@@ -39,10 +39,12 @@ export function deviceIdOf(bytes: Uint8Array): DeviceId {
   return `psd_${hex(bytes.subarray(0, 8))}` as DeviceId;
 }
 
+const HEX = Array.from({ length: 256 }, (_, byte) => byte.toString(16).padStart(2, '0'));
+
 /** Lower-case hex. */
 export function hex(bytes: Uint8Array): string {
   let text = '';
-  for (const byte of bytes) text += byte.toString(16).padStart(2, '0');
+  for (const byte of bytes) text += HEX[byte] as string;
   return text;
 }
 
