@@ -98,9 +98,9 @@ async function main(wanted: Wanted): Promise<number> {
 function tellDrift(before: number): void {
   const { signsPerSecond: after } = measureSignatures(SLICE_MS.standard);
   if (Math.abs(after / before - 1) < DRIFT) return;
-  const percent = Math.round((after / before - 1) * 100);
+  const percent = Math.round(Math.abs(after / before - 1) * 100);
   note(
-    `One core made ${percent} % ${percent < 0 ? 'fewer' : 'more'} signatures/s after the run than before it: something else was busy.`,
+    `One core made ${percent} % ${after < before ? 'fewer' : 'more'} signatures/s after the run than before it: something else was busy.`,
   );
 }
 

@@ -38,16 +38,16 @@ export type SimulatedBatch = {
 };
 
 export class SimulatedDevice {
-  readonly device = deviceIdOf(randomBytes(8));
+  device = deviceIdOf(randomBytes(8));
   readonly licensee: LicenseeId;
   readonly authentication: Authentication;
   registers: Registers = ZERO_REGISTERS;
   funds: Funds = NO_FUNDS;
   sequence = 0;
   head: Digest = NO_DIGEST;
-  readonly session = generateSigningKey();
-  readonly #signing = generateSigningKey();
-  readonly #agreement = generateSigningKey();
+  session = generateSigningKey();
+  #signing = generateSigningKey();
+  #agreement = generateSigningKey();
   #macKey: Uint8Array | undefined;
 
   constructor(licensee: LicenseeId, authentication: Authentication = 'signature') {
@@ -57,6 +57,21 @@ export class SimulatedDevice {
 
   get #key() {
     return { holder: this.device, epoch: EPOCH };
+  }
+
+  /** A copy of the device's store: the same keys and registers, and from now on another history. */
+  copy(): SimulatedDevice {
+    const copy = new SimulatedDevice(this.licensee, this.authentication);
+    copy.device = this.device;
+    copy.registers = this.registers;
+    copy.funds = this.funds;
+    copy.sequence = this.sequence;
+    copy.head = this.head;
+    copy.session = this.session;
+    copy.#signing = this.#signing;
+    copy.#agreement = this.#agreement;
+    copy.#macKey = this.#macKey;
+    return copy;
   }
 
   /** The request, signed; `nonce` makes another request of the same keys. */
