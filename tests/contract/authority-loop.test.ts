@@ -2,7 +2,7 @@
  * The postal authority from delivery to grant, over HTTP: what the sample mailing earns, whom it reaches, and that nothing is
  * counted or granted twice.
  */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { checkAuthority } from '@countermark/authority/check';
 import { MIGRATIONS, type Tables } from '@countermark/authority/store/tables';
@@ -135,10 +135,9 @@ describe('a programme', () => {
     expect(await first.grants(cursor)).toEqual([]);
     await first.stop();
 
-    const second = await authority(roles, {
-      folder: first.folder,
-      programmes: [programmeFile(first, 'rebate.json', REBATE)],
-    });
+    mkdirSync(join(first.config.data, 'programmes'));
+    programmeFile(first, 'authority/programmes/rebate.json', REBATE);
+    const second = await authority(roles, { folder: first.folder, programmes: [] });
     const grants = await second.grants(cursor);
     const third = (740n * 200n) / 3n;
     expect(

@@ -15,7 +15,7 @@ import type { GrantSigner } from './grant.ts';
 import { openSoftwareGrantKey } from './grant-key.ts';
 import { authorityHttp } from './http.ts';
 import { takeIn } from './intake.ts';
-import { adoptProgrammes, loadProgrammes, shippedProgrammeFiles } from './programmes.ts';
+import { adoptProgrammes, loadProgrammes, programmeFiles } from './programmes.ts';
 import { shippedTariffs } from './rating.ts';
 import { Settler } from './settlement.ts';
 import type { AuthorityStore } from './store/authority-store.ts';
@@ -32,7 +32,7 @@ export async function startAuthority(config: Config, nowMs: () => number, log: L
   const opened = await openParts(config);
   if (!opened.ok) return opened;
   const { signer, bundle, store } = opened.value;
-  const loaded = await loadProgrammes(config.programmes ?? (await shippedProgrammeFiles()));
+  const loaded = await loadProgrammes(await programmeFiles(config));
   const refused: Rejection | null = loaded.ok ? await adoptProgrammes(store, loaded.value) : loaded.rejection;
   if (!loaded.ok || refused !== null) {
     await store.close();

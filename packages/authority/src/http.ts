@@ -46,7 +46,7 @@ const PROBLEM = 'application/problem+json';
 const MAX_ROWS = 10_000;
 /** A list of grants ends after so many, or with the grant that passes so many bytes. */
 const GRANTS = 1_000;
-const GRANTS_BYTES = 4 * 1024 * 1024;
+const GRANTS_BYTES = 32 * 1024 * 1024;
 
 const STATUS: Partial<Readonly<Record<RejectionCode, number>>> = {
   unauthorised: 401,
@@ -200,10 +200,12 @@ function closedRoutes(app: FastifyInstance, { store, programmes, takeIn, evaluat
     },
     async (request, reply) => {
       const { after } = request.query as { readonly after?: string };
-      // In this order: every grant up to this position is in the list that is read next.
+      // In this order: every grant up to this position is among those that are read next.
       const evaluated = await evaluatedThrough();
-      const grants = bounded(await store.grants(Number(after ?? 0), GRANTS));
-      return cbor(reply, encodeWith(grantListSchema, { grants, evaluatedThrough: evaluated }));
+      const found = await store.grants(Number(after ?? 0), GRANTS + 1);
+      const grants = bounded(found);
+      const isWhole = grants.length === found.length;
+      return cbor(reply, encodeWith(grantListSchema, { grants, evaluatedThrough: isWhole ? evaluated : 0 }));
     },
   );
 
@@ -246,7 +248,8 @@ function closedRoutes(app: FastifyInstance, { store, programmes, takeIn, evaluat
     '/v1/programmes',
     {
       schema: {
-        summary: 'The programmes that run, as their files are (docs/programmes.md).',
+        summary: 'The programmes that run, in the format of their files (docs/programmes.md).',
+        description: 'An earlier version has the last day that the next one leaves it.',
         response: {
           200: Type.Object({
             programmes: Type.Array(Type.Unsafe<object>({ type: 'object', additionalProperties: true })),
@@ -255,7 +258,12 @@ function closedRoutes(app: FastifyInstance, { store, programmes, takeIn, evaluat
         },
       },
     },
-    () => ({ programmes: programmes.map(({ canonical }) => JSON.parse(canonical) as object) }),
+    () => ({
+      programmes: programmes.map(({ canonical, mailingDates }) => ({
+        ...(JSON.parse(canonical) as object),
+        mailingDates,
+      })),
+    }),
   );
 
   app.get(
@@ -278,13 +286,13 @@ function closedRoutes(app: FastifyInstance, { store, programmes, takeIn, evaluat
   );
 }
 
-function bounded(grants: readonly GrantItem[]): readonly GrantItem[] {
+function bounded(found: readonly GrantItem[]): readonly GrantItem[] {
   let bytes = 0;
-  const end = grants.findIndex((item) => {
+  const end = found.findIndex((item, index) => {
     bytes += item.grant.length;
-    return bytes > GRANTS_BYTES;
+    return index === GRANTS || bytes > GRANTS_BYTES;
   });
-  return end < 0 ? grants : grants.slice(0, end + 1);
+  return end < 0 ? found : found.slice(0, Math.max(1, end));
 }
 
 function cbor(reply: FastifyReply, bytes: Uint8Array): FastifyReply {

@@ -10,20 +10,37 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
-import { errorText } from '@countermark/node-platform/fault';
+import { errorCode, errorText } from '@countermark/node-platform/fault';
 import { inSuccession, parseProgramme, type Programme } from '@countermark/tariff/programme';
+import type { Config } from './config.ts';
 import type { AuthorityStore } from './store/authority-store.ts';
 
 /** Folder of the programmes that come with the product; all of them are demonstrations. */
 const SHIPPED = fileURLToPath(new URL('../programmes/', import.meta.url));
 
 /** Paths of the programmes that come with the product. */
-export async function shippedProgrammeFiles(): Promise<readonly string[]> {
-  const names = await readdir(SHIPPED);
+export function shippedProgrammeFiles(): Promise<readonly string[]> {
+  return jsonFiles(SHIPPED);
+}
+
+/** The files that run: those configured (else those that come with the product), and the clerk's own in the data folder. */
+export async function programmeFiles(config: Pick<Config, 'data' | 'programmes'>): Promise<readonly string[]> {
+  const own = await jsonFiles(join(config.data, 'programmes'));
+  return [...(config.programmes ?? (await shippedProgrammeFiles())), ...own];
+}
+
+async function jsonFiles(folder: string): Promise<readonly string[]> {
+  let names: string[];
+  try {
+    names = await readdir(folder);
+  } catch (error) {
+    if (errorCode(error) === 'ENOENT') return [];
+    throw error;
+  }
   return names
     .filter((name) => name.endsWith('.json'))
     .sort()
-    .map((name) => join(SHIPPED, name));
+    .map((name) => join(folder, name));
 }
 
 /** Reads programme files. Rejection: `config-invalid`. */

@@ -46,7 +46,7 @@ export const deliveryAnswersSchema = struct('delivery-answers', {
 
 /**
  * Grants after a cursor, oldest first; ask again after the last one until none comes. Every grant that rests on records
- * up to the intake cursor `evaluatedThrough` exists. `digest` is that of the grant's message. A grant of 0 only carries
+ * up to the intake cursor `evaluatedThrough` is in this list or before it; a list that ends early says 0. `digest` is that of the grant's message. A grant of 0 only carries
  * evidence forward, where a revision has more than fits.
  */
 export const grantListSchema = struct('grant-list', {
