@@ -24,8 +24,8 @@ export function rejection(code: RejectionCode, detail: RejectionDetail): Rejecti
 /** One or two sentences for people: what happened, to what, what it left, what to do now. */
 export function describeRejection(refused: Rejection): string {
   const entry = CATALOGUE[refused.code];
-  const happened = entry.happened.replace(/\{(\w+)\}/g, (_, name: string) => String(refused.detail[name] ?? '?'));
-  return `${happened} ${entry.state} ${entry.cure}`;
+  const { happened, state, cure } = entry;
+  return `${happened} ${state} ${cure}`.replace(/\{(\w+)\}/g, (_, name: string) => String(refused.detail[name] ?? '?'));
 }
 
 /** Whether a text is a code of the catalogue. */
