@@ -46,6 +46,19 @@ describe('sign workers', () => {
     }
   });
 
+  it.each([1, 15, 16, 17, 255])('signs %i inputs that lie one after the other, in order', async (count) => {
+    const { workers, keys } = pool('device');
+    const publicKey = keys.get('device')?.publicKey;
+    if (publicKey === undefined) throw new Error('no key');
+    const inputs = new Uint8Array(count * 5).map((_, i) => i);
+    const signatures = await workers.signPacked('device', inputs, 5);
+    expect(signatures.length).toBe(count * 64);
+    for (let i = 0; i < count; i += 1) {
+      const signature = signatures.subarray(i * 64, (i + 1) * 64);
+      expect(verifyP1363(publicKey, inputs.subarray(i * 5, (i + 1) * 5), signature)).toBe(true);
+    }
+  });
+
   it('answers an unknown key with a fault and goes on', async () => {
     const { workers } = pool('device');
     await expect(workers.sign('other', payloads(1))).rejects.toMatchObject({ code: 'signing-failed' });

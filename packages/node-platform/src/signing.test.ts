@@ -1,9 +1,11 @@
+import { randomBytes } from 'node:crypto';
 import { describe, expect, it } from 'vitest';
 import {
   agreedKey,
   equalMacs,
   generateSigningKey,
   hmacSha256,
+  hmacSha256Under,
   importPrivateKey,
   importPublicKey,
   privateKeyBytes,
@@ -45,6 +47,18 @@ describe('signing', () => {
     expect(Buffer.from(mac).toString('hex')).toBe('5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843');
     expect(equalMacs(mac, Uint8Array.from(mac))).toBe(true);
     expect(equalMacs(mac, mac.subarray(1))).toBe(false);
+  });
+
+  it('makes the same code under a prepared key, whatever the lengths', () => {
+    for (const keyBytes of [0, 1, 32, 64]) {
+      const key = randomBytes(keyBytes);
+      const under = hmacSha256Under(key);
+      for (const length of [1_000, 0, 1, 55, 56, 64, 200, 512, 513, 5_000, 3]) {
+        const bytes = randomBytes(length);
+        expect(equalMacs(under(bytes), hmacSha256(key, bytes))).toBe(true);
+      }
+    }
+    expect(() => hmacSha256Under(new Uint8Array(65))).toThrow(RangeError);
   });
 
   it('agrees on the same key from both sides, another for another use', () => {

@@ -11,6 +11,7 @@ import {
   createPublicKey,
   diffieHellman,
   generateKeyPairSync,
+  hash,
   hkdfSync,
   type KeyObject,
   sign,
@@ -81,6 +82,29 @@ export function verifyP1363(key: KeyObject, bytes: Uint8Array, signature: Uint8A
 /** HMAC-SHA256, 32 bytes (RFC 2104). */
 export function hmacSha256(key: Uint8Array, bytes: Uint8Array): Uint8Array {
   return createHmac('sha256', key).update(bytes).digest();
+}
+
+const HMAC_BLOCK_BYTES = 64;
+
+/**
+ * HMAC-SHA256 under one key for many short inputs: RFC 2104 written out over one-shot hashes, half the time of {@link hmacSha256},
+ * which it equals (tested). `key` has at most 64 bytes.
+ */
+export function hmacSha256Under(key: Uint8Array): (bytes: Uint8Array) => Uint8Array {
+  if (key.length > HMAC_BLOCK_BYTES) throw new RangeError('a longer key is hashed first: use hmacSha256');
+  const outer = Buffer.alloc(HMAC_BLOCK_BYTES + 32, 0x5c);
+  let inner = Buffer.alloc(HMAC_BLOCK_BYTES + 512, 0x36);
+  key.forEach((byte, i) => {
+    inner[i] = byte ^ 0x36;
+    outer[i] = byte ^ 0x5c;
+  });
+  return (bytes) => {
+    const end = HMAC_BLOCK_BYTES + bytes.length;
+    if (end > inner.length) inner = Buffer.concat([inner.subarray(0, HMAC_BLOCK_BYTES)], end);
+    inner.set(bytes, HMAC_BLOCK_BYTES);
+    outer.write(hash('sha256', inner.subarray(0, end), 'binary'), HMAC_BLOCK_BYTES, 'binary');
+    return Buffer.from(hash('sha256', outer, 'binary'), 'binary');
+  };
 }
 
 /** Compares two MACs in constant time; unequal lengths are unequal. */

@@ -10,9 +10,12 @@ import { importPublicKey, verifyP1363 } from './signing.ts';
 const MAX_KEYS = 4_096;
 const keys = new Map<string, KeyObject>();
 
-/** SHA-256 in one call: a third of the time of a hash object for short inputs. */
+/**
+ * SHA-256 in one call: a third of the time of a hash object for short inputs. By way of a Latin-1 text, which is the digest's bytes one
+ * for one: a Buffer from native code costs twice as much, and an array buffer for the collector with each digest.
+ */
 export function sha256(bytes: Uint8Array): Uint8Array {
-  return hash('sha256', bytes, 'buffer');
+  return Buffer.from(hash('sha256', bytes, 'binary'), 'binary');
 }
 
 /** ES256 over `input`; false for a key or signature of any wrong form. */

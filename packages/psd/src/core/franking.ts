@@ -130,6 +130,7 @@ export type AdmittedChunk = {
   /** The state that it was admitted to; the second half asks for exactly this one. */
   readonly basis: DeviceState;
   readonly request: FrankChunk;
+  readonly requestBytes: Uint8Array;
   readonly requestDigest: Digest;
   readonly entries: readonly ChunkEntry[];
   readonly cells: readonly Uint8Array[];
@@ -155,7 +156,8 @@ export function admitChunk(state: DeviceState, request: FrankChunk, ports: Ports
   if (device === null) return refuse(notEnrolled(state, 'frank-chunk'));
   const { batch } = state;
   if (batch?.declaration.batch !== request.batch) return refuse(rejection('no-open-batch', { batch: request.batch }));
-  const requestDigest = digestOf(ports.sha256(encodeWith(frankChunkSchema, request)));
+  const requestBytes = encodeWith(frankChunkSchema, request);
+  const requestDigest = digestOf(ports.sha256(requestBytes));
   const next = batchPieces(state, batch);
   if (request.firstIndex < next) {
     const held = batch.held.find((chunk) => chunk.request.firstIndex === request.firstIndex);
@@ -182,6 +184,7 @@ export function admitChunk(state: DeviceState, request: FrankChunk, ports: Ports
     admitted: {
       basis: state,
       request,
+      requestBytes,
       requestDigest,
       entries,
       cells: request.cells.map(cellKeyBytes),
@@ -286,7 +289,7 @@ export function frankChunk(state: DeviceState, admitted: AdmittedChunk, salts: U
   if (state !== admitted.basis || batch === null || identity === null) {
     throw new Error('A chunk is franked in the state that admitted it.');
   }
-  const { request, requestDigest, entries, cells, cellKeys, registers } = admitted;
+  const { request, requestBytes, requestDigest, entries, cells, cellKeys, registers } = admitted;
   const firstPieceNumber = state.registers.pieces + 1;
   const { leaves, codes } = recordColumns(
     pieceRecordHead(identity.device, request.batch),
@@ -299,7 +302,7 @@ export function frankChunk(state: DeviceState, admitted: AdmittedChunk, salts: U
     identity.memory === 'host' ? ports.recordCode : null,
   );
   const { ascendingMills } = state.registers;
-  const chunk: KeptChunk = { request, requestDigest, firstPieceNumber, ascendingMills, salts };
+  const chunk: KeptChunk = { request, requestBytes, requestDigest, firstPieceNumber, ascendingMills, salts };
   return {
     state: {
       ...state,

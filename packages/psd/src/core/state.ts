@@ -34,6 +34,8 @@ export type Identity = {
 /** A franked chunk as it is kept: from it the same pieces are made again at any time. Salts: 16 bytes a piece. */
 export type KeptChunk = {
   readonly request: FrankChunk;
+  /** The request's deterministic encoding, and its SHA-256 by which it is recognised when it is asked again. */
+  readonly requestBytes: Uint8Array;
   readonly requestDigest: Digest;
   readonly firstPieceNumber: number;
   /** The ascending register before the chunk. */

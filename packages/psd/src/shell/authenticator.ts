@@ -5,10 +5,11 @@
  * funds requests always by signature. Signing many indicia does not hold up the thread that commits them.
  * Does not decide what is signed.
  */
-import { hmacSha256, SIGNATURE_BYTES, signP1363 } from '@countermark/node-platform/signing';
+import { hmacSha256Under, SIGNATURE_BYTES, signP1363 } from '@countermark/node-platform/signing';
 import { SignWorkers } from '@countermark/node-platform/sign-workers';
 import { seal, toBeAuthenticated, type Unsealed } from '@countermark/protocol/cose';
 import { LAYOUTS } from '@countermark/protocol/layout';
+import type { MacPurpose } from '@countermark/protocol/mac-key';
 import type { Identity } from '../core/state.ts';
 import { type DeviceKeys, macKey } from './keys.ts';
 
@@ -19,7 +20,7 @@ export class Authenticator {
   readonly #keys: DeviceKeys;
   readonly #identity: Identity;
   readonly #workers: SignWorkers | null;
-  readonly #macKeys: { readonly statistics: Uint8Array; readonly indicium: Uint8Array } | null;
+  readonly #macs: Readonly<Record<MacPurpose, (bytes: Uint8Array) => Uint8Array>> | null;
 
   /** Starts the signing threads where indicia are signed. */
   constructor(keys: DeviceKeys, identity: Identity) {
@@ -27,9 +28,12 @@ export class Authenticator {
     this.#identity = identity;
     const signs = identity.authentication === 'signature';
     this.#workers = signs ? new SignWorkers(new Map([['indicium', keys.signing]])) : null;
-    this.#macKeys = signs
+    this.#macs = signs
       ? null
-      : { statistics: macKey(keys, identity, 'statistics'), indicium: macKey(keys, identity, 'indicium') };
+      : {
+          statistics: hmacSha256Under(macKey(keys, identity, 'statistics')),
+          indicium: hmacSha256Under(macKey(keys, identity, 'indicium')),
+        };
   }
 
   /**
@@ -52,13 +56,8 @@ export class Authenticator {
   message(unsealed: Unsealed): Uint8Array {
     const input = toBeAuthenticated(unsealed);
     if (unsealed.authentication === 'signature') return seal(unsealed, signP1363(this.#keys.signing, input));
-    if (this.#macKeys === null) throw new TypeError('A device that signs makes no MAC.');
-    return seal(unsealed, hmacSha256(this.#macKeys.statistics, input));
-  }
-
-  /** Whether a MAC of this device's own statistics fits; for `check`. Null on a device that signs. */
-  get statisticsKey(): Uint8Array | null {
-    return this.#macKeys?.statistics ?? null;
+    if (this.#macs === null) throw new TypeError('A device that signs makes no MAC.');
+    return seal(unsealed, this.#macs.statistics(input));
   }
 
   /** Ends the threads. */
@@ -67,7 +66,7 @@ export class Authenticator {
   }
 
   #indicium(input: Uint8Array): Uint8Array {
-    if (this.#macKeys !== null) return hmacSha256(this.#macKeys.indicium, input);
+    if (this.#macs !== null) return this.#macs.indicium(input);
     const signature = signP1363(this.#keys.signing, input);
     if (signature.length !== SIGNATURE_BYTES) throw new TypeError('A signature has 64 bytes.');
     return signature;

@@ -10,7 +10,7 @@
 import { randomBytes } from 'node:crypto';
 import { setImmediate as turn } from 'node:timers/promises';
 import { errorText, Fault } from '@countermark/node-platform/fault';
-import { hmacSha256, publicKeyBytes } from '@countermark/node-platform/signing';
+import { hmacSha256Under, publicKeyBytes } from '@countermark/node-platform/signing';
 import { sha256 } from '@countermark/node-platform/verification';
 import type { Authentication } from '@countermark/protocol/cose';
 import type { Software } from '@countermark/protocol/fields';
@@ -124,7 +124,8 @@ function initialise(store: PsdStore, options: DeviceOptions): Rejection | null {
 }
 
 function portsOf(keys: DeviceKeys): Ports {
-  return { sha256, recordCode: (bytes) => hmacSha256(keys.record, bytes).subarray(0, RECORD_CODE_BYTES) };
+  const code = hmacSha256Under(keys.record);
+  return { sha256, recordCode: (bytes) => code(bytes).subarray(0, RECORD_CODE_BYTES) };
 }
 
 export class Device {

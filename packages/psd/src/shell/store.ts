@@ -427,7 +427,7 @@ export class PsdStore {
       request.firstIndex,
       chunk.firstPieceNumber,
       chunk.ascendingMills,
-      encodeWith(frankChunkSchema, request),
+      chunk.requestBytes,
       chunk.requestDigest,
       chunk.salts,
     );
@@ -446,6 +446,7 @@ export class PsdStore {
 function chunkOf(row: Row): KeptChunk {
   return {
     request: parsed(frankChunkSchema, row.request as Uint8Array),
+    requestBytes: row.request as Uint8Array,
     requestDigest: digestOf(row.request_digest as Uint8Array),
     firstPieceNumber: Number(row.first_piece_number),
     ascendingMills: millsOf(row.ascending),
