@@ -194,7 +194,7 @@ export class SimulatedDevice {
     const unsealed = unsealedMessage(BATCH_STATISTICS, this.authentication, this.#key, statistics);
     this.registers = statistics.observed.closed;
     this.sequence = statistics.sequence;
-    this.head = messageDigest(unsealed, sha256);
+    this.head = digestOf(Uint8Array.from(messageDigest(unsealed, sha256)));
     return seal(unsealed, this.#authenticator(unsealed));
   }
 
