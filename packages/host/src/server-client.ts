@@ -18,7 +18,7 @@ import {
   submissionSchema,
 } from '@countermark/protocol/interfaces/answer';
 import type { MillsText } from '@countermark/protocol/interfaces/host';
-import { isRejectionCode, rejection } from '@countermark/protocol/rejection';
+import { type RejectionDetail, isRejectionCode, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { bytes, encodeWith, field, list, parseBytes, struct } from '@countermark/protocol/schema';
 import { FRAME_LIMITS } from '@countermark/protocol/cbor';
@@ -131,7 +131,8 @@ export class ServerClient {
       if (!Number.isSafeInteger(number) || number < 0) throw malformed('settlement', name);
       return number;
     };
-    if (typeof drawableMills !== 'string' || !/^\d+$/.test(drawableMills)) throw malformed('settlement', 'drawableMills');
+    if (typeof drawableMills !== 'string' || !/^\d+$/.test(drawableMills))
+      throw malformed('settlement', 'drawableMills');
     return accept({
       logged: whole(logged, 'logged'),
       delivered: whole(delivered, 'delivered'),
@@ -283,10 +284,21 @@ function problemOf(text: string) {
     return null;
   }
   if (typeof problem !== 'object' || problem === null) return null;
-  const { code, detail } = problem as { code?: unknown; detail?: unknown };
+  const { code, detail, details } = problem as { code?: unknown; detail?: unknown; details?: unknown };
   if (typeof code !== 'string' || !isRejectionCode(code) || code === 'internal-fault') return null;
-  // Its details are words for people only: they are passed on as they were said.
-  return rejection(code, typeof detail === 'string' ? { said: detail, reason: detail } : {});
+  // Words for people only: they are passed on as they were said.
+  const said = typeof detail === 'string' ? { said: detail, reason: detail } : {};
+  return rejection(code, { ...said, ...namedIn(details) });
+}
+
+/** What the sentences of a problem name: texts and numbers. */
+function namedIn(details: unknown): RejectionDetail {
+  if (typeof details !== 'object' || details === null) return {};
+  return Object.fromEntries(
+    Object.entries(details).filter(
+      (entry): entry is [string, string | number] => typeof entry[1] === 'string' || typeof entry[1] === 'number',
+    ),
+  );
 }
 
 function base64url(bytes: Uint8Array): string {
@@ -306,5 +318,8 @@ function malformed(where: string, what: string): Fault {
 
 function unreachable(cause: unknown): Fault {
   const inner = cause instanceof Error && cause.cause !== undefined ? cause.cause : cause;
-  return new Fault('server-unreachable', `the server cannot be reached: ${errorText(inner)}`, { retry: 'later', cause });
+  return new Fault('server-unreachable', `the server cannot be reached: ${errorText(inner)}`, {
+    retry: 'later',
+    cause,
+  });
 }
