@@ -38,11 +38,12 @@ const PATIENCE_MS = 60_000;
 const TIMEOUT_MS = 60_000;
 
 /** The PSD at this socket. */
-export function psdAt(socket: string, random: () => number = Math.random): PsdClient {
+export function psdAt(socket: string, random: () => number = Math.random): SocketPsd {
   return new SocketPsd(socket, random);
 }
 
 class SocketPsd implements PsdClient {
+  readonly #hurried = new AbortController();
   readonly #rpc: RpcClient;
   readonly #random: () => number;
   // Reconnecting is in real time, whatever clock a hold is tested with.
@@ -78,15 +79,22 @@ class SocketPsd implements PsdClient {
         return parsed;
       } catch (error) {
         if (!isBroken(error) || options.signal?.aborted === true) throw error;
-        if (this.#clock.nowMs() >= endMs) {
+        if (this.#clock.nowMs() >= endMs || this.#hurried.signal.aborted) {
           throw new Fault('psd-unreachable', `the PSD does not answer (${(error as Fault).message})`, {
             retry: 'later',
             cause: error,
           });
         }
-        await this.#clock.sleep(backoff.nextMs() + 10, options.signal);
+        const { signal } = this.#hurried;
+        const given = options.signal === undefined ? signal : AbortSignal.any([signal, options.signal]);
+        await this.#clock.sleep(backoff.nextMs() + 10, given);
       }
     }
+  }
+
+  /** From now on a broken connection is not waited out: the host ends, and perhaps the PSD has ended before it. */
+  hurry(): void {
+    this.#hurried.abort();
   }
 
   close(): void {

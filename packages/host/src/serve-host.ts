@@ -54,7 +54,8 @@ export async function serveHost(config: HostConfig, inputs: HostInputs): Promise
   const { log, clock = systemClock, random = Math.random, printer = filePrinter } = inputs;
   const keys = readKeys(config.trustBundle);
   if (!keys.ok) return keys;
-  const psd = inputs.psd ?? psdAt(config.psdSocket, random);
+  const ownPsd = psdAt(config.psdSocket, random);
+  const psd: PsdClient = inputs.psd ?? ownPsd;
   const enough = await memoryEnough(config, psd, log);
   if (!enough.ok) {
     psd.close();
@@ -90,6 +91,7 @@ export async function serveHost(config: HostConfig, inputs: HostInputs): Promise
     socket: config.socket,
     service,
     close: async () => {
+      ownPsd.hurry();
       await service.close();
       await rpc.close();
       store.value.close();
