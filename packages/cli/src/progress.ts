@@ -28,10 +28,7 @@ export class Progress {
       this.#told.add(event.phase);
       return;
     }
-    const values = {
-      what: PHASES[event.phase],
-      customer: event.customer === undefined ? '' : customerText(event.customer),
-    };
+    const values = { event };
     if (this.#bar === undefined) void this.#open(event, values);
     else {
       this.#bar.setTotal(Math.max(event.total, event.done, 1));
@@ -51,13 +48,20 @@ export class Progress {
     if (this.#bar !== undefined || this.#ended) return;
     this.#bar = new progress.SingleBar({
       stream: process.stderr,
-      format: '{what} {bar} {percentage}% {value}/{total} {customer}',
-      barCompleteChar: '#',
-      barIncompleteChar: '.',
+      format: (_, { progress: done }, { event: shown }: { readonly event: FrankProgress }) => barText(shown, done),
       hideCursor: true,
-      clearOnComplete: false,
-      etaBuffer: 20,
     });
     this.#bar.start(Math.max(event.total, 1), event.done, values);
   }
+}
+
+const BAR_CHARACTERS = 40;
+
+/** One line; while the rows are still being counted there is no bar to fill. */
+function barText({ phase, done, total, customer }: FrankProgress, share: number): string {
+  if (total === 0) return `${PHASES[phase]}: ${countText(done)} ${phase === 'checking' ? 'rows' : 'pieces'}`;
+  const filled = Math.round(Math.min(share, 1) * BAR_CHARACTERS);
+  const bar = '#'.repeat(filled) + '.'.repeat(BAR_CHARACTERS - filled);
+  const whose = customer === undefined ? '' : ` ${customerText(customer)}`;
+  return `${PHASES[phase]} [${bar}] ${countText(done)} of ${countText(total)}${whose}`;
 }
