@@ -1,0 +1,101 @@
+/**
+ * The cryptographic device put together from its parts: keys, register, operations, the session's end.
+ *
+ * Guarantees that what was started is closed in the reverse order when the process ends. Time and log are inputs, so that
+ * tests start the same device as `main.ts` does.
+ */
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Clock } from '@countermark/node-platform/clock';
+import type { Log } from '@countermark/node-platform/logs';
+import { serveRpc } from '@countermark/node-platform/rpc';
+import { accept, type Result } from '@countermark/protocol/result';
+import type { KeySource } from '@countermark/verify/verified';
+import { Authentication } from './authentication.ts';
+import { type DeviceRegister, openDeviceRegister } from './device-register.ts';
+import { Issuing } from './issuing.ts';
+import { KEY_ROLES, type KeyStore } from './key-store.ts';
+import { deviceOperations } from './operations.ts';
+import { sessionAuthorityCertificate } from './session-certificates.ts';
+import { type SessionEnd, serveSessionEnd } from './session-end.ts';
+import { openSoftwareKeys } from './software-keys.ts';
+
+/** Where the device keeps its store, and the paths of its sockets and of the server's. */
+export type Config = {
+  readonly data: string;
+  readonly socket: string;
+  readonly sessionSocket: string;
+  readonly acceptanceSocket: string;
+};
+
+export type ServiceContext = {
+  readonly clock: Clock;
+  readonly log: Log;
+  onClose(hook: () => Promise<void> | void): void;
+};
+
+export type OpenedDevice = { readonly keys: KeyStore; readonly register: DeviceRegister };
+
+const SESSION_AUTHORITY = 'session-authority';
+
+/** Opens keys and register. Rejections: `store-damaged`, `store-in-use`. */
+export function openDevice(config: Config): Result<OpenedDevice> {
+  mkdirSync(config.data, { recursive: true, mode: 0o700 });
+  const keys = openSoftwareKeys(join(config.data, 'keys'));
+  if (!keys.ok) return keys;
+  const store = keys.value;
+  const roleKeys: KeySource = ({ holder, epoch }) => {
+    const role = KEY_ROLES.find((known) => known === holder);
+    return role !== undefined && epoch === store.epoch
+      ? { publicKey: store.publicKey(role), authentication: 'signature' }
+      : null;
+  };
+  const register = openDeviceRegister(config.data, roleKeys);
+  return register.ok ? accept({ keys: store, register: register.value }) : register;
+}
+
+/**
+ * Starts the device. Its operations are served when this resolves; `sessions` starts its other end, whose certificate library
+ * takes a while to load. Rejections: those of {@link openDevice}.
+ */
+export async function startService(
+  config: Config,
+  { clock, log, onClose }: ServiceContext,
+): Promise<Result<{ readonly sessions: () => Promise<void> }>> {
+  const opened = openDevice(config);
+  if (!opened.ok) return opened;
+  const { keys, register } = opened.value;
+  onClose(() => {
+    register.close();
+  });
+  onClose(() => keys.close());
+  const sessionAuthority =
+    register.ownCertificate(SESSION_AUTHORITY) ??
+    register.addOwnCertificate(SESSION_AUTHORITY, await sessionAuthorityCertificate(keys, clock.nowMs()));
+  const authentication = new Authentication(keys, register, clock);
+  const issuing = new Issuing(keys, register, sessionAuthority, clock);
+  const operations = await serveRpc(
+    config.socket,
+    deviceOperations({ keys, authentication, issuing, sessionAuthority }),
+    {
+      onFault: (fault, operation, error) => {
+        log.error('An operation failed', error, { fault, operation });
+      },
+    },
+  );
+  onClose(() => operations.close());
+  const sessions = async (): Promise<void> => {
+    const { sessionSocket: path, acceptanceSocket } = config;
+    const end: SessionEnd = await serveSessionEnd({
+      path,
+      acceptanceSocket,
+      keys,
+      authentication,
+      sessionAuthority,
+      clock,
+      log,
+    });
+    onClose(() => end.close());
+  };
+  return accept({ sessions });
+}

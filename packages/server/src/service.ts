@@ -1,0 +1,176 @@
+/**
+ * The server put together from its parts: database, cryptographic device, followers, acceptance socket, HTTP.
+ *
+ * Guarantees that what was started is closed in the reverse order when the process ends. Time and log are inputs, so that
+ * tests start the same server as `main.ts` does.
+ */
+import { readFileSync } from 'node:fs';
+import type { Clock } from '@countermark/node-platform/clock';
+import { errorCode, errorText } from '@countermark/node-platform/fault';
+import type { Log } from '@countermark/node-platform/logs';
+import { rejection } from '@countermark/protocol/rejection';
+import { accept, type Result, refuse } from '@countermark/protocol/result';
+import { openDatabase, type SqlDatabase } from '@countermark/sql/database';
+import { parseTrustBundle, trustedKeys } from '@countermark/verify/trust-bundle';
+import type { KeySource } from '@countermark/verify/verified';
+import { Acceptance } from './acceptance.ts';
+import { serveAcceptance } from './acceptance-socket.ts';
+import { connectAuthority } from './authority-client.ts';
+import type { Config } from './config.ts';
+import { connectCryptographicDevice } from './cryptographic-device-client.ts';
+import { DeliveryFollower } from './delivery.ts';
+import { follow } from './follower.ts';
+import { Funds } from './funds.ts';
+import { GrantIntake } from './grant-intake.ts';
+import { httpInterface } from './http.ts';
+import { Ledger } from './ledger.ts';
+import { bookPostage } from './ledger-follower.ts';
+import { Policies } from './policies.ts';
+import { Registry } from './registry.ts';
+import { Settlement } from './settlement.ts';
+import { SqlStatisticsLog, type StatisticsLog } from './statistics-log.ts';
+import { MIGRATIONS, type ServerTables } from './tables.ts';
+
+/** An open store with what verifies its content. */
+export type OpenedStore = {
+  readonly database: SqlDatabase<ServerTables>;
+  readonly roleKeys: KeySource;
+  readonly trustBundle: string;
+};
+
+/** Opens the database and the trust bundle. Rejections: `file-unreadable`, those of the bundle, `store-in-use`. */
+export async function openStore(config: Config): Promise<Result<OpenedStore>> {
+  let text: string;
+  try {
+    text = readFileSync(config.trustBundle, 'utf8');
+  } catch (error) {
+    return refuse(rejection('file-unreadable', { file: config.trustBundle, reason: errorText(error) }));
+  }
+  const bundle = parseTrustBundle(text);
+  if (!bundle.ok) return bundle;
+  try {
+    const database = await openDatabase<ServerTables>(config.database, {
+      migrations: MIGRATIONS,
+      schema: 'countermark_server',
+    });
+    return accept({ database, roleKeys: trustedKeys(bundle.value), trustBundle: text });
+  } catch (error) {
+    const code = errorCode(error);
+    const store = config.database.replace(/\/\/[^@/]*@/, '//');
+    if (code === 'database-in-use') return refuse(rejection('store-in-use', { store }));
+    if (code === 'database-damaged' || code === 'database-migrations') {
+      return refuse(rejection('store-damaged', { store, reason: errorText(error) }));
+    }
+    throw error;
+  }
+}
+
+export type ServiceContext = {
+  readonly clock: Clock;
+  readonly log: Log;
+  onClose(hook: () => Promise<void> | void): void;
+};
+
+/** A running server. */
+export type Service = {
+  readonly url: string;
+  readonly database: SqlDatabase<ServerTables>;
+  readonly acceptance: Acceptance;
+  readonly log: StatisticsLog;
+  readonly ledger: Ledger;
+  /** Has every follower look at once. */
+  readonly wake: () => void;
+};
+
+/** Starts the server. Rejections: those of {@link openStore}. */
+export async function startService(config: Config, party: ServiceContext): Promise<Result<Service>> {
+  const opened = await openStore(config);
+  if (!opened.ok) return opened;
+  const { database, roleKeys, trustBundle } = opened.value;
+  party.onClose(() => database.close());
+  const { clock } = party;
+  const nowMs = () => clock.nowMs();
+  const logs = party.log;
+  const cryptographicDevice = connectCryptographicDevice(config.cdSocket);
+  party.onClose(() => {
+    cryptographicDevice.close();
+  });
+  const authority = connectAuthority(config.authority.url, config.authority.credential);
+  const log = new SqlStatisticsLog(database);
+  const ledger = new Ledger(database);
+  const registry = new Registry(database, roleKeys);
+  const policies = new Policies(registry, cryptographicDevice, config.policy);
+  const { currency, highestFundsMills } = config.policy;
+  const funds = new Funds({
+    database,
+    ledger,
+    registry,
+    log,
+    cryptographicDevice,
+    roleKeys,
+    currency,
+    highestFundsMills,
+    nowMs,
+  });
+  const grants = new GrantIntake({ database, ledger, log, authority, roleKeys, nowMs });
+  const delivery = new DeliveryFollower({ database, log, registry, authority, logs });
+  const settlement = new Settlement(database, log, funds);
+  const acceptance = new Acceptance({
+    cryptographicDevice,
+    log,
+    registry,
+    roleKeys,
+    clock,
+    logs,
+    onAccepted: () => {
+      booking.wake();
+      delivering.wake();
+    },
+  });
+  const common = { giveWay: () => acceptance.idle(), clock, log: logs, waitingMs: 200 };
+  const taking = follow({ ...common, name: 'grants', step: () => grants.take(), idleMs: 5_000 });
+  const booking = follow({
+    ...common,
+    name: 'ledger',
+    step: () => bookPostage({ database, log, ledger, registry }),
+    idleMs: 5_000,
+  });
+  const delivering = follow({
+    ...common,
+    name: 'delivery',
+    step: async () => {
+      const outcome = await delivery.deliver();
+      if (outcome === 'more') taking.wake();
+      return outcome;
+    },
+    idleMs: 5_000,
+  });
+  for (const follower of [taking, booking, delivering]) party.onClose(() => follower.stop());
+
+  const socket = await serveAcceptance(config.acceptanceSocket, acceptance, logs);
+  party.onClose(() => socket.close());
+  const app = await httpInterface({
+    acceptance,
+    authority,
+    cryptographicDevice,
+    funds,
+    grants,
+    ledger,
+    log,
+    policies,
+    registry,
+    settlement,
+    roleKeys,
+    trustBundle,
+    operatorCredential: config.operatorCredential,
+    cdSessionSocket: config.cdSessionSocket,
+    nowMs,
+    logs,
+  });
+  const url = await app.listen(config.listen);
+  party.onClose(() => app.close());
+  const wake = (): void => {
+    for (const follower of [taking, booking, delivering]) follower.wake();
+  };
+  return accept({ url, database, acceptance, log, ledger, wake });
+}

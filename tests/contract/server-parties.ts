@@ -1,0 +1,263 @@
+/**
+ * A server and a cryptographic device in the test's own process, put together as their mains do, over real local sockets, in
+ * a folder of their own. The authority is a stand-in that the test scripts.
+ */
+import { randomBytes } from 'node:crypto';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer, type Server } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { startService as startDevice } from '@countermark/cryptographic-device/service';
+import type { Clock } from '@countermark/node-platform/clock';
+import { systemClock } from '@countermark/node-platform/clock';
+import { openLog } from '@countermark/node-platform/logs';
+import { connectRpc, type RpcClient } from '@countermark/node-platform/rpc';
+import { generateSigningKey, publicKeyBytes, signP1363 } from '@countermark/node-platform/signing';
+import { seal, toBeAuthenticated } from '@countermark/protocol/cose';
+import type { LicenseeId } from '@countermark/protocol/id';
+import { type Answer, answersSchema, submissionSchema } from '@countermark/protocol/interfaces/answer';
+import { CRYPTOGRAPHIC_DEVICE } from '@countermark/protocol/interfaces/cryptographic-device';
+import { deliveryAnswersSchema, deliverySchema, grantListSchema } from '@countermark/protocol/interfaces/delivery';
+import type { Operation } from '@countermark/protocol/interfaces/operation';
+import { type MessageType, unsealedMessage } from '@countermark/protocol/message';
+import type { Grant } from '@countermark/protocol/messages/grant';
+import type { Result } from '@countermark/protocol/result';
+import { encodeWith, type Of, parseBytes, parseValue } from '@countermark/protocol/schema';
+import { parseConfig } from '@countermark/server/config';
+import { type Service, startService } from '@countermark/server/service';
+import { formatTrustBundle, type TrustBundle } from '@countermark/verify/trust-bundle';
+import { SimulatedDevice } from '../../bench/src/simulated-device.ts';
+
+const CBOR = 'application/cbor';
+const LIMITS = { maxBytes: 16 * 1024 * 1024, maxDepth: 12 };
+
+export function value<T>(result: Result<T>): T {
+  if (!result.ok) throw new Error(`${result.rejection.code} ${JSON.stringify(result.rejection.detail)}`);
+  return result.value;
+}
+
+/** What the stand-in authority was given, and what it grants. */
+export class StandInAuthority {
+  readonly granting = generateSigningKey();
+  readonly credential = randomBytes(32).toString('hex');
+  readonly delivered: Of<typeof deliverySchema>[] = [];
+  readonly grants: { cursor: number; grant: Uint8Array; digest: Uint8Array }[] = [];
+  /** Does what the test wants with a delivery; default: all accepted. */
+  answer: ((delivery: Of<typeof deliverySchema>) => Of<typeof deliveryAnswersSchema> | null) | undefined;
+  evaluatedThrough: number | undefined;
+  #intake = 0;
+  readonly #server: Server = createServer((request, response) => {
+    const chunks: Buffer[] = [];
+    request.on('data', (chunk: Buffer) => chunks.push(chunk));
+    request.on('end', () => {
+      const body = this.#respond(request.method ?? '', request.url ?? '', Buffer.concat(chunks));
+      response.writeHead(body === null ? 503 : 200, { 'content-type': CBOR });
+      response.end(body ?? '');
+    });
+  });
+
+  async start(): Promise<string> {
+    await new Promise<void>((resolve) => this.#server.listen(0, '127.0.0.1', resolve));
+    return `http://127.0.0.1:${(this.#server.address() as AddressInfo).port}/`;
+  }
+
+  async stop(): Promise<void> {
+    this.#server.closeAllConnections();
+    await new Promise((resolve) => this.#server.close(resolve));
+  }
+
+  /** A grant, signed, in the list at the next place. */
+  grant(of: MessageType<Grant>, message: Grant): void {
+    const unsealed = unsealedMessage(of, 'signature', { holder: 'granting', epoch: 1 }, message);
+    const grant = seal(unsealed, signP1363(this.granting.privateKey, toBeAuthenticated(unsealed)));
+    this.grants.push({ cursor: this.grants.length + 1, grant, digest: new Uint8Array(32) });
+  }
+
+  #respond(method: string, url: string, body: Buffer): Uint8Array | null {
+    if (method === 'POST' && url === '/v1/records') {
+      const delivery = value(parseBytes(deliverySchema, body, LIMITS));
+      const scripted = this.answer?.(delivery);
+      if (scripted === null) return null;
+      this.delivered.push(delivery);
+      this.#intake += delivery.items.length;
+      const results = delivery.items.map(() => ({ outcome: 'accepted' as const }));
+      return encodeWith(deliveryAnswersSchema, scripted ?? { cursor: this.#intake, results });
+    }
+    const after = /^\/v1\/grants\?after=(\d+)$/.exec(url)?.[1];
+    if (after === undefined) return null;
+    const grants = this.grants.filter((grant) => grant.cursor > Number(after)) as never;
+    return encodeWith(grantListSchema, { grants, evaluatedThrough: this.evaluatedThrough ?? this.#intake });
+  }
+}
+
+export type Parties = {
+  readonly folder: string;
+  readonly service: Service;
+  readonly authority: StandInAuthority;
+  readonly bundle: TrustBundle;
+  readonly operator: string;
+  readonly sessionSocket: string;
+  readonly acceptanceSocket: string;
+  readonly socket: string;
+  /** An operation of the cryptographic device. */
+  call<Request, Answer>(operation: Operation<Request, Answer>, request: Request): Promise<Result<Answer>>;
+  /** Ends the server and starts it again on the same store. */
+  restart(): Promise<void>;
+  stop(): Promise<void>;
+};
+
+/** Starts all of it. `database` as in the server's configuration. */
+export async function startParties(options: { database?: string; clock?: Clock } = {}): Promise<Parties> {
+  const folder = mkdtempSync(join(tmpdir(), 'cms-'));
+  const at = (name: string): string => join(folder, name);
+  const clock = options.clock ?? systemClock;
+  const log = openLog('test', { write: () => undefined });
+  const closing: (() => Promise<void> | void)[] = [];
+  const onClose = (hook: () => Promise<void> | void): void => void closing.push(hook);
+  const sockets = { socket: at('cd.sock'), sessionSocket: at('cds.sock'), acceptanceSocket: at('acc.sock') };
+  const device = value(await startDevice({ data: at('cd'), ...sockets }, { clock, log, onClose }));
+  await device.sessions();
+  const rpc: RpcClient = await connectRpc(sockets.socket);
+  onClose(() => rpc.close());
+  const call: Parties['call'] = async (operation, request) => {
+    const answer = await rpc.call(operation.name, operation.request.toCbor(request));
+    return answer.ok ? parseValue(operation.answer, answer.value) : answer;
+  };
+  const authority = new StandInAuthority();
+  const url = await authority.start();
+  onClose(() => authority.stop());
+  const keys = value(await call(CRYPTOGRAPHIC_DEVICE.publicKeys, {}));
+  const granting = { role: 'granting' as const, epoch: 1, publicKey: publicKeyBytes(authority.granting.publicKey) };
+  const bundle: TrustBundle = { ...keys, keys: [...keys.keys, granting] };
+  writeFileSync(at('trust-bundle.json'), formatTrustBundle(bundle));
+  const operator = randomBytes(32).toString('hex');
+  const config = value(
+    parseConfig({
+      data: at('server'),
+      ...(options.database === undefined ? {} : { database: options.database }),
+      listen: { host: '127.0.0.1', port: 0 },
+      trustBundle: at('trust-bundle.json'),
+      cdSocket: sockets.socket,
+      cdSessionSocket: sockets.sessionSocket,
+      acceptanceSocket: sockets.acceptanceSocket,
+      authority: { url, credential: authority.credential },
+      operatorCredential: operator,
+    }),
+  );
+  let serverHooks: (() => Promise<void> | void)[] = [];
+  const startServer = async (): Promise<Service> =>
+    value(await startService(config, { clock, log, onClose: (hook) => void serverHooks.push(hook) }));
+  const stopServer = async (): Promise<void> => {
+    for (const hook of serverHooks.reverse()) await hook();
+    serverHooks = [];
+  };
+  const parties = {
+    folder,
+    service: await startServer(),
+    authority,
+    bundle,
+    operator,
+    ...sockets,
+    call,
+    restart: async () => {
+      await stopServer();
+      parties.service = await startServer();
+    },
+    stop: async () => {
+      await stopServer();
+      for (const hook of closing.reverse()) await hook();
+      rmSync(folder, { recursive: true });
+    },
+  };
+  return parties;
+}
+
+export type HttpAnswer = { readonly status: number; readonly type: string; readonly body: Uint8Array; json(): any };
+
+/** Asks the server: JSON for objects, CBOR for bytes. */
+export async function ask(
+  parties: Parties,
+  credential: string | null,
+  path: string,
+  body?: object | Uint8Array,
+  headers: Record<string, string> = {},
+): Promise<HttpAnswer> {
+  const binary = body instanceof Uint8Array;
+  const response = await fetch(new URL(path, parties.service.url), {
+    method: body === undefined ? 'GET' : 'POST',
+    headers: {
+      ...(credential === null ? {} : { authorization: `Bearer ${credential}` }),
+      ...(body === undefined ? {} : { 'content-type': binary ? CBOR : 'application/json' }),
+      ...headers,
+    },
+    ...(body === undefined ? {} : { body: binary ? Buffer.from(body) : JSON.stringify(body) }),
+  });
+  const bytes = new Uint8Array(await response.arrayBuffer());
+  return {
+    status: response.status,
+    type: response.headers.get('content-type') ?? '',
+    body: bytes,
+    json: () => JSON.parse(Buffer.from(bytes).toString()),
+  };
+}
+
+/** A licensee with a deposit; answers its credential. */
+export async function licensee(
+  parties: Parties,
+  id: string,
+  depositMills = '0',
+  kind: 'mailer' | 'bureau' = 'bureau',
+): Promise<string> {
+  const made = await ask(parties, parties.operator, '/v1/licensees', { licensee: id, name: id, kind });
+  if (depositMills !== '0') {
+    const paid = await ask(
+      parties,
+      parties.operator,
+      `/v1/licensees/${id}/deposits`,
+      { amountMills: depositMills },
+      { 'idempotency-key': 'first' },
+    );
+    if (paid.status !== 201) throw new Error(JSON.stringify(paid.json()));
+  }
+  return made.json().credential as string;
+}
+
+/** An enrolled simulated device. */
+export async function enrolled(
+  parties: Parties,
+  credential: string,
+  of: string,
+  authentication: 'signature' | 'mac' = 'signature',
+): Promise<SimulatedDevice> {
+  const device = new SimulatedDevice(of as LicenseeId, authentication);
+  device.agree(parties.bundle.agreementKey);
+  const request = Buffer.from(device.enrolmentRequest()).toString('base64url');
+  const answer = await ask(parties, credential, '/v1/devices', { licensee: of, request });
+  if (answer.status !== 201) throw new Error(JSON.stringify(answer.json()));
+  return device;
+}
+
+/** Submits records; the answers. */
+export async function submit(
+  parties: Parties,
+  credential: string,
+  records: readonly Uint8Array[],
+): Promise<readonly Answer[]> {
+  const answer = await ask(parties, credential, '/v1/records', encodeWith(submissionSchema, { records }));
+  if (answer.status !== 200) throw new Error(`${answer.status} ${Buffer.from(answer.body).toString()}`);
+  return value(parseBytes(answersSchema, answer.body, LIMITS)).answers;
+}
+
+/** Asks again and again until the answer is as wanted: events of other parties cannot be awaited. */
+export async function eventually<T>(look: () => Promise<T>, wanted: (seen: T) => boolean): Promise<T> {
+  for (let attempt = 0; ; attempt += 1) {
+    const seen = await look();
+    if (wanted(seen)) return seen;
+    if (attempt === 500)
+      throw new Error(
+        `it never came: ${JSON.stringify(seen, (_, v: unknown) => (typeof v === 'bigint' ? String(v) : v))}`,
+      );
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}

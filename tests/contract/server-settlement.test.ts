@@ -1,0 +1,328 @@
+/**
+ * What follows the log, end to end on SQLite and on a real PostgreSQL: postage, delivery, grants, draws, funds.
+ */
+import { nodeVerification } from '@countermark/node-platform/verification';
+import { digestOf } from '@countermark/protocol/digest';
+import type { CustomerId, LicenseeId, ProgrammeId } from '@countermark/protocol/id';
+import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
+import { CREDIT_GRANT, DISCOUNT_GRANT, type Grant } from '@countermark/protocol/messages/grant';
+import { mills } from '@countermark/protocol/money';
+import { rejection } from '@countermark/protocol/rejection';
+import { answersSchema } from '@countermark/protocol/interfaces/answer';
+import { bytes, encodeWith, field, list, parseBytes, struct } from '@countermark/protocol/schema';
+import { trustedKeys } from '@countermark/verify/trust-bundle';
+import { verifyMessage } from '@countermark/verify/verified';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import type { SimulatedDevice } from '../../bench/src/simulated-device.ts';
+import { testPostgres } from '../postgres.ts';
+import { ask, enrolled, eventually, licensee, type Parties, startParties, submit, value } from './server-parties.ts';
+
+const postgres = await testPostgres();
+const CUSTOMER = 'acme' as CustomerId;
+const OTHER = 'other' as CustomerId;
+
+afterAll(async () => {
+  if (typeof postgres !== 'string') await postgres.stop();
+});
+
+function grant(of: string, customer: CustomerId | undefined, amountMills: bigint, revision = 1): Grant {
+  return {
+    programme: 'test' as ProgrammeId,
+    programmeVersion: 1,
+    licensee: of as LicenseeId,
+    ...(customer === undefined ? {} : { customer }),
+    period: '2026',
+    revision,
+    amountMills: mills(amountMills),
+    entitlementMills: mills(amountMills),
+    grantedBeforeMills: mills(0n),
+    reasons: ['a test'],
+    evidence: [digestOf(new Uint8Array(32))],
+    currency: { code: 'USD', exponent: 3 },
+    demonstration: true,
+    grantedAtMs: 1,
+  };
+}
+
+describe.each(['SQLite', 'PostgreSQL'])('Settlement on %s', (kind) => {
+  const skipped = kind === 'PostgreSQL' && typeof postgres === 'string';
+  let parties: Parties;
+  beforeAll(async () => {
+    if (skipped) return;
+    parties = await startParties(
+      kind === 'PostgreSQL' && typeof postgres !== 'string' ? { database: postgres.url } : {},
+    );
+  });
+  afterAll(async () => {
+    if (!skipped) await parties.stop();
+  });
+
+  const balances = async (credential: string, id: string): Promise<Record<string, string>> => {
+    const { accounts } = (await ask(parties, credential, `/v1/licensees/${id}/accounts`)).json();
+    return Object.fromEntries(
+      (accounts as { account: string; balanceMills: string }[]).map((one) => [one.account, one.balanceMills]),
+    );
+  };
+  const settlement = async (credential: string, device: SimulatedDevice) =>
+    (await ask(parties, credential, `/v1/devices/${device.device}/settlement`)).json() as Record<string, unknown>;
+  const settled = async (credential: string, device: SimulatedDevice) =>
+    eventually(
+      () => settlement(credential, device),
+      (seen) => seen['evaluated'] === device.sequence,
+    );
+  const fund = async (credential: string, request: Uint8Array) => {
+    const answer = await ask(parties, credential, '/v1/funds-requests', request);
+    if (answer.status !== 200) throw new Error(Buffer.from(answer.body).toString());
+    const trust = { port: nodeVerification, keys: trustedKeys(parties.bundle) };
+    return { bytes: answer.body, ...value(verifyMessage(FUNDS_GRANT, answer.body, trust)).message };
+  };
+  const wake = (): void => {
+    parties.service.wake();
+  };
+
+  it.skipIf(skipped)('refills once for a request, from the deposit, capped by deposit and policy', async () => {
+    const credential = await licensee(parties, 'lic_refill', '60000000');
+    const device = await enrolled(parties, credential, 'lic_refill', 'mac');
+    const request = device.fundsRequest(1, 20_000_000n);
+    const first = await fund(credential, request);
+    expect(first).toMatchObject({ amountMills: 20_000_000n, receivedMills: 20_000_000n, draws: [] });
+    expect((await fund(credential, request)).bytes).toEqual(first.bytes);
+    expect(await balances(credential, 'lic_refill')).toEqual({
+      'deposit:lic_refill': '40000000',
+      [`device:${device.device}`]: '20000000',
+    });
+    device.receive(20_000_000n);
+    // The policy lets the device hold 50,000,000.
+    expect(await fund(credential, device.fundsRequest(2, 35_000_000n))).toMatchObject({ amountMills: 30_000_000n });
+    device.receive(30_000_000n);
+    const full = await fund(credential, device.fundsRequest(3, 1n));
+    expect(full).toMatchObject({ amountMills: 0n, refusal: expect.stringContaining('policy') });
+    const second = await enrolled(parties, credential, 'lic_refill');
+    const poor = await fund(credential, second.fundsRequest(1, 10_000_001n));
+    expect(poor).toMatchObject({ amountMills: 0n, refusal: expect.stringContaining('deposit holds') });
+    expect((await balances(credential, 'lic_refill'))['deposit:lic_refill']).toBe('10000000');
+    const conflict = await ask(parties, credential, '/v1/funds-requests', second.fundsRequest(1, 5n));
+    expect(conflict.json()).toMatchObject({ code: 'funds-request-conflict', status: 409 });
+  });
+
+  it.skipIf(skipped)(
+    'gives no funds while the device has received other than the ledger knows, until the archive is booked',
+    async () => {
+      const credential = await licensee(parties, 'lic_restored', '1000000');
+      const device = await enrolled(parties, credential, 'lic_restored');
+      const archived = await fund(credential, device.fundsRequest(1, 1_000n));
+      // The server forgets, as one restored from an older backup.
+      await parties.service.database.transaction(async (tables) => {
+        await tables.deleteFrom('funds').where('device', '=', device.device).execute();
+        const entry = await tables
+          .selectFrom('entry')
+          .select('number')
+          .where('ref', '=', `funds:${device.device}:1`)
+          .executeTakeFirstOrThrow();
+        await tables.deleteFrom('entry_line').where('entry', '=', entry.number).execute();
+        await tables.deleteFrom('entry').where('number', '=', entry.number).execute();
+        await tables
+          .deleteFrom('balance')
+          .where('account', 'in', ['deposit:lic_restored', `device:${device.device}`])
+          .execute();
+        await tables
+          .insertInto('balance')
+          .values({ account: 'deposit:lic_restored', balance_mills: 1_000_000n })
+          .execute();
+      });
+      device.receive(1_000n);
+      const refused = await fund(credential, device.fundsRequest(2, 1_000n));
+      expect(refused).toMatchObject({ amountMills: 0n, refusal: expect.stringContaining('the ledger knows of') });
+      const booked = await ask(parties, parties.operator, '/v1/archived-funds-grants', archived.bytes);
+      expect(booked.status).toBe(204);
+      expect(await fund(credential, device.fundsRequest(3, 500n))).toMatchObject({ amountMills: 500n });
+      expect((await balances(credential, 'lic_restored'))['deposit:lic_restored']).toBe('998500');
+    },
+  );
+
+  it.skipIf(skipped)(
+    "books postage by customer, delivers, books grants, and draws each customer's own credit, each mill once",
+    async () => {
+      const id = 'lic_bureau';
+      const credential = await licensee(parties, id, '10000000');
+      const customers = await ask(parties, credential, `/v1/licensees/${id}/customers`, {
+        customers: [OTHER, CUSTOMER],
+      });
+      expect(customers.json()).toEqual({ customers: [CUSTOMER, OTHER] });
+      const device = await enrolled(parties, credential, id);
+      await fund(credential, device.fundsRequest(1, 5_000_000n));
+      device.receive(5_000_000n);
+      await submit(parties, credential, [
+        device.record({ pieces: 3, customer: CUSTOMER }),
+        device.record({ pieces: 5, customer: OTHER }),
+        device.record({ pieces: 2 }),
+      ]);
+      expect(await settled(credential, device)).toMatchObject({
+        logged: 3,
+        booked: 3,
+        delivered: 3,
+        evaluated: 3,
+        drawableMills: '0',
+      });
+      expect(parties.authority.delivered.flatMap((one) => one.certificates).length).toBeGreaterThan(0);
+      expect(await balances(credential, id)).toMatchObject({
+        [`postage:${id}:acme`]: '2220',
+        [`postage:${id}:other`]: '3700',
+        [`postage:${id}`]: '1480',
+        [`device:${device.device}`]: String(5_000_000 - 7_400),
+      });
+
+      parties.authority.grant(DISCOUNT_GRANT, grant(id, OTHER, 333n));
+      parties.authority.grant(CREDIT_GRANT, grant(id, CUSTOMER, 1_000n));
+      wake();
+      const listed = await eventually(
+        async () => (await ask(parties, credential, `/v1/licensees/${id}/grants`)).json(),
+        (seen) => seen.grants.length === 2,
+      );
+      expect(listed.grants.map((one: any) => [one.kind, one.customer])).toEqual([
+        ['discount', 'other'],
+        ['credit', 'acme'],
+      ]);
+      expect(await balances(credential, id)).toMatchObject({
+        [`discount:${id}:other`]: '333',
+        [`credit:${id}:acme`]: '1000',
+      });
+      expect(await balances(credential, id)).not.toHaveProperty(`drawn:${id}`);
+
+      const bookedAtMs = listed.grants[1].bookedAtMs as number;
+      await submit(parties, credential, [
+        // Opened before the booking, as far as the device's time says: draws nothing.
+        device.record({ pieces: 1, customer: CUSTOMER, openedAfterMs: bookedAtMs - 1 }),
+        // Another customer's postage draws nothing either.
+        device.record({ pieces: 9, customer: OTHER, openedAfterMs: bookedAtMs }),
+        device.record({ pieces: 1, customer: CUSTOMER, openedAfterMs: bookedAtMs }),
+        device.record({ pieces: 1, customer: CUSTOMER, openedAfterMs: bookedAtMs }),
+      ]);
+      expect(await settled(credential, device)).toMatchObject({ drawableMills: '1000' });
+      expect(await balances(credential, id)).toMatchObject({ [`drawn:${id}`]: '1000', [`credit:${id}:acme`]: '0' });
+
+      const collected = await fund(credential, device.fundsRequest(2, 0n));
+      expect(collected).toMatchObject({
+        amountMills: 1_000n,
+        draws: [{ customer: CUSTOMER, amountMills: 1_000n }],
+        receivedMills: 5_001_000n,
+      });
+      device.receive(1_000n);
+      expect(await fund(credential, device.fundsRequest(3, 0n))).toMatchObject({ amountMills: 0n, draws: [] });
+      expect(await settlement(credential, device)).toMatchObject({ drawableMills: '0' });
+      const { entries } = (await ask(parties, credential, `/v1/licensees/${id}/entries`)).json();
+      for (const entry of entries as { lines: { amountMills: string }[] }[]) {
+        expect(entry.lines.reduce((sum, line) => sum + BigInt(line.amountMills), 0n)).toBe(0n);
+      }
+      expect(await parties.service.ledger.problems()).toEqual([]);
+    },
+  );
+
+  it.skipIf(skipped)('books nothing twice when it follows the log again from the start', async () => {
+    const id = 'lic_again';
+    const credential = await licensee(parties, id, '100000');
+    const device = await enrolled(parties, credential, id);
+    device.receive(10_000n);
+    await submit(parties, credential, [device.record(), device.record()]);
+    await settled(credential, device);
+    const before = await balances(credential, id);
+    await parties.service.database.transaction(async (tables) => {
+      await tables.updateTable('follower').set({ cursor: 0n }).where('name', 'in', ['ledger', 'delivery']).execute();
+    });
+    wake();
+    await settled(credential, device);
+    expect(await balances(credential, id)).toEqual(before);
+  });
+
+  it.skipIf(skipped)(
+    'goes on delivering after the authority was away, and feeds one that lost records again',
+    async () => {
+      const id = 'lic_away';
+      const credential = await licensee(parties, id, '100000');
+      const device = await enrolled(parties, credential, id);
+      device.receive(100_000n);
+      parties.authority.answer = () => null;
+      await submit(parties, credential, [device.record(), device.record()]);
+      expect(await settlement(credential, device)).toMatchObject({ logged: 2, delivered: 0 });
+      parties.authority.answer = undefined;
+      await settled(credential, device);
+      let asked = 0;
+      parties.authority.answer = (delivery) => {
+        asked += 1;
+        if (asked > 1) return undefined as never;
+        const results = delivery.items.map(() => ({
+          outcome: 'rejected' as const,
+          rejection: rejection('out-of-order', { device: device.device, sequence: 3, expected: 1 }),
+        }));
+        return { cursor: 0, results };
+      };
+      parties.authority.delivered.length = 0;
+      await submit(parties, credential, [device.record()]);
+      await settled(credential, device);
+      const again = parties.authority.delivered.slice(1).flatMap((one) => one.items);
+      expect(again.length).toBeGreaterThanOrEqual(3);
+      parties.authority.answer = undefined;
+    },
+  );
+
+  it.skipIf(skipped)('suspends a forked device: no funds, and its later records are not delivered', async () => {
+    const id = 'lic_fork';
+    const credential = await licensee(parties, id, '100000');
+    const device = await enrolled(parties, credential, id);
+    await fund(credential, device.fundsRequest(1, 50_000n));
+    device.receive(50_000n);
+    const copied = device.copy();
+    const [one, other] = [device.record(), copied.record({ pieces: 2 })];
+    const answers = await submit(parties, credential, [one, other]);
+    expect(answers.map((answer) => answer.rejection?.code ?? answer.outcome)).toEqual(['accepted', 'fork']);
+    expect(await settlement(credential, device)).toMatchObject({ suspended: true });
+    const suspension = await ask(parties, credential, `/v1/devices/${device.device}/suspension`);
+    expect(suspension.status).toBe(200);
+    const refused = await fund(credential, device.fundsRequest(2, 100n));
+    expect(refused).toMatchObject({ amountMills: 0n, refusal: expect.stringContaining('suspended') });
+    parties.authority.delivered.length = 0;
+    expect((await submit(parties, credential, [device.record()]))[0]!.outcome).toBe('accepted');
+    await eventually(
+      () => settlement(credential, device),
+      (seen) => seen['delivered'] === 2,
+    );
+    expect(parties.authority.delivered.flatMap((delivery) => delivery.items)).toEqual([]);
+  });
+
+  it.skipIf(skipped)('takes records back from an archive, and keeps their confirmations', async () => {
+    const id = 'lic_archive';
+    const credential = await licensee(parties, id, '100000');
+    const device = await enrolled(parties, credential, id);
+    device.receive(10_000n);
+    const records = [device.record(), device.record()];
+    const answers = await submit(parties, credential, records);
+    await settled(credential, device);
+    await parties.service.database.transaction(async (tables) => {
+      for (const table of ['record', 'confirmation', 'head'] as const) {
+        await tables.deleteFrom(table).where('device', '=', device.device).execute();
+      }
+    });
+    const part = bytes(1, 1 << 18);
+    const item = struct('item', { record: field(1, part), attestation: field(2, part), confirmation: field(3, part) });
+    const archive = struct('archive', { items: field(1, list(item, 256)) });
+    const items = records.map((record, i) => ({
+      record,
+      attestation: answers[i]!.attestation!,
+      confirmation: answers[i]!.confirmation!,
+    }));
+    const exchanged = [{ ...items[0]!, confirmation: items[1]!.confirmation }];
+    const feed = async (given: typeof items) => {
+      const answer = await ask(parties, credential, '/v1/archived-records', encodeWith(archive, { items: given }));
+      return value(parseBytes(answersSchema, answer.body)).answers;
+    };
+    expect((await feed(exchanged))[0]!.rejection?.code).toBe('confirmation-mismatch');
+    const restored = await feed(items);
+    expect(restored.map((one) => Buffer.from(one.confirmation!))).toEqual(
+      items.map((one) => Buffer.from(one.confirmation)),
+    );
+    const repeated = await submit(parties, credential, records);
+    expect(repeated.map((one) => [one.outcome, Buffer.from(one.confirmation!)])).toEqual(
+      items.map((one) => ['already-accepted', Buffer.from(one.confirmation)]),
+    );
+  });
+});
