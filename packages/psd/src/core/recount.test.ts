@@ -131,6 +131,24 @@ describe('a recount from host memory', () => {
     );
   });
 
+  it('asked again for what it has counted checks it and counts nothing twice', () => {
+    const { device, records } = closedBatch(6);
+    device.do({ kind: 'recount', records: part(records, 0, 2) });
+    device.do({ kind: 'recount', records: part(records, 2, 5) });
+    const { state } = device;
+    device.do({ kind: 'recount', records: part(records, 2, 5) });
+    device.do({ kind: 'recount', records: part(records, 3, 4) });
+    expect(device.state).toBe(state);
+    const altered = { ...part(records, 2, 4), codes: new Uint8Array(32) };
+    expect(code(device.try({ kind: 'recount', records: altered }))).toBe('recount-altered');
+    expect(code(device.try({ kind: 'recount', records: part(records, 4, 6) }))).toBe('recount-out-of-order');
+    device.do({ kind: 'recount', records: part(records, 5, 6) });
+    const sealed = device.seal(BATCH);
+    if (!sealed.ok || sealed.value.type !== 'batch-statistics') throw new Error('not sealed');
+    const { cells } = sealed.value.verified.message.observed;
+    expect(cells.reduce((sum, cell) => sum + cell.pieces, 0)).toBe(6);
+  });
+
   it('that is not whole is named by the first piece that is missing', () => {
     const { device, records } = closedBatch(6);
     expect(device.seal(BATCH)).toMatchObject({ rejection: { code: 'recount-missing', detail: { pieceNumber: 1 } } });

@@ -35,7 +35,8 @@ export type HostRecords = {
 };
 
 /**
- * Counts records from host memory; index 0 begins anew. Wrong records leave the recount where it was.
+ * Counts records from host memory; index 0 begins anew. What was counted already is checked again without effect, so that
+ * a lost answer can be asked for. Wrong records leave the recount where it was.
  * Rejections: `wrong-state`, `not-available`, `no-open-batch`, `batch-open`, `recount-out-of-order`, `malformed`,
  * `recount-altered`.
  */
@@ -54,8 +55,10 @@ export function recountFromHost(state: DeviceState, given: HostRecords, ports: P
   if (batch === null || refusal !== null) return refuse(refusal ?? rejection('no-open-batch', { batch: given.batch }));
   const { firstIndex, records, salts, codes } = given;
   const recount = firstIndex === 0 ? RECOUNT_START : batch.recount;
-  if (firstIndex !== recount.frontier.leaves) {
-    return refuse(rejection('recount-out-of-order', { index: firstIndex, expected: batch.recount.frontier.leaves }));
+  const counted = recount.frontier.leaves;
+  const again = firstIndex < counted && firstIndex + records.length <= counted;
+  if (firstIndex !== counted && !again) {
+    return refuse(rejection('recount-out-of-order', { index: firstIndex, expected: counted }));
   }
   if (salts.length !== records.length * SALT_BYTES || codes.length !== records.length * RECORD_CODE_BYTES) {
     return refuse(rejection('malformed', { path: 'salts', reason: 'one salt and one code a record are expected' }));
@@ -78,6 +81,7 @@ export function recountFromHost(state: DeviceState, given: HostRecords, ports: P
     leaves.push(ports.sha256(input) as Digest);
     tally.count(parts.cell, number, parts.postageMills);
   }
+  if (again) return accept({ state, effects: [] });
   return finish(state, batch, tally.recount(append(recount.frontier, leaves, ports.sha256)));
 }
 

@@ -48,23 +48,23 @@ async function issuerNamed(name: string): Promise<Issuer> {
       notAfter: days(100),
       extensions: [new BasicConstraintsExtension(true, 0, true)],
     },
-    webcrypto as Crypto,
+    webcrypto,
   );
   return { certificate, keys };
 }
 
-async function issued(by: Issuer, name: string, publicKey: PublicKey | CryptoKey, from = -1, to = 1) {
+async function issued(by: Issuer, name: string, publicKey: PublicKey | webcrypto.CryptoKey, from = -1, to = 1) {
   return X509CertificateGenerator.create(
     {
       subject: `CN=${name}`,
       issuer: by.certificate.subject,
-      publicKey: publicKey as CryptoKey,
+      publicKey,
       signingKey: by.keys.privateKey,
       signingAlgorithm: P256,
       notBefore: days(from),
       notAfter: days(to),
     },
-    webcrypto as Crypto,
+    webcrypto,
   );
 }
 
@@ -239,6 +239,25 @@ describe('a session', () => {
     expect(await sending).toMatchObject({ ok: false, rejection: { code } });
     expect(submitted).toEqual([]);
     expect(device.records()).toHaveLength(3);
+  });
+
+  it('is not begun with a certificate of the device that is outside its dates', async () => {
+    const request = device.enrolmentRequest();
+    const { sessionKey } = payload(ENROLMENT_REQUEST, request);
+    const point = new PublicKey(Buffer.concat([SPKI, sessionKey]));
+    const past = await issued(issuer, device.id, point, -9, -2);
+    const certificate = authority.certificate(authority.enrolling(request), {
+      sessionCertificate: new Uint8Array(past.rawData),
+    });
+    value(
+      device.install(
+        authority.bytes.certificate(certificate),
+        authority.bytes.policy(authority.policy(device.id, { version: 2 })),
+      ),
+    );
+    expect(await sendInSession(device, sessions, [{ sequence: 1 }])).toMatchObject({
+      rejection: { code: 'session-clock' },
+    });
   });
 
   it('that breaks loses nothing', async () => {

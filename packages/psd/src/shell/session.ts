@@ -6,6 +6,7 @@
  * device and are the only thing that deletes. Records and confirmations are the same bytes as without a session.
  * A session that fails loses nothing: everything can be sent again.
  */
+import { X509Certificate } from 'node:crypto';
 import { createServer, type Server, type Socket } from 'node:net';
 import { errorText, Fault } from '@countermark/node-platform/fault';
 import { type RpcClient, rpcOver } from '@countermark/node-platform/rpc';
@@ -103,6 +104,8 @@ export async function sendInSession(
 ): Promise<Result<readonly SendResult[]>> {
   const certificates = device.sessionCertificates();
   if (!certificates.ok) return certificates;
+  const outdated = outsideItsDates(certificates.value.certificate);
+  if (outdated !== null) return refuse(outdated);
   const results = new Map<number, SendResult>();
   const outgoing: { readonly sequence: number; readonly record: Uint8Array }[] = [];
   for (const item of items) {
@@ -206,6 +209,26 @@ function applied(device: Device, sequence: number, answer: Answer | undefined): 
     return { sequence, ...attestation, rejection: rejection('confirmation-mismatch', { sequence }) };
   }
   return { sequence, ...attestation, confirmation: answer.confirmation };
+}
+
+/**
+ * The server end would only break the connection off for a certificate that is outside its dates: said here instead.
+ * This machine's clock is used for nothing else.
+ */
+function outsideItsDates(der: Uint8Array): Rejection | null {
+  let certificate: X509Certificate;
+  try {
+    certificate = new X509Certificate(der);
+  } catch (error) {
+    return rejection('session-failed', {
+      reason: `the certificate of the session key cannot be read (${errorText(error)})`,
+    });
+  }
+  const now = Date.now();
+  if (now >= Date.parse(certificate.validFrom) && now <= Date.parse(certificate.validTo)) return null;
+  return rejection('session-clock', {
+    reason: `this device's is valid from ${certificate.validFrom} to ${certificate.validTo}`,
+  });
 }
 
 function pem(der: Uint8Array): string {

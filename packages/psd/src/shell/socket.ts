@@ -30,8 +30,7 @@ export async function serveDevice(
   return serveRpc(path, handlersOf(device, sessions), options);
 }
 
-/** The handlers of all operations. */
-export function handlersOf(device: Device, sessions: SessionSocket): RpcHandlers {
+function handlersOf(device: Device, sessions: SessionSocket): RpcHandlers {
   return Object.fromEntries([
     on(PSD.status, () => accept(device.status())),
     on(PSD.enrolmentRequest, () => accept({ request: device.enrolmentRequest() })),
