@@ -1,5 +1,5 @@
 /**
- * Batches and chunks for tests.
+ * Declarations of batches and chunks of pieces for tests, small and in a few rate cells; nothing here is priced by a tariff.
  */
 import { createHash } from 'node:crypto';
 import type { Digest } from '@countermark/protocol/digest';

@@ -5,7 +5,7 @@ import { cellKeyBytes } from '../cell.ts';
 import type { BatchId, DeviceId } from '../id.ts';
 import { mills } from '../money.ts';
 import { encodeWith, parseBytes } from '../schema.ts';
-import { pieceRecord, pieceRecordBytes, pieceRecordHead } from './piece-record.ts';
+import { pieceRecord, pieceRecordBytes, pieceRecordHead, readPieceRecord } from './piece-record.ts';
 
 const code = fc.stringMatching(/^[a-z0-9][a-z0-9-]{0,31}$/);
 
@@ -50,6 +50,13 @@ describe('Piece record', () => {
           expect(byHand).toEqual(encodeWith(pieceRecord, value));
           const parsed = parseBytes(pieceRecord, byHand);
           expect(parsed.ok && parsed.value).toEqual(value);
+          expect(readPieceRecord(pieceRecordHead(device, batch), byHand)).toEqual({
+            index,
+            pieceNumber,
+            postageMills: postage,
+            cell: cellKeyBytes(cell),
+            reference,
+          });
         },
       ),
     );
