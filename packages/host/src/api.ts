@@ -106,11 +106,7 @@ export function hostHandlers(service: HostService): RpcHandlers {
   return handlers;
 }
 
-function defectOf(
-  value: unknown,
-  checks: Readonly<Record<string, Check>>,
-  required: readonly string[],
-): string | null {
+function defectOf(value: unknown, checks: Readonly<Record<string, Check>>, required: readonly string[]): string | null {
   if (typeof value !== 'object' || value === null || Array.isArray(value)) return 'parameters must be an object';
   for (const [name, given] of Object.entries(value)) {
     const check = Object.hasOwn(checks, name) ? checks[name] : undefined;

@@ -7,7 +7,6 @@
  */
 import { mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { hex } from '@countermark/protocol/id';
 import type { JobId } from '@countermark/protocol/id';
 import type { Journal, RecordRow } from './journal.ts';
 
@@ -49,17 +48,13 @@ export class Archive {
 }
 
 /** Writes a record's files where they are missing. */
-export function layOutRecord(folder: string, name: string, record: RecordRow): readonly string[] {
+function layOutRecord(folder: string, name: string, record: RecordRow): void {
   const files: [string, Uint8Array | null][] = [
     [`${name}.record.cose`, record.bytes],
     [`${name}.confirmation.cose`, record.confirmation],
     [`${name}.attestation.cose`, record.attestation],
   ];
-  return files.flatMap(([file, bytes]) => {
-    if (bytes === null) return [];
-    writeOnce(join(folder, file), bytes);
-    return [file];
-  });
+  for (const [file, bytes] of files) if (bytes !== null) writeOnce(join(folder, file), bytes);
 }
 
 /** Writes a file whole, unless it is there with the same length (its bytes are named by a digest and never change). */
@@ -69,12 +64,7 @@ export function writeOnce(path: string, bytes: Uint8Array): void {
   } catch {
     // It is not there.
   }
-  writeWhole(path, bytes);
-}
-
-/** Writes a file so that a reader finds the old one, or none, or the whole new one. */
-export function writeWhole(path: string, bytes: Uint8Array | string): void {
-  const part = `${path}.${hex(Uint8Array.from([process.pid >> 16, process.pid >> 8, process.pid]))}.part`;
+  const part = `${path}.part`;
   writeFileSync(part, bytes);
   renameSync(part, path);
 }

@@ -47,7 +47,8 @@ export async function closeBatch(
   }
   journal.closeBatch(batch.batch, incomplete);
   if (device.memory === 'host' && !incomplete) {
-    if (closed.value.pieces !== batch.franked) return refuse(damaged(batch, batch.franked, 'the journal ends before it'));
+    if (closed.value.pieces !== batch.franked)
+      return refuse(damaged(batch, batch.franked, 'the journal ends before it'));
     const recounted = await recount(options, batch, device, progress);
     if (!recounted.ok) return recounted;
   }

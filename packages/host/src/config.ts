@@ -4,7 +4,7 @@
  * Guarantees: unknown keys, wrong types and impossible combinations are refused with the name of the setting; every default
  * stands here and nowhere else. Does not look at the disk.
  */
-import { JOB_ID, LICENSEE_ID, type LicenseeId } from '@countermark/protocol/id';
+import { LICENSEE_ID, type LicenseeId } from '@countermark/protocol/id';
 import { type Mills, mills } from '@countermark/protocol/money';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
@@ -129,11 +129,6 @@ function read(json: unknown): HostConfig {
     retentionMs: whole(fields.retentionMs ?? 730 * DAY_MS, 'retentionMs', DAY_MS, 36_500 * DAY_MS),
     recordsPerDay: whole(fields.recordsPerDay ?? 1_000, 'recordsPerDay', 1, 1_000_000),
   };
-}
-
-/** Whether a text can be a job's id. */
-export function isJobId(text: string): boolean {
-  return JOB_ID.test(text);
 }
 
 function objectOf(value: unknown, name: string): Readonly<Record<string, unknown>> {

@@ -21,7 +21,7 @@ import {
 import { LAYOUTS } from '@countermark/protocol/layout';
 import { SALT_BYTES } from '@countermark/protocol/merkle';
 import type { Currency } from '@countermark/protocol/money';
-import { type Rejection, rejection } from '@countermark/protocol/rejection';
+import type { Rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { encodeWith, parseBytes } from '@countermark/protocol/schema';
 import { SCHEME } from '@countermark/protocol/scheme';
@@ -142,7 +142,8 @@ export class Franking {
     const declaration = this.#declaration(batch);
     journal.openBatch(batch.batch, encodeWith(batchDeclaration, declaration));
     const opened = await psd.call(PSD.openBatch, { declaration });
-    if (opened.ok || (opened.rejection.code !== 'memory-full' && opened.rejection.code !== 'device-locked')) return opened;
+    if (opened.ok || (opened.rejection.code !== 'memory-full' && opened.rejection.code !== 'device-locked'))
+      return opened;
     return (await makeRoom()) ? psd.call(PSD.openBatch, { declaration }) : opened;
   }
 
@@ -185,7 +186,13 @@ export class Franking {
       if (answer.ok) {
         this.#keep(batch, asked, answer.value);
         this.#done += asked.chunk.pieces;
-        progress({ phase: 'franking', done: this.#done, total: this.#total, batch: batch.id, customer: batch.customer });
+        progress({
+          phase: 'franking',
+          done: this.#done,
+          total: this.#total,
+          batch: batch.id,
+          customer: batch.customer,
+        });
         onFranked();
       } else {
         const smaller: Asked | RunOutcome = await this.#refused(batch, asked, answer.rejection);

@@ -152,6 +152,13 @@ export type RecordRow = {
   readonly attestation: Uint8Array | null;
 };
 
+/** A record that its device has deleted on a verified confirmation. */
+export type ConfirmedRecord = {
+  readonly sequence: number;
+  readonly confirmation: Uint8Array;
+  readonly attestation: Uint8Array | null;
+};
+
 export type BadRow = { readonly row: number; readonly field: string; readonly value: string; readonly cure: string };
 export type GrantRow = { readonly cursor: number; readonly kind: 'discount' | 'credit'; readonly bytes: Uint8Array };
 
@@ -324,9 +331,19 @@ export class Journal {
   *badRows(run: number): Generator<BadRow> {
     const page = 1_000;
     for (let offset = 0; ; offset += page) {
-      const rows = this.#all('SELECT * FROM bad_row WHERE run = ? ORDER BY row, rowid LIMIT ? OFFSET ?', run, page, offset);
+      const rows = this.#all(
+        'SELECT * FROM bad_row WHERE run = ? ORDER BY row, rowid LIMIT ? OFFSET ?',
+        run,
+        page,
+        offset,
+      );
       for (const raw of rows) {
-        yield { row: Number(raw.row), field: raw.field as string, value: raw.value as string, cure: raw.cure as string };
+        yield {
+          row: Number(raw.row),
+          field: raw.field as string,
+          value: raw.value as string,
+          cure: raw.cure as string,
+        };
       }
       if (rows.length < page) return;
     }
@@ -349,7 +366,13 @@ export class Journal {
   }
 
   /** A batch that was found at the PSD. */
-  adoptBatch(id: BatchId, customer: string | null, pieces: number, postageMills: bigint, firstNumber: number): BatchRow {
+  adoptBatch(
+    id: BatchId,
+    customer: string | null,
+    pieces: number,
+    postageMills: bigint,
+    firstNumber: number,
+  ): BatchRow {
     this.#run(
       `INSERT INTO batch (id, customer, product, entry, mailing_date, state, expected, expected_cells, franked, postage_mills,
          first_number) VALUES (?, ?, 'unknown', 'none', '2020-01-01', 'open', ?, 1, ?, ?, ?) ON CONFLICT (id) DO NOTHING`,
@@ -491,7 +514,16 @@ export class Journal {
   /** As {@link addChunks}, inside a transaction that the caller has begun. */
   addChunksInside(chunks: readonly (ChunkRow & { readonly batch: number })[]): void {
     for (const { batch, firstIndex, pieces, entries, cells, rows, texts } of chunks) {
-      this.#run('INSERT INTO chunk VALUES (?, ?, ?, ?, ?, ?, ?)', batch, firstIndex, pieces, entries, bytesOf(cells), bytesOf(rows), texts);
+      this.#run(
+        'INSERT INTO chunk VALUES (?, ?, ?, ?, ?, ?, ?)',
+        batch,
+        firstIndex,
+        pieces,
+        entries,
+        bytesOf(cells),
+        bytesOf(rows),
+        texts,
+      );
     }
   }
 
@@ -595,7 +627,9 @@ export class Journal {
   }
 
   recordsFrom(sequence: number, limit: number): RecordRow[] {
-    return this.#all('SELECT * FROM record WHERE sequence >= ? ORDER BY sequence LIMIT ?', sequence, limit).map(recordOf);
+    return this.#all('SELECT * FROM record WHERE sequence >= ? ORDER BY sequence LIMIT ?', sequence, limit).map(
+      recordOf,
+    );
   }
 
   waitingRecords(limit: number): RecordRow[] {
@@ -610,11 +644,28 @@ export class Journal {
     return { confirmed: Number(row?.confirmed ?? 0), sealed: Number(row?.sealed ?? 0) };
   }
 
-  noteAttempts(sequences: readonly number[], reason: string | null): void {
+  /** What became of one attempt: what was confirmed, and for the rest that it was tried. */
+  settleAttempt(
+    sequences: readonly number[],
+    reason: string | null,
+    confirmed: readonly ConfirmedRecord[],
+    nowMs: number,
+  ): void {
     this.transaction(() => {
+      for (const { sequence, confirmation, attestation } of confirmed) {
+        this.#run(
+          `UPDATE record SET state = 'confirmed', sent = 1, reason = NULL, confirmation = ?, confirmed_ms = ?,
+             attestation = coalesce(attestation, ?) WHERE sequence = ?`,
+          confirmation,
+          nowMs,
+          attestation,
+          sequence,
+        );
+      }
       for (const sequence of sequences) {
         this.#run(
-          "UPDATE record SET attempts = attempts + 1, reason = ? WHERE sequence = ? AND state = 'waiting'",
+          `UPDATE record SET attempts = attempts + 1, reason = CASE WHEN state = 'waiting' THEN ? ELSE reason END
+             WHERE sequence = ?`,
           reason,
           sequence,
         );
@@ -633,15 +684,6 @@ export class Journal {
   /** The server has it and confirmed it; the PSD has not been told yet. */
   markSent(sequence: number, confirmation: Uint8Array): void {
     this.#run('UPDATE record SET sent = 1, confirmation = ? WHERE sequence = ?', confirmation, sequence);
-  }
-
-  confirmRecord(sequence: number, confirmation: Uint8Array, nowMs: number): void {
-    this.#run(
-      "UPDATE record SET state = 'confirmed', sent = 1, reason = NULL, confirmation = ?, confirmed_ms = ? WHERE sequence = ?",
-      confirmation,
-      nowMs,
-      sequence,
-    );
   }
 
   addAttestation(sequence: number, attestation: Uint8Array): void {
@@ -715,7 +757,8 @@ export class Journal {
 
   /** The job that was franked last: funds that come after it are told with it. */
   lastJob(): JobId | null {
-    return (this.#one('SELECT job FROM run WHERE state <> ? ORDER BY run DESC LIMIT 1', 'staging')?.job as JobId) ?? null;
+    const row = this.#one('SELECT job FROM run WHERE state <> ? ORDER BY run DESC LIMIT 1', 'staging');
+    return row === undefined ? null : (row.job as JobId);
   }
 
   keep(name: KeptName, value: Uint8Array): void {

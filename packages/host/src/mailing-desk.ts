@@ -164,8 +164,30 @@ function guarded(value: string): string {
 export function template(withCustomers: boolean): string {
   const rows = [
     ['piece_ref', 'customer', 'product', 'level', 'weight_oz', 'name', 'address', 'city', 'state', 'zip'],
-    ['A-0001', 'alder-press', 'usps-fcm-letter', '5-digit', '0.95', 'Rosa Example', '12 Sample St', 'Boston', 'MA', '02108'],
-    ['A-0002', 'alder-press', 'usps-fcm-letter', 'aadc', '1.4', 'Ivo Example', '7 Model Ave', 'Dayton', 'OH', '45402-1234'],
+    [
+      'A-0001',
+      'alder-press',
+      'usps-fcm-letter',
+      '5-digit',
+      '0.95',
+      'Rosa Example',
+      '12 Sample St',
+      'Boston',
+      'MA',
+      '02108',
+    ],
+    [
+      'A-0002',
+      'alder-press',
+      'usps-fcm-letter',
+      'aadc',
+      '1.4',
+      'Ivo Example',
+      '7 Model Ave',
+      'Dayton',
+      'OH',
+      '45402-1234',
+    ],
     ['B-0001', 'birch-mutual', 'usps-fcm-flat', '3-digit', '3.2', 'Ann Example', '3 Pattern Rd', 'Reno', 'NV', '89501'],
   ];
   const shown = withCustomers ? rows : rows.map((row) => row.filter((_, i) => i !== 1));

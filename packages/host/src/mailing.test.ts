@@ -53,7 +53,15 @@ describe('a mailing is read', () => {
     const { result, rows, columns } = await read(`\uFEFF${header}\r\n${quoted}\r\n\r\n${separator.repeat(5)}\r\n`);
     expect(result.ok && result.value.rows).toBe(1);
     expect(rows).toEqual([['a;1', 'alder', 'x "y" , z', '5-digit', '0.95', '02108']]);
-    expect(columns).toMatchObject({ pieceRef: 0, customer: 1, product: 2, level: 3, weight: 4, weightUnit: 'oz', zip: 5 });
+    expect(columns).toMatchObject({
+      pieceRef: 0,
+      customer: 1,
+      product: 2,
+      level: 3,
+      weight: 4,
+      weightUnit: 'oz',
+      zip: 5,
+    });
   });
 
   test('under other names of its columns, in any order, with columns that it does not know', async () => {
@@ -90,7 +98,10 @@ describe('a mailing is read', () => {
 
 describe('a file that cannot be read is refused with its reason', () => {
   test('that is not there', async () => {
-    const result = await readMailing(join(folder, 'none.csv'), undefined, { header: () => undefined, row: () => undefined });
+    const result = await readMailing(join(folder, 'none.csv'), undefined, {
+      header: () => undefined,
+      row: () => undefined,
+    });
     expect(!result.ok && result.rejection).toMatchObject({
       code: 'file-unreadable',
       detail: { reason: 'there is no such file' },
@@ -158,6 +169,9 @@ describe('a file that cannot be read is refused with its reason', () => {
   });
 
   test('with a column twice', async () => {
-    expect(await refusal(`${HEADER},zip_code\n${ROW},1\n`)).toMatchObject({ code: 'file-structure', detail: { line: 1 } });
+    expect(await refusal(`${HEADER},zip_code\n${ROW},1\n`)).toMatchObject({
+      code: 'file-structure',
+      detail: { line: 1 },
+    });
   });
 });

@@ -223,7 +223,7 @@ function structureReason(code: string): string {
 }
 
 /** The separator that stands most often, outside quotes, in the first line. */
-export function delimiterOf(bytes: Buffer): ',' | ';' | '\t' {
+function delimiterOf(bytes: Buffer): ',' | ';' | '\t' {
   const counts = { ',': 0, ';': 0, '\t': 0 };
   let quoted = false;
   for (const byte of bytes) {
@@ -237,7 +237,7 @@ export function delimiterOf(bytes: Buffer): ',' | ';' | '\t' {
 }
 
 /** Finds our columns in the header. Rejection: `file-columns`. */
-export function columnsOf(file: string, names: readonly string[]): Result<MailingColumns> {
+function columnsOf(file: string, names: readonly string[]): Result<MailingColumns> {
   const plain = names.map((name) =>
     name
       .trim()
@@ -310,7 +310,7 @@ async function decoderFor(encoding: string | undefined): Promise<Decoder | null>
 }
 
 /** Lets UTF-8 through unchanged, a character that two chunks share included, and finds the first byte that is none. */
-export class Utf8Check implements Decoder {
+class Utf8Check implements Decoder {
   #rest: Buffer = Buffer.alloc(0);
   #offset = 0;
   #line = 1;

@@ -21,7 +21,7 @@ import { sameBytes } from '@countermark/protocol/digest';
 import type { Rejection } from '@countermark/protocol/rejection';
 import { accept, type Result } from '@countermark/protocol/result';
 import { type KeySource, verifyMessage } from '@countermark/verify/verified';
-import type { Journal, RecordRow } from './journal.ts';
+import type { ConfirmedRecord, Journal, RecordRow } from './journal.ts';
 import type { PsdClient } from './psd-client.ts';
 import type { ServerClient } from './server-client.ts';
 import type { SessionRelay } from './session-relay.ts';
@@ -50,7 +50,18 @@ type Outcome = Pick<Answer, 'confirmation' | 'attestation' | 'rejection'>;
 /** Bytes of one submission, below a frame's bound. */
 const SUBMISSION_BYTES_MAX = 3 * 1024 * 1024;
 /** Answers after which the record will never be accepted. */
-const FINAL = new Set(['fork', 'inconsistent', 'bad-authenticator', 'wrong-algorithm', 'unsupported-version', 'malformed', 'unknown-field', 'envelope-malformed', 'cbor-malformed', 'cbor-not-deterministic']);
+const FINAL = new Set([
+  'fork',
+  'inconsistent',
+  'bad-authenticator',
+  'wrong-algorithm',
+  'unsupported-version',
+  'malformed',
+  'unknown-field',
+  'envelope-malformed',
+  'cbor-malformed',
+  'cbor-not-deterministic',
+]);
 
 export class Outbox {
   readonly #options: OutboxOptions;
@@ -154,34 +165,34 @@ export class Outbox {
   }
 
   async #attempt(): Promise<SendOutcome> {
-    const { journal, log, onConfirmed, session } = this.#options;
+    const { journal, log, onConfirmed, session, clock } = this.#options;
     const records = this.#batch();
     const sequences = records.map(({ sequence }) => sequence);
-    let confirmed = 0;
+    const confirmed: ConfirmedRecord[] = [];
+    let again = 0;
     let trouble: string | null = null;
     try {
       const outcomes = await this.#deliver(session, records);
+      this.#resendFrom = null;
       if (!outcomes.ok) trouble = outcomes.rejection.code;
       else {
-        this.#resendFrom = null;
         for (const [i, record] of records.entries()) {
-          const outcome = outcomes.value[i];
-          const said = outcome === undefined ? 'unanswered' : await this.#settle(record, outcome);
-          if (said === null) confirmed += 1;
-          else if (record.state === 'waiting') trouble ??= said;
+          const said = await this.#settle(record, outcomes.value[i] ?? {}, confirmed);
+          if (said === null && record.state === 'confirmed') again += 1;
+          else if (said !== null && record.state === 'waiting') trouble ??= said;
         }
       }
     } catch (error) {
       if (!(error instanceof Fault)) log.error('Sending failed', error);
       trouble = error instanceof Fault ? error.code : errorText(error);
     }
-    // Recognised again by a server that had lost it; nothing new was confirmed then.
-    journal.noteAttempts(sequences, trouble);
+    // The device has deleted them; a crash before this only sends them again.
+    journal.settleAttempt(sequences, trouble, confirmed, clock.nowMs());
     this.#trouble = trouble;
     if (trouble === null) this.#backoff.reset();
     else log.warn('Records were not all confirmed', { reason: trouble, count: sequences.length });
-    if (confirmed > 0) onConfirmed();
-    return { sent: records.length, confirmed, trouble };
+    if (confirmed.length > 0) onConfirmed();
+    return { sent: records.length, confirmed: confirmed.length + again, trouble };
   }
 
   /** What goes out together: what is due, or, where the server lost records, the archived ones from there on. */
@@ -192,21 +203,24 @@ export class Outbox {
     const candidates =
       this.#resendFrom !== null && first !== undefined && this.#resendFrom < first.sequence
         ? journal.recordsFrom(this.#resendFrom, MAX_SUBMISSION).filter(({ state }) => state === 'confirmed')
-        : due;
+        : [];
+    const chosen = candidates.length > 0 ? candidates : due;
     let bytes = 0;
-    return candidates.filter((record) => {
+    return chosen.filter((record) => {
       bytes += record.bytes.length + 16;
       return bytes <= SUBMISSION_BYTES_MAX;
     });
   }
 
   #deliver(session: SessionRelay | null, records: readonly RecordRow[]): Promise<Result<readonly Outcome[]>> {
+    const lost = records.some(({ state }) => state === 'confirmed');
     const archived = records.flatMap(({ bytes, attestation, confirmation }) =>
       attestation === null || confirmation === null ? [] : [{ record: bytes, attestation, confirmation }],
     );
     // What the server confirmed once and then lost: with its own words, which it recognises.
-    if (archived.length === records.length) return this.#options.server.restore(archived);
-    return session === null ? this.#submit(records) : this.#sendInSession(session, records);
+    if (lost && archived.length === records.length) return this.#options.server.restore(archived);
+    // What the device has deleted it cannot send again in a session.
+    return session === null || lost ? this.#submit(records) : this.#sendInSession(session, records);
   }
 
   /** Sessionless. At once, the bytes come from the PSD; after a hold, from host memory (claim 11). */
@@ -235,33 +249,42 @@ export class Outbox {
     return accept(records.map(({ sequence }) => bySequence.get(sequence) ?? {}));
   }
 
-  /** Null where the record is confirmed now; else what stands against it. */
-  async #settle(record: RecordRow, outcome: Outcome): Promise<string | null> {
-    const { journal, keys, clock } = this.#options;
-    if (outcome.attestation !== undefined && record.attestation === null) {
-      const attestation = verifyMessage(ATTESTATION, outcome.attestation, { port: nodeVerification, keys });
-      if (attestation.ok && sameBytes(attestation.value.message.digest, record.digest)) {
-        journal.addAttestation(record.sequence, outcome.attestation);
-      }
+  /** Null where the record is confirmed (what to keep of it is added to `confirmed`); else what stands against it. */
+  async #settle(record: RecordRow, outcome: Outcome, confirmed: ConfirmedRecord[]): Promise<string | null> {
+    const { journal } = this.#options;
+    const { confirmation, rejection: refused } = outcome;
+    if (confirmation === undefined) return refused === undefined ? 'unanswered' : this.#refused(record, refused);
+    if (record.state === 'confirmed') return null;
+    const attestation = this.attestation(record, outcome.attestation);
+    const given = await this.confirm(confirmation).catch((error: unknown) => {
+      // The server has it; the device is told when it answers again.
+      journal.markSent(record.sequence, confirmation);
+      throw error;
+    });
+    if (given.ok) {
+      confirmed.push({ sequence: record.sequence, confirmation, attestation });
+      return null;
     }
-    if (outcome.confirmation !== undefined) {
-      if (record.state === 'confirmed') return null;
-      const confirmed = await this.confirm(record, outcome.confirmation);
-      if (confirmed.ok) {
-        journal.confirmRecord(record.sequence, outcome.confirmation, clock.nowMs());
-        return null;
-      }
-      return this.#refused(record, confirmed.rejection);
-    }
-    return outcome.rejection === undefined ? 'unanswered' : this.#refused(record, outcome.rejection);
+    // What is wrong with a confirmation says nothing of the record, unless it is authentic and names another.
+    const { code } = given.rejection;
+    if (code === 'confirmation-mismatch') this.#quarantine(record, code);
+    else journal.noteReason(record.sequence, code);
+    return code;
+  }
+
+  /** The attestation, if it is authentic and of this record. */
+  attestation(record: RecordRow, bytes: Uint8Array | undefined): Uint8Array | null {
+    if (bytes === undefined) return null;
+    const { keys } = this.#options;
+    const attestation = verifyMessage(ATTESTATION, bytes, { port: nodeVerification, keys });
+    return attestation.ok && sameBytes(attestation.value.message.digest, record.digest) ? bytes : null;
   }
 
   /** Checks a confirmation and gives it to the PSD, which checks it again and deletes its record. */
-  async confirm(record: RecordRow, confirmation: Uint8Array): Promise<Result<unknown>> {
-    const { journal, psd, keys } = this.#options;
+  async confirm(confirmation: Uint8Array): Promise<Result<unknown>> {
+    const { psd, keys } = this.#options;
     const verified = verifyMessage(CONFIRMATION, confirmation, { port: nodeVerification, keys });
     if (!verified.ok) return verified;
-    journal.markSent(record.sequence, confirmation);
     const given = await psd.call(PSD.confirm, { confirmation });
     return !given.ok && given.rejection.code === 'already-confirmed' ? accept(null) : given;
   }
@@ -275,15 +298,21 @@ export class Outbox {
       if (Number.isSafeInteger(expected) && expected >= 1) this.#resendFrom = expected;
       return code;
     }
-    if ((code === 'bad-authenticator' || code === 'record-differs' || FINAL.has(code)) && (await this.#restored(record))) {
+    if (
+      (code === 'bad-authenticator' || code === 'record-differs' || FINAL.has(code)) &&
+      (await this.#restored(record))
+    ) {
       log.warn('Host memory had another record than the device: the device’s was taken', { sequence: record.sequence });
       return code;
     }
-    if (FINAL.has(code) || code === 'confirmation-mismatch') {
-      journal.quarantine(record.sequence, code);
-      log.warn('A record was quarantined', { sequence: record.sequence, code });
-    } else journal.noteReason(record.sequence, code);
+    if (FINAL.has(code)) this.#quarantine(record, code);
+    else journal.noteReason(record.sequence, code);
     return code;
+  }
+
+  #quarantine({ sequence }: RecordRow, code: string): void {
+    this.#options.journal.quarantine(sequence, code);
+    this.#options.log.warn('A record was quarantined', { sequence, code });
   }
 
   /** Whether host memory had been altered, and has the device's own bytes again. */

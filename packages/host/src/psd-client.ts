@@ -10,7 +10,6 @@ import { Backoff } from '@countermark/node-platform/backoff';
 import { type Clock, systemClock } from '@countermark/node-platform/clock';
 import { Fault } from '@countermark/node-platform/fault';
 import { lazyRpc, type RpcClient } from '@countermark/node-platform/rpc';
-import { FRAME_LIMITS } from '@countermark/protocol/cbor';
 import type { Operation } from '@countermark/protocol/interfaces/operation';
 import { type DeviceStatus, PSD } from '@countermark/protocol/interfaces/psd';
 import type { Result } from '@countermark/protocol/result';
@@ -117,6 +116,3 @@ function isBroken(error: unknown): boolean {
     ['connection-broken', 'peer-not-running', 'connection-timed-out', 'frame-broken'].includes(error.code)
   );
 }
-
-/** Bound of one frame to the PSD: what a caller that fills a frame must stay below. */
-export const FRAME_BYTES_FREE = FRAME_LIMITS.maxBytes - 4_096;

@@ -141,7 +141,8 @@ export function recordReport(
     digest: digestText(record.digest),
     batch: record.batch,
     job: batch === undefined ? null : journal.jobOfBatch(batch),
-    state: record.state === 'waiting' ? (isHeld(record, nowMs) ? 'held' : record.sent ? 'sent' : 'waiting') : record.state,
+    state:
+      record.state === 'waiting' ? (isHeld(record, nowMs) ? 'held' : record.sent ? 'sent' : 'waiting') : record.state,
     sealedAtMs: record.sealedMs,
     holdUntilMs: record.holdUntilMs,
     nextAttemptMs: record.state === 'waiting' && !isHeld(record, nowMs) ? nextAttemptMs : null,

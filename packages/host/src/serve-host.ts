@@ -43,7 +43,7 @@ export type RunningHost = {
 };
 
 /** The path of the host's store. */
-export function storePath(config: HostConfig): string {
+function storePath(config: HostConfig): string {
   return join(config.data, 'host.sqlite');
 }
 

@@ -4,7 +4,7 @@
  * Guarantees: one mailing is franked at a time; a job is the same however often it is asked for; what a crash, a stop or a refusal
  * interrupted goes on from the store. Closing the service stops franking after the chunk in hand.
  */
-import { mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Clock, systemClock } from '@countermark/node-platform/clock';
 import { errorText, Fault } from '@countermark/node-platform/fault';
@@ -70,7 +70,7 @@ import {
   registersReport,
   rejectionReport,
 } from './report.ts';
-import { ServerClient } from './server-client.ts';
+import type { ServerClient } from './server-client.ts';
 import { SessionRelay } from './session-relay.ts';
 import { SettlementFollower } from './settlement.ts';
 
@@ -177,14 +177,12 @@ export class HostService {
   }
 
   async #takeUp(): Promise<void> {
-    const { journal, log } = this.#parts;
+    const { journal, log, psd } = this.#parts;
     try {
-      const device = await this.#link.enrolled();
-      if (device.ok) {
-        await this.#refreshTime(device.value);
-        await adoptRecords(this.#closingOptions());
-        this.#outbox.kick();
-      }
+      const device = await statusOf(psd);
+      if (device.sequence > 0) await adoptRecords(this.#closingOptions());
+      this.#outbox.kick();
+      if (device.batch === undefined) await this.#link.enrolled();
     } catch (error) {
       if (!(error instanceof Fault)) log.error('Taking up failed', error);
       else log.warn('Taking up was put off', { reason: error.message });
@@ -195,12 +193,6 @@ export class HostService {
     if (interrupted === undefined || run === undefined || this.#active !== null || this.#closing) return;
     log.info('A mailing that was interrupted is gone on with', { job: interrupted.job });
     await this.#occupy(interrupted.job, run.fileDigest, () => this.#runJob(run, run.warnings));
-  }
-
-  async #refreshTime(device: DeviceStatus): Promise<void> {
-    if (device.licensee === undefined) return;
-    const timed = await this.#link.refreshTime(device.device);
-    if (!timed.ok) this.#parts.log.warn('The signed time was not taken', { code: timed.rejection.code });
   }
 
   async close(): Promise<void> {
@@ -226,12 +218,7 @@ export class HostService {
       active.listeners.add(progress);
       return active.outcome;
     }
-    return this.#occupy(
-      job,
-      digest,
-      (mine) => this.#frankFile({ ...parameters, job }, job, digest, mine),
-      progress,
-    );
+    return this.#occupy(job, digest, (mine) => this.#frankFile({ ...parameters, job }, job, digest, mine), progress);
   }
 
   /** Stops franking after the chunk in hand; resolves when it has. */
@@ -287,7 +274,10 @@ export class HostService {
     active: Active,
   ): Promise<Result<FrankAnswer>> {
     const { journal } = this.#parts;
-    this.#resumed.set(job, journal.batchesOfJob(job).some(({ franked }) => franked > 0));
+    this.#resumed.set(
+      job,
+      journal.batchesOfJob(job).some(({ franked }) => franked > 0),
+    );
     const device = await this.#link.enrolled();
     if (!device.ok) return device;
     const foreign = this.#foreignBatch(device.value, job);
@@ -353,15 +343,7 @@ export class HostService {
     const { journal, clock, config } = this.#parts;
     const options = { journal, clock, customers: config.customers };
     const { tariff } = this.#tariffOf(mailing);
-    return takeMailing(
-      options,
-      mailing,
-      digest,
-      tariff,
-      this.#link.policy(),
-      device?.memory ?? null,
-      progress,
-    );
+    return takeMailing(options, mailing, digest, tariff, this.#link.policy(), device?.memory ?? null, progress);
   }
 
   #tariffOf(mailing: MailingOptions): ShippedTariff {
@@ -427,8 +409,14 @@ export class HostService {
     return { journal, psd, clock, holdForMs: config.forwarding === 'hold' ? config.holdForMs : null };
   }
 
+  /** Asks for what is missing, as far as the policy lets the device hold it. */
   async #refillMissing(missingMills: bigint, job: JobId): Promise<boolean> {
-    const granted = await this.#funds.request(missingMills, job);
+    const { registers } = await statusOf(this.#parts.psd);
+    const highestMills = this.#link.policy()?.highestFundsMills;
+    const roomMills = highestMills === undefined ? missingMills : highestMills - registers.descendingMills;
+    const amountMills = [missingMills - registers.descendingMills, roomMills].reduce((a, b) => (a < b ? a : b));
+    if (amountMills <= 0n) return false;
+    const granted = await this.#funds.request(amountMills, job);
     return granted.ok && granted.value.amountMills > 0n;
   }
 
@@ -483,7 +471,9 @@ export class HostService {
   #remainingOf(job: string): number {
     const run = this.#activeRun(job);
     if (run === undefined) return 0;
-    return this.#parts.journal.batchesOfRun(run.run).reduce((sum, { expected, franked }) => sum + expected - franked, 0);
+    return this.#parts.journal
+      .batchesOfRun(run.run)
+      .reduce((sum, { expected, franked }) => sum + expected - franked, 0);
   }
 
   #activeRun(job: string): RunRow | undefined {
@@ -602,7 +592,10 @@ export class HostService {
     const spoiled = await psd.call(PSD.spoil, { batch: open.batch, pieceNumbers: numbers });
     if (!spoiled.ok) return spoiled;
     const batch = this.#adopted(device) as BatchRow;
-    journal.setSpoiled(batch.batch, [...new Set([...batch.spoiled, ...numbers])].sort((a, b) => a - b));
+    journal.setSpoiled(
+      batch.batch,
+      [...new Set([...batch.spoiled, ...numbers])].sort((a, b) => a - b),
+    );
     return accept(batchReport(journal, journal.batch(batch.id) as BatchRow, clock.nowMs()));
   }
 
@@ -701,8 +694,7 @@ export class HostService {
       mkdirSync(directory, { recursive: true });
       const files: string[] = [];
       for (const record of due) {
-        const own =
-          config.forwarding === 'hold' ? null : await psd.call(PSD.record, { sequence: record.sequence });
+        const own = config.forwarding === 'hold' ? null : await psd.call(PSD.record, { sequence: record.sequence });
         const name = `${device.device}-${String(record.sequence).padStart(10, '0')}.record.cose`;
         writeOnce(join(directory, name), own?.ok === true ? own.value.record : record.bytes);
         files.push(name);
@@ -757,16 +749,16 @@ export class HostService {
       const envelope = parseEnvelope(bytes);
       const said = envelope.ok ? parsePayload(CONFIRMATION, envelope.value) : envelope;
       const record = said.ok ? journal.record(said.value.sequence) : undefined;
-      const given =
-        !said.ok || record === undefined
-          ? said.ok
-            ? await this.#parts.psd.call(PSD.confirm, { confirmation: bytes })
-            : said
-          : await this.#outbox.confirm(record, bytes);
-      if (given.ok && said.ok && record !== undefined) {
-        journal.confirmRecord(said.value.sequence, bytes, clock.nowMs());
-        const attestation = join(directory, file.replace('.confirmation.', '.attestation.'));
-        if (filesHas(attestation)) journal.addAttestation(said.value.sequence, readFileSync(attestation));
+      const given = said.ok ? await this.#outbox.confirm(bytes) : said;
+      if (given.ok && record !== undefined) {
+        const beside = join(directory, file.replace('.confirmation.', '.attestation.'));
+        const attestation = existsSync(beside) ? this.#outbox.attestation(record, readFileSync(beside)) : null;
+        journal.settleAttempt(
+          [],
+          null,
+          [{ sequence: record.sequence, confirmation: bytes, attestation }],
+          clock.nowMs(),
+        );
       }
       results.push({
         file,
@@ -1059,15 +1051,6 @@ function filesOf(directory: string, ending: string): Result<readonly string[]> {
   }
 }
 
-function filesHas(path: string): boolean {
-  try {
-    readFileSync(path);
-    return true;
-  } catch {
-    return false;
-  }
-}
-
 function dryRunCustomers(
   staged: Taken['staged'],
   discounts: ReadonlyMap<string | null, bigint> | null,
@@ -1111,4 +1094,3 @@ function dryRunCustomers(
     };
   });
 }
-

@@ -74,6 +74,10 @@ export class SettlementFollower {
     });
   }
 
+  #kicked(): boolean {
+    return this.#again;
+  }
+
   async close(): Promise<void> {
     this.#ended.abort();
     await this.#running;
@@ -93,8 +97,8 @@ export class SettlementFollower {
         this.#trouble = errorText(error);
       }
       if (done) {
-        if (this.#again) continue;
-        return;
+        if (!this.#kicked()) return;
+        continue;
       }
       // Waiting is in real time: a clock that a test holds back must not hold back what has nothing to do with the hold.
       await systemClock.sleep(this.#backoff.nextMs(), this.#ended.signal);

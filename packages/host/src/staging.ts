@@ -23,7 +23,7 @@ import { ReferenceTable, partitionOf, partitionsFor } from './reference-table.ts
 import { RowSet } from './row-set.ts';
 
 /** Pieces in a chunk. */
-export const CHUNK_PIECES = 256;
+const CHUNK_PIECES = 256;
 /** Where an entry's reference stands: after index u16 and postage u32. */
 const REFERENCE_AT = CHUNK_ENTRY_BYTES - REFERENCE_BYTES;
 /** What is held back in memory before chunks are written, however many groups there are. */
@@ -92,6 +92,7 @@ export class Staging {
   #chunks: (ChunkRow & { batch: number })[] = [];
   #bad: BadRow[] = [];
   #staged = 0;
+  #rejections = 0;
   #mailingDate: string | null = null;
   readonly #good = new Map<string, string>();
 
@@ -119,9 +120,8 @@ export class Staging {
       return;
     }
     const at = (column: number | null): string => (column === null ? '' : (cells[column] as string).trim());
-    let good = true;
+    const rejectedBefore = this.#rejections;
     const wrong = (field: string, value: string, cure: string): void => {
-      good = false;
       this.#reject(row, field, value, cure);
     };
 
@@ -149,7 +149,7 @@ export class Staging {
       }
       return;
     }
-    if (!good || !zip.ok) return;
+    if (!zip.ok || this.#rejections > rejectedBefore) return;
 
     const group = this.#group(customer, product, entry === '' ? 'none' : entry);
     if (group === null) {
@@ -184,6 +184,7 @@ export class Staging {
   }
 
   #reject(row: number, field: string, value: string, cure: string): void {
+    this.#rejections += 1;
     this.#bad.push({ row, field, value: value.slice(0, VALUE_MAX), cure });
     if (this.#bad.length >= 2_000) this.#writeBad();
   }
@@ -217,7 +218,13 @@ export class Staging {
     return group;
   }
 
-  #hold(group: Group, rating: { cell: number; postageMills: number }, key: Uint8Array, row: number, text: string): void {
+  #hold(
+    group: Group,
+    rating: { cell: number; postageMills: number },
+    key: Uint8Array,
+    row: number,
+    text: string,
+  ): void {
     const at = group.held * CHUNK_ENTRY_BYTES;
     group.entries.writeUInt32BE(rating.postageMills, at + 2);
     group.entries.set(key.subarray(0, REFERENCE_BYTES), at + REFERENCE_AT);
@@ -268,13 +275,7 @@ export class Staging {
 
   #startBatch(group: Group): void {
     const mailingDate = this.#mailingDate ?? this.#options.mailingDate;
-    group.batch = this.#journal.addBatch(
-      this.#options.run,
-      group.customer,
-      group.product,
-      group.entry,
-      mailingDate,
-    );
+    group.batch = this.#journal.addBatch(this.#options.run, group.customer, group.product, group.entry, mailingDate);
     group.written = 0;
     group.batchCells = new Set();
   }
@@ -332,7 +333,12 @@ export class Staging {
     const partitions = partitionsFor(this.#staged + before);
     const note = (row: number, value: string): void => {
       left.add(row);
-      twice.push({ row, field: 'piece_ref', value: value.slice(0, VALUE_MAX), cure: 'it stands twice in the file: give each piece its own, or remove one' });
+      twice.push({
+        row,
+        field: 'piece_ref',
+        value: value.slice(0, VALUE_MAX),
+        cure: 'it stands twice in the file: give each piece its own, or remove one',
+      });
       if (twice.length >= 2_000) this.#journal.addBadRows(this.#options.run, twice.splice(0));
     };
     for (let partition = 0; partition < partitions; partition++) {
@@ -410,7 +416,10 @@ export class Staging {
   #total(frankedBefore: number): StagedRun {
     const { run } = this.#options;
     const cells = this.#rater.cells;
-    const groups = new Map<string, { customer: string | null; product: string; entry: string; cells: Map<number, number> }>();
+    const groups = new Map<
+      string,
+      { customer: string | null; product: string; entry: string; cells: Map<number, number> }
+    >();
     let pieces = 0;
     let postageMills = 0n;
     const batches = this.#journal.batchesOfRun(run);
@@ -431,7 +440,12 @@ export class Staging {
         inBatch += chunk.pieces;
       }
       pieces += inBatch;
-      this.#journal.setExpected(batch.batch, inBatch, Math.max(1, ofBatch.size), this.#mailingDate ?? this.#options.mailingDate);
+      this.#journal.setExpected(
+        batch.batch,
+        inBatch,
+        Math.max(1, ofBatch.size),
+        this.#mailingDate ?? this.#options.mailingDate,
+      );
     }
     for (const group of groups.values()) {
       for (const [cell, count] of group.cells) postageMills += (cells[cell] as RunCell).affixedMills * BigInt(count);
@@ -496,9 +510,7 @@ function part(chunk: ChunkRow, kept: readonly number[], firstIndex: number): Chu
   return {
     firstIndex,
     pieces: kept.length,
-    entries: Buffer.concat(
-      kept.map((i) => chunk.entries.subarray(i * CHUNK_ENTRY_BYTES, (i + 1) * CHUNK_ENTRY_BYTES)),
-    ),
+    entries: Buffer.concat(kept.map((i) => chunk.entries.subarray(i * CHUNK_ENTRY_BYTES, (i + 1) * CHUNK_ENTRY_BYTES))),
     cells: chunk.cells,
     rows: Uint32Array.from(kept, (i) => chunk.rows[i] as number),
     texts: Buffer.from(kept.map((i) => lines[i] as string).join('\n')),
