@@ -156,7 +156,7 @@ export function mergedPieces(report: JobReport): MergedPiece[] {
   const folder = dirname(report.files.merge ?? '');
   return readdirSync(folder)
     .filter((name) => /^merge.*\.csv$/.test(name))
-    .flatMap((name) => parse(readFileSync(join(folder, name), 'utf8'), { columns: true }) as Record<string, string>[])
+    .flatMap((name) => parse<Record<string, string>>(readFileSync(join(folder, name), 'utf8'), { columns: true }))
     .map((row) => {
       const parsed = parseIndicium(unhex(row['payload'] ?? '') ?? new Uint8Array());
       if (!parsed.ok) throw new Error(`row ${row['piece_ref'] ?? '?'}: ${parsed.rejection.code}`);

@@ -216,7 +216,7 @@ function written(content: string | Buffer): string {
 }
 
 function errorsOf(file: string): Record<string, string>[] {
-  return parse(readFileSync(`${file}.errors.csv`, 'utf8'), { columns: true }) as Record<string, string>[];
+  return parse<Record<string, string>>(readFileSync(`${file}.errors.csv`, 'utf8'), { columns: true });
 }
 
 type Ended = {
