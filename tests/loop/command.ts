@@ -8,7 +8,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-export const checkout = join(import.meta.dirname, '..', '..');
+const checkout = join(import.meta.dirname, '..', '..');
 const BIN = join(checkout, 'packages', 'cli', 'bin', 'countermark.mjs');
 const SAMPLE = join(checkout, 'samples', 'bureau-mailing.csv');
 

@@ -14,7 +14,7 @@ import { note, noteStyle, printJson } from './terminal.ts';
 export type SharedOptions = { readonly data: string; readonly json?: boolean };
 
 /** The folder from which the user called: npm runs scripts in the checkout's root. */
-export function userFolder(): string {
+function userFolder(): string {
   const { npm_lifecycle_event: event, INIT_CWD: initial } = process.env;
   return event === 'start' && initial !== undefined ? initial : process.cwd();
 }

@@ -23,7 +23,7 @@ import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 
 /** The tariffs of the demonstration are in US dollars, in mills. */
-export const DEMO_EXPONENT = 3;
+const DEMO_EXPONENT = 3;
 
 const DAY_MS = 86_400_000;
 const WORDS = /^[^\p{Cc}]{1,64}$/u;

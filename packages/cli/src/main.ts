@@ -57,7 +57,10 @@ function everyCommand(command: Command): Command[] {
   return [command, ...command.commands.flatMap((child) => everyCommand(child))];
 }
 
-/** Runs the program with these arguments; sets the exit code. Never rejects. */
+/**
+ * Runs the program with these arguments; sets the exit code. Never rejects.
+ * @public bin/countermark.mjs calls it, as it was built
+ */
 export async function run(args: readonly string[]): Promise<void> {
   try {
     await (await program(args)).parseAsync([...args], { from: 'user' });

@@ -51,7 +51,7 @@ export function formatPairs(pairs: readonly (readonly [name: string, value: stri
 }
 
 /** The text without characters that would act on a terminal. */
-export function printable(text: string): string {
+function printable(text: string): string {
   return text.replace(/[\p{Cc}\u2028\u2029\u202a-\u202e\u2066-\u2069]/gu, '?');
 }
 

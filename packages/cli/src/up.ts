@@ -188,8 +188,11 @@ async function operate(
     onLost: (fault) => lose(fault),
   });
   interruption.onForced(() => {
-    note('Killing every process. What was answered is on disk: the same command resumes.');
+    const message = 'Every process was killed. What was answered is on disk: the same command resumes.';
+    note(message);
     installation.kill();
+    outcome.failure ??= { code: 'interrupted', message, exit: EXIT.unconfirmed, detail: {} };
+    if (options.json === true && outcome.printed !== true) printOutcome(outcome);
     process.exit(EXIT.unconfirmed);
   });
   try {
