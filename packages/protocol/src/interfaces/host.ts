@@ -34,9 +34,6 @@ declare const shapes: unique symbol;
 export type HostOperation<Parameters, Answer, Event = never> = Operation<Json, Json> & {
   readonly [shapes]?: { readonly parameters: Parameters; readonly answer: Answer; readonly event: Event };
 };
-export type ParametersOf<O> = O extends HostOperation<infer P, infer _A, infer _E> ? P : never;
-export type AnswerOf<O> = O extends HostOperation<infer _P, infer A, infer _E> ? A : never;
-export type EventOf<O> = O extends HostOperation<infer _P, infer _A, infer E> ? E : never;
 
 function jsonOperation<P, A, E = never>(name: string): HostOperation<P, A, E> {
   return operation(name, jsonSchema, jsonSchema);
@@ -252,7 +249,6 @@ export type DryRunAnswer = {
 };
 
 export type BatchFilter = { readonly job?: string };
-export type BatchParameters = { readonly batch: string };
 /** `piece`: a piece by number, by key (`piece_ref`) or by row of its job's file. */
 export type ShowParameters = {
   readonly batch?: string;
