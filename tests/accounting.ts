@@ -18,7 +18,7 @@ import { parseDecimalMills } from '@countermark/protocol/money';
 import { sha256 } from '@countermark/node-platform/verification';
 import { parse } from 'csv-parse/sync';
 import { expect } from 'vitest';
-import type { Line } from './installation.ts';
+import { type Line, root } from './installation.ts';
 
 /** A line of a merge file, and the indicium in it. */
 type MergedPiece = {
@@ -191,4 +191,46 @@ function count(batches: readonly BatchReport[]): number {
 
 function postage(batches: readonly BatchReport[]): bigint {
   return sum(batches.map((batch) => BigInt(batch.postageMills)));
+}
+
+/** Expects the pieces, postage and grants of the whole sample mailing, as an independent script reckons them (samples/expected.py). */
+export function expectSampleResult(report: JobReport): void {
+  const { totals, grants } = sampleResult();
+  expect({ pieces: report.pieces, postageMills: report.postageMills }).toEqual(totals);
+  expect(grantsOf(report)).toEqual(grants);
+}
+
+function grantsOf(report: JobReport): Record<string, Record<string, bigint>> {
+  const totals = (grants: JobReport['discounts']): Record<string, bigint> => {
+    const byCustomer: Record<string, bigint> = {};
+    for (const { customer, amountMills } of grants) {
+      byCustomer[customer ?? ''] = (byCustomer[customer ?? ''] ?? 0n) + BigInt(amountMills);
+    }
+    return byCustomer;
+  };
+  return { discounts: totals(report.discounts), credits: totals(report.credits) };
+}
+
+type Expected = {
+  readonly pieces: number;
+  readonly postageMills: string;
+  readonly customers: readonly {
+    readonly customer: string;
+    readonly discountMills: string;
+    readonly growthCreditMills: string;
+  }[];
+};
+
+function sampleResult(): { totals: object; grants: object } {
+  const expected = JSON.parse(readFileSync(join(root, 'samples', 'expected.json'), 'utf8')) as Expected;
+  const amounts = (of: 'discountMills' | 'growthCreditMills'): Record<string, bigint> =>
+    Object.fromEntries(
+      expected.customers
+        .filter((customer) => BigInt(customer[of]) > 0n)
+        .map((customer) => [customer.customer, BigInt(customer[of])]),
+    );
+  return {
+    totals: { pieces: expected.pieces, postageMills: expected.postageMills },
+    grants: { discounts: amounts('discountMills'), credits: amounts('growthCreditMills') },
+  };
 }

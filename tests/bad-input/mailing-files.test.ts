@@ -3,14 +3,14 @@
  * the value and the cure in FILE.errors.csv (or the line in the message), and not one piece franked. Then the ways out: the
  * good rows alone, and the corrected file under the same job, of which only the rest is franked.
  */
-import { execFile } from 'node:child_process';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { HOST, type JobReport } from '@countermark/protocol/interfaces/host';
 import { parse } from 'csv-parse/sync';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { expectAccounted } from '../accounting.ts';
-import { type Line, root, startInstallation, type TestInstallation } from '../installation.ts';
+import { type Line, startInstallation, type TestInstallation } from '../installation.ts';
+import { countermark, type Ended } from '../line-command.ts';
 
 const HEADER = 'piece_ref,customer,product,level,weight_oz,name,address,city,state,zip';
 const GOOD = [
@@ -74,7 +74,7 @@ describe('A file with a bad row among good ones', () => {
 
   it('names row, field, value and cure of each, and franks nothing', async () => {
     const file = written([HEADER, GOOD[0] as string, ...ROWS.map(([, { row }]) => row), GOOD[2] as string].join('\n'));
-    const ended = await countermark('batch', 'frank', file, '--job', 'all-bad');
+    const ended = await frankCommand(file, '--job', 'all-bad');
     expect(ended.exit).toBe(3);
     expect(ended.json.error?.code).toBe('file-rows');
     expect(ended.stderr).toContain(`${file}.errors.csv`);
@@ -92,7 +92,7 @@ describe('A file with a bad row among good ones', () => {
 
   it('tells the first of them on the screen', async () => {
     const file = written([HEADER, GOOD[0] as string, changed(9, '2108')].join('\n'));
-    const ended = await countermark('batch', 'frank', file);
+    const ended = await frankCommand(file);
     expect(ended.stderr).toMatch(/1 of 2 rows/);
     expect(ended.stderr).toMatch(/row 2, zip: 2108/);
     expect(ended.stderr).toMatch(/--accept-good/);
@@ -101,7 +101,7 @@ describe('A file with a bad row among good ones', () => {
 
   it('also where it is asked only what franking would cost', async () => {
     const file = written([HEADER, GOOD[0] as string, changed(9, '2108')].join('\n'));
-    const ended = await countermark('batch', 'frank', file, '--dry-run');
+    const ended = await frankCommand(file, '--dry-run');
     expect([ended.exit, ended.json.error?.code]).toEqual([3, 'file-rows']);
     await expectNothingFranked();
   });
@@ -150,7 +150,7 @@ describe('A file that is not a mailing at all', () => {
 
   it.each(FILES)('%s: is refused with what is wrong and what to do', async (_, content, code, words) => {
     const file = written(content);
-    const ended = await countermark('batch', 'frank', file);
+    const ended = await frankCommand(file);
     expect([ended.exit, ended.json.error?.code]).toEqual([3, code]);
     expect(ended.stderr).toMatch(words);
     expect(existsSync(`${file}.errors.csv`)).toBe(false);
@@ -159,7 +159,7 @@ describe('A file that is not a mailing at all', () => {
 
   it('that is not there, or a folder: is refused', async () => {
     for (const file of [join(installation.folder, 'nowhere.csv'), installation.folder]) {
-      const ended = await countermark('batch', 'frank', file);
+      const ended = await frankCommand(file);
       expect([ended.exit, ended.json.error?.code]).toEqual([3, 'file-unreadable']);
     }
     await expectNothingFranked();
@@ -170,9 +170,9 @@ describe('The ways out', () => {
   it('--encoding reads another encoding, ; and a byte order mark are taken as they are', async () => {
     const semicolons = [HEADER, ...GOOD].join('\r\n').replaceAll(',', ';');
     const named = written(Buffer.from(semicolons, 'latin1'));
-    const ended = await countermark('batch', 'frank', named, '--encoding', 'windows-1252', '--dry-run');
+    const ended = await frankCommand(named, '--encoding', 'windows-1252', '--dry-run');
     expect([ended.exit, ended.json.pieces]).toEqual([0, 3]);
-    const marked = await countermark('batch', 'frank', written(`\uFEFF${semicolons}`), '--dry-run');
+    const marked = await frankCommand(written(`\uFEFF${semicolons}`), '--dry-run');
     expect([marked.exit, marked.json.pieces]).toEqual([0, 3]);
     await expectNothingFranked();
   });
@@ -180,16 +180,16 @@ describe('The ways out', () => {
   it('--accept-good franks the good rows, and the corrected file under the same job only the rest', async () => {
     const bad = (GOOD[1] as string).replace('45402-1234', '5402');
     const file = written([HEADER, GOOD[0], bad, GOOD[2]].join('\n'));
-    const good = await countermark('batch', 'frank', file, '--job', 'november', '--accept-good');
+    const good = await frankCommand(file, '--job', 'november', '--accept-good');
     expect([good.exit, good.json.pieces, good.json.rejectedRows]).toEqual([0, 2, 1]);
     expect(good.json.files?.errors).toBe(`${file}.errors.csv`);
     expect(errorsOf(file)).toMatchObject([{ row: '2', field: 'zip', value: '5402' }]);
 
     writeFileSync(file, [HEADER, ...GOOD].join('\n'));
-    const rest = await countermark('batch', 'frank', file, '--job', 'november');
+    const rest = await frankCommand(file, '--job', 'november');
     expect([rest.exit, rest.json.pieces, rest.json.rejectedRows]).toEqual([0, 3, 0]);
     expect(existsSync(`${file}.errors.csv`)).toBe(false);
-    const again = await countermark('batch', 'frank', file, '--job', 'november');
+    const again = await frankCommand(file, '--job', 'november');
     expect([again.exit, again.json.pieces, again.json.resumed]).toEqual([0, 3, true]);
 
     const settled = await line.host.call(HOST.wait, { job: 'november', timeoutMs: 60_000 });
@@ -219,23 +219,6 @@ function errorsOf(file: string): Record<string, string>[] {
   return parse<Record<string, string>>(readFileSync(`${file}.errors.csv`, 'utf8'), { columns: true });
 }
 
-type Ended = {
-  readonly exit: number;
-  readonly stderr: string;
-  readonly json: Partial<JobReport> & { readonly error?: { readonly code: string; readonly message: string } };
-};
-
-/** Runs the command on the line's data folder, with --json: one object on stdout, whatever happens. */
-async function countermark(...args: string[]): Promise<Ended> {
-  const program = join(root, 'packages', 'cli', 'bin', 'countermark.mjs');
-  return new Promise((resolve) => {
-    const child = execFile(
-      process.execPath,
-      [program, ...args, '--json', '--data', line.paths.data],
-      { env: { ...process.env, NO_COLOR: '1' } },
-      (_, stdout, stderr) => {
-        resolve({ exit: child.exitCode ?? -1, stderr, json: JSON.parse(stdout) as Ended['json'] });
-      },
-    );
-  });
+function frankCommand(...args: string[]): Promise<Ended> {
+  return countermark(line, 'batch', 'frank', ...args);
 }
