@@ -190,8 +190,8 @@ export class SimulatedDevice {
   }
 
   /** Seals the statistics and takes them as the device's newest record. */
-  seal(statistics: BatchStatistics): Uint8Array {
-    const unsealed = unsealedMessage(BATCH_STATISTICS, this.authentication, this.#key, statistics);
+  seal(statistics: BatchStatistics, as: MessageType<BatchStatistics> = BATCH_STATISTICS): Uint8Array {
+    const unsealed = unsealedMessage(as, this.authentication, this.#key, statistics);
     this.registers = statistics.observed.closed;
     this.sequence = statistics.sequence;
     this.head = digestOf(Uint8Array.from(messageDigest(unsealed, sha256)));

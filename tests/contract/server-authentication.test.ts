@@ -103,9 +103,9 @@ describe.each(['signature', 'mac'] as const)('Records by %s', (authentication) =
     );
     const last = value(verifyMessage(ATTESTATION, results[39]!.attestation!, trust)).message;
     expect(last).toMatchObject({
-      device: devices[1]!.device,
+      device: devices[1].device,
       sequence: 20,
-      digest: devices[1]!.head,
+      digest: devices[1].head,
       authentication,
       attestedAtMs: clock.nowMs(),
     });

@@ -5,7 +5,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { nodeVerification } from '@countermark/node-platform/verification';
-import { type Digest, digestOf } from '@countermark/protocol/digest';
+import { digestOf } from '@countermark/protocol/digest';
 import type { LicenseeId } from '@countermark/protocol/id';
 import { mills } from '@countermark/protocol/money';
 import { type LogItem, SqlStatisticsLog } from '@countermark/server/statistics-log';
@@ -18,7 +18,7 @@ import { type TestPostgres, testPostgres } from '../postgres.ts';
 import { value } from './server-parties.ts';
 
 const LICENSEE = 'lic_log' as LicenseeId;
-const CERTIFICATE = digestOf(new Uint8Array(32).fill(5)) as Digest;
+const CERTIFICATE = digestOf(new Uint8Array(32).fill(5));
 const NOW_MS = 1_795_000_000_000;
 const folder = mkdtempSync(join(tmpdir(), 'log-'));
 const postgres = await testPostgres();
@@ -161,9 +161,9 @@ describe.each(kinds)('The statistics log on %s', (name, url) => {
     const devices = Array.from({ length: 4 }, device);
     const seen: string[] = [];
     let cursor = start;
-    let appending = true;
+    const state = { appending: true };
     const reading = (async () => {
-      while (appending || (await log.after(cursor, 1)).length > 0) {
+      while (state.appending || (await log.after(cursor, 1)).length > 0) {
         for (const entry of await log.after(cursor, 3)) {
           seen.push(`${entry.device}#${entry.sequence}`);
           cursor = entry.cursor;
@@ -173,7 +173,7 @@ describe.each(kinds)('The statistics log on %s', (name, url) => {
     for (let round = 0; round < 5; round += 1) {
       await Promise.all(devices.map((one) => log.append([item(one.record()), item(one.record())], NOW_MS)));
     }
-    appending = false;
+    state.appending = false;
     await reading;
     expect(new Set(seen).size).toBe(40);
     expect(seen).toHaveLength(40);

@@ -25,6 +25,8 @@ afterAll(async () => {
   if (typeof postgres !== 'string') await postgres.stop();
 });
 
+type Listed = { readonly grants: readonly { kind: string; customer?: string; bookedAtMs: number }[] };
+
 function grant(of: string, customer: CustomerId | undefined, amountMills: bigint, revision = 1): Grant {
   return {
     programme: 'test' as ProgrammeId,
@@ -64,7 +66,7 @@ describe.each(['SQLite', 'PostgreSQL'])('Settlement on %s', (kind) => {
     );
   };
   const settlement = async (credential: string, device: SimulatedDevice) =>
-    (await ask(parties, credential, `/v1/devices/${device.device}/settlement`)).json() as Record<string, unknown>;
+    (await ask(parties, credential, `/v1/devices/${device.device}/settlement`)).json();
   const settled = async (credential: string, device: SimulatedDevice) =>
     eventually(
       () => settlement(credential, device),
@@ -176,10 +178,10 @@ describe.each(['SQLite', 'PostgreSQL'])('Settlement on %s', (kind) => {
       parties.authority.grant(CREDIT_GRANT, grant(id, CUSTOMER, 1_000n));
       wake();
       const listed = await eventually(
-        async () => (await ask(parties, credential, `/v1/licensees/${id}/grants`)).json(),
+        async () => (await ask(parties, credential, `/v1/licensees/${id}/grants`)).json<Listed>(),
         (seen) => seen.grants.length === 2,
       );
-      expect(listed.grants.map((one: any) => [one.kind, one.customer])).toEqual([
+      expect(listed.grants.map((one) => [one.kind, one.customer])).toEqual([
         ['discount', 'other'],
         ['credit', 'acme'],
       ]);
@@ -189,7 +191,7 @@ describe.each(['SQLite', 'PostgreSQL'])('Settlement on %s', (kind) => {
       });
       expect(await balances(credential, id)).not.toHaveProperty(`drawn:${id}`);
 
-      const bookedAtMs = listed.grants[1].bookedAtMs as number;
+      const { bookedAtMs } = listed.grants[1]!;
       await submit(parties, credential, [
         // Opened before the booking, as far as the device's time says: draws nothing.
         device.record({ pieces: 1, customer: CUSTOMER, openedAfterMs: bookedAtMs - 1 }),

@@ -31,7 +31,7 @@ export type Config = {
 export type ServiceContext = {
   readonly clock: Clock;
   readonly log: Log;
-  onClose(hook: () => Promise<void> | void): void;
+  readonly onClose: (hook: () => Promise<void> | void) => void;
 };
 
 export type OpenedDevice = { readonly keys: KeyStore; readonly register: DeviceRegister };

@@ -11,7 +11,7 @@ import type * as X509 from '@peculiar/x509';
 import type { KeyStore } from './key-store.ts';
 
 /** The name that the PSD expects at the session's other end. */
-export const SESSION_SERVER_NAME = 'cryptographic-device';
+const SESSION_SERVER_NAME = 'cryptographic-device';
 
 const AUTHORITY_NAME = 'CN=countermark session authority';
 const HOUR_MS = 3_600_000;
@@ -112,7 +112,7 @@ async function create(keys: KeyStore, wanted: Wanted): Promise<X509.X509Certific
       notBefore: wholeSecond(wanted.fromMs),
       notAfter: wholeSecond(wanted.toMs),
       publicKey: Buffer.concat([SPKI_PREFIX, wanted.point]),
-      signingKey: { algorithm: ECDSA } as unknown as webcrypto.CryptoKey,
+      signingKey: { algorithm: ECDSA },
       signingAlgorithm: ECDSA,
       extensions: [...wanted.extensions],
     },

@@ -59,7 +59,7 @@ export class DeliveryFollower {
       await tables
         .insertInto('delivery_mark')
         .values({ log_cursor: last.cursor, intake_cursor: intake })
-        .onConflict((conflict) => conflict.column('log_cursor').doUpdateSet({ intake_cursor: intake ?? 0n }))
+        .onConflict((conflict) => conflict.column('log_cursor').doUpdateSet({ intake_cursor: intake }))
         .execute();
     });
     return 'more';

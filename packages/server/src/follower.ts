@@ -47,12 +47,13 @@ export function follow(options: FollowerOptions): Follower {
     await clock.sleep(ms, AbortSignal.any([pause.signal, stopped.signal]));
     resting = undefined;
   };
+  const ended = (): boolean => stopped.signal.aborted;
   const run = async (): Promise<void> => {
-    while (!stopped.signal.aborted) {
+    while (!ended()) {
       const way = new AbortController();
       await Promise.race([options.giveWay(), clock.sleep(YIELD_MS, AbortSignal.any([way.signal, stopped.signal]))]);
       way.abort();
-      if (stopped.signal.aborted) return;
+      if (ended()) return;
       woken = false;
       try {
         const outcome = await options.step();

@@ -188,7 +188,7 @@ export class Funds {
       .where('device', '=', device)
       .where('number', '<', BigInt(number))
       .executeTakeFirst();
-    const grantedMills = BigInt(earlier?.sum ?? 0n);
+    const grantedMills = earlier?.sum ?? 0n;
     if (grantedMills !== request.funds.receivedMills) {
       return refused(
         `the device has received ${formatMills(request.funds.receivedMills, own)}, the ledger knows of ${formatMills(grantedMills, own)}: archived grants must be booked first`,

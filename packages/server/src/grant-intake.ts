@@ -145,7 +145,7 @@ export class GrantIntake {
         note: `${programme}, ${message.period}, revision ${message.revision}`,
         atMs: Number(bookedAtMs),
         lines: [
-          { account: credit ? ACCOUNT.authorityCredits : ACCOUNT.authorityDiscounts, amountMills: -amountMills },
+          { account: credit ? ACCOUNT.authorityCredits : ACCOUNT.authorityDiscounts, amountMills: 0n - amountMills },
           { account: ACCOUNT.of(credit ? 'credit' : 'discount', licensee, customer), amountMills },
         ],
       },

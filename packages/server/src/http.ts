@@ -484,13 +484,12 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
         if (submissions >= SUBMISSIONS_AT_ONCE) {
           throw new Refusal(rejection('try-again', { reason: `${SUBMISSIONS_AT_ONCE} submissions are being taken` }));
         }
+        const { records } = cborBody(submissionSchema, request);
         submissions += 1;
-        try {
-          const { records } = cborBody(submissionSchema, request);
-          return sendCbor(reply, encodeWith(answersSchema, { answers: await parts.acceptance.submit(records) }));
-        } finally {
+        const answers = await parts.acceptance.submit(records).finally(() => {
           submissions -= 1;
-        }
+        });
+        return sendCbor(reply, encodeWith(answersSchema, { answers }));
       },
     );
 

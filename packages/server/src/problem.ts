@@ -46,7 +46,7 @@ const STATUS: Partial<Record<RejectionCode, number>> = {
 };
 
 /** The HTTP status of a code: 400 where nothing of the input was believed, 422 where it was authentic and refused. */
-export function statusOf(code: RejectionCode): number {
+function statusOf(code: RejectionCode): number {
   const { verified } = CATALOGUE[code];
   return STATUS[code] ?? (verified === 'nothing' || verified === 'form' ? 400 : 422);
 }

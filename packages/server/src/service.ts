@@ -68,7 +68,7 @@ export async function openStore(config: Config): Promise<Result<OpenedStore>> {
 export type ServiceContext = {
   readonly clock: Clock;
   readonly log: Log;
-  onClose(hook: () => Promise<void> | void): void;
+  readonly onClose: (hook: () => Promise<void> | void) => void;
 };
 
 /** A running server. */
