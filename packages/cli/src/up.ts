@@ -48,6 +48,7 @@ const SAMPLE = fileURLToPath(new URL('../../../samples/bureau-mailing.csv', impo
 const SUMMARY_WAIT_MS = 60_000;
 /** Between two attempts to reach a process that is being started again. */
 const RETRY_MS = 250;
+const LONG_CALL_MS = 5_000;
 /** Settings that are no options: the refill has a meaning of its own there. */
 const NO_OPTION = new Set(['refill', 'pages']);
 
@@ -68,7 +69,7 @@ export function declare(program: Command): void {
     .option('--no-pages', 'make no pages of indicia')
     .option('--refill <amount>', 'get funds before franking, for instance 250.00')
     .option('--once', 'end when all is confirmed and the grants have arrived')
-    .option('--timeout <seconds>', 'with --once: the longest wait', seconds, 300);
+    .option('--timeout <seconds>', 'with --once: the longest wait after franking', seconds, 300);
   for (const { name, values, meaning, lasting } of SETTINGS) {
     if (NO_OPTION.has(name)) continue;
     const option = new Option(
@@ -170,7 +171,6 @@ async function operate(
   interruption: Interruption,
   outcome: Outcome,
 ): Promise<void> {
-  const deadlineMs = options.once === true ? performance.now() + options.timeout * 1_000 : Infinity;
   const mailing = options.mailing === false ? undefined : userPath(options.mailing ?? SAMPLE);
   refuseForeignFolder(data);
   let lose: (fault: Fault) => void = () => undefined;
@@ -204,7 +204,7 @@ async function operate(
       await stayUp(installation, options, interruption, lost);
       return;
     }
-    const run = { installation, options, mailing, interruption, deadlineMs };
+    const run = { installation, options, mailing, interruption };
     await Promise.race([frankAndWait(run, outcome), lost]);
     if (options.once === true || interruption.asked || outcome.exit === EXIT.input) return;
     if (options.json === true) printOutcome(outcome);
@@ -311,13 +311,11 @@ type Run = {
   readonly options: UpOptions;
   readonly mailing: string;
   readonly interruption: Interruption;
-  /** By `performance.now()`. */
-  readonly deadlineMs: number;
 };
 
 /** Franks the mailing and waits for what follows; fills the outcome in as it becomes known. */
 async function frankAndWait(run: Run, outcome: Outcome): Promise<void> {
-  const { installation, options, interruption, deadlineMs } = run;
+  const { installation, options, interruption } = run;
   const stopAsked = (): void => {
     note('Stopping after the chunk in hand; once more kills.');
     installation.host.call(HOST.stop, {}).catch(() => undefined);
@@ -343,7 +341,7 @@ async function frankAndWait(run: Run, outcome: Outcome): Promise<void> {
   }
   if (interruption.asked) return;
   note('Waiting for confirmations and grants ...');
-  const limitMs = options.once === true ? deadlineMs - performance.now() : SUMMARY_WAIT_MS;
+  const limitMs = options.once === true ? options.timeout * 1_000 : SUMMARY_WAIT_MS;
   const waited = await Promise.race([settled(run, answer, limitMs), interruption.awaited()]);
   if (waited !== undefined) {
     outcome.report = waited.report ?? outcome.report;
@@ -411,15 +409,23 @@ function settled(run: Run, answer: FrankAnswer, limitMs: number): Promise<WaitAn
   );
 }
 
-/** Calls again while a process is away: every operation of the host can be asked again. */
-async function untilAnswered<T>(run: Run, call: () => Promise<T>): Promise<T> {
+/**
+ * Calls again while a process is away: every operation of the host can be asked again. With --once it gives up where a process
+ * stays away for as long as the timeout.
+ */
+async function untilAnswered<T>({ options, interruption }: Run, call: () => Promise<T>): Promise<T> {
+  const patienceMs = options.once === true ? options.timeout * 1_000 : Infinity;
+  let begunMs = performance.now();
   for (;;) {
+    const calledMs = performance.now();
     try {
       return await call();
     } catch (error) {
       const passing = error instanceof Fault && (error.retry !== 'never' || errorCode(error) === 'connection-broken');
       const again = error instanceof Refused && error.rejection.code === 'job-conflict';
-      if (!(passing || again) || run.interruption.asked || performance.now() >= run.deadlineMs) throw error;
+      // A call that was in hand for a while was answered in part: the series of attempts begins anew.
+      if (again || performance.now() - calledMs > LONG_CALL_MS) begunMs = performance.now();
+      if (!(passing || again) || interruption.asked || performance.now() - begunMs >= patienceMs) throw error;
       await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
     }
   }
