@@ -51,6 +51,8 @@ export class SignWorkers {
         execArgv: [],
         env: {},
         name: 'sign',
+        // Nothing lives longer than a batch: a small young generation keeps the process small and costs nothing.
+        resourceLimits: { maxYoungGenerationSizeMb: 4, maxOldGenerationSizeMb: 64 },
       });
       for (const [, bytes] of pkcs8) bytes.fill(0);
       thread.unref();

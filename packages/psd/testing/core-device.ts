@@ -16,7 +16,7 @@ import { type CellKey, cellKeyBytes } from '@countermark/protocol/cell';
 import { type Authentication, seal, toBeAuthenticated } from '@countermark/protocol/cose';
 import type { Digest } from '@countermark/protocol/digest';
 import { type BatchId, type DeviceId, deviceIdOf } from '@countermark/protocol/id';
-import type { FrankChunk } from '@countermark/protocol/interfaces/psd';
+import { type FrankChunk, frankChunkSchema } from '@countermark/protocol/interfaces/psd';
 import type { BatchDeclaration } from '@countermark/protocol/messages/batch-declaration';
 import type { Memory } from '@countermark/protocol/messages/batch-statistics';
 import { CONFIRMATION } from '@countermark/protocol/messages/confirmation';
@@ -26,6 +26,7 @@ import { pieceRecordBytes, pieceRecordHead } from '@countermark/protocol/message
 import { POLICY, type Policy, SIGNED_TIME } from '@countermark/protocol/messages/policy';
 import { mills } from '@countermark/protocol/money';
 import type { Result } from '@countermark/protocol/result';
+import { encodeWith } from '@countermark/protocol/schema';
 import { trustedKeys, parseTrustBundle } from '@countermark/verify/trust-bundle';
 import { type VerifiedRecord, verifyRecord } from '@countermark/verify/record';
 import { admitChunk } from '../src/core/franking.ts';
@@ -131,7 +132,13 @@ export class CoreDevice {
   ask(request: FrankChunk): Result<HostChunk> {
     const admission = admitChunk(this.state, request, this.ports);
     if (!admission.ok) return admission;
-    if (admission.value.kind === 'again') return { ok: true, value: admission.value.repeated };
+    if (admission.value.kind === 'again') {
+      const { chunk, codes, inputs } = admission.value.repeated;
+      return {
+        ok: true,
+        value: { chunk: { ...chunk, request, requestBytes: encodeWith(frankChunkSchema, request) }, codes, inputs },
+      };
+    }
     const { admitted } = admission.value;
     const salts = new Uint8Array(randomBytes(16 * admitted.entries.length));
     const [effect] = this.do({ kind: 'frank', admitted, salts });

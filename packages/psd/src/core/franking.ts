@@ -38,6 +38,7 @@ import {
   type Batch,
   batchPieces,
   type DeviceState,
+  type HeldChunk,
   type Identity,
   type KeptChunk,
   piecesInMemory,
@@ -140,7 +141,7 @@ export type AdmittedChunk = {
 };
 
 /** A chunk that was franked before, made again: the same numbers, salts, codes and inputs. */
-export type RepeatedChunk = { readonly chunk: KeptChunk; readonly inputs: Uint8Array; readonly codes: Uint8Array };
+export type RepeatedChunk = { readonly chunk: HeldChunk; readonly inputs: Uint8Array; readonly codes: Uint8Array };
 
 export type Admission =
   | { readonly kind: 'new'; readonly admitted: AdmittedChunk }
@@ -160,13 +161,13 @@ export function admitChunk(state: DeviceState, request: FrankChunk, ports: Ports
   const requestDigest = digestOf(ports.sha256(requestBytes));
   const next = batchPieces(state, batch);
   if (request.firstIndex < next) {
-    const held = batch.held.find((chunk) => chunk.request.firstIndex === request.firstIndex);
+    const held = batch.held.find((chunk) => chunk.firstIndex === request.firstIndex);
     if (held !== undefined && sameBytes(held.requestDigest, requestDigest)) {
-      return accept({ kind: 'again', repeated: remake(batch, device.identity, held, ports) });
+      return accept({ kind: 'again', repeated: remake(batch, device.identity, request, held, ports) });
     }
     const index = request.firstIndex;
     return refuse(
-      held === undefined && index < (batch.held[0]?.request.firstIndex ?? 0)
+      held === undefined && index < (batch.held[0]?.firstIndex ?? 0)
         ? rejection('chunk-no-longer-held', { index })
         : rejection('chunk-conflict', { index }),
     );
@@ -302,7 +303,8 @@ export function frankChunk(state: DeviceState, admitted: AdmittedChunk, salts: U
     identity.memory === 'host' ? ports.recordCode : null,
   );
   const { ascendingMills } = state.registers;
-  const chunk: KeptChunk = { request, requestBytes, requestDigest, firstPieceNumber, ascendingMills, salts };
+  const { firstIndex } = request;
+  const held: HeldChunk = { firstIndex, requestDigest, firstPieceNumber, ascendingMills, salts };
   return {
     state: {
       ...state,
@@ -311,17 +313,17 @@ export function frankChunk(state: DeviceState, admitted: AdmittedChunk, salts: U
         ...batch,
         frontier: append(batch.frontier, leaves, ports.sha256),
         cellKeys,
-        held: [...batch.held, chunk].slice(-HELD_CHUNKS),
+        held: [...batch.held, held].slice(-HELD_CHUNKS),
       },
     },
-    chunk,
+    chunk: { ...held, request, requestBytes },
     codes,
   };
 }
 
-/** Makes the answer of a kept chunk again. */
-function remake(batch: Batch, identity: Identity, chunk: KeptChunk, ports: Ports): RepeatedChunk {
-  const { request, firstPieceNumber, ascendingMills, salts } = chunk;
+/** Makes the answer of a held chunk again; the request is the same, by its digest. */
+function remake(batch: Batch, identity: Identity, request: FrankChunk, chunk: HeldChunk, ports: Ports): RepeatedChunk {
+  const { firstPieceNumber, ascendingMills, salts } = chunk;
   const entries = chunkEntries(request);
   const { codes } = recordColumns(
     pieceRecordHead(identity.device, request.batch),

@@ -67,6 +67,7 @@ export function recountFromHost(state: DeviceState, given: HostRecords, ports: P
   const pieces = batchPieces(state, batch);
   const tally = new Tally(recount, batch);
   const leaves: Digest[] = [];
+  let cell = cellOf(new Uint8Array(0));
   for (const [i, record] of records.entries()) {
     const number = batch.opened.pieces + 1 + firstIndex + i;
     const altered = (): Stepped => refuse(rejection('recount-altered', { pieceNumber: number }));
@@ -79,7 +80,8 @@ export function recountFromHost(state: DeviceState, given: HostRecords, ports: P
     if (parts === null || parts.index !== firstIndex + i || parts.pieceNumber !== number) return altered();
     if (parts.index >= pieces) return altered();
     leaves.push(ports.sha256(input) as Digest);
-    tally.count(parts.cell, number, parts.postageMills);
+    if (!sameBytes(parts.cell, cell.key)) cell = cellOf(parts.cell);
+    tally.count(cell, number, parts.postageMills);
   }
   if (again) return accept({ state, effects: [] });
   return finish(state, batch, tally.recount(append(recount.frontier, leaves, ports.sha256)));
@@ -109,19 +111,19 @@ export function recountOwn(state: DeviceState, batchId: BatchId, chunk: KeptChun
   ) {
     return refuse(rejection('recount-altered', { pieceNumber: batch.opened.pieces + 1 + expected }));
   }
-  const cells = request.cells.map(cellKeyBytes);
+  const cells = request.cells.map((key) => cellOf(cellKeyBytes(key)));
   const { leaves } = recordColumns(
     pieceRecordHead(identity.device, batchId),
     request,
     entries,
-    cells,
+    cells.map(({ key }) => key),
     firstPieceNumber,
     salts,
     ports.sha256,
     null,
   );
   entries.forEach(({ cell, postageMills }, i) => {
-    tally.count(cells[cell] as Uint8Array, firstPieceNumber + i, BigInt(postageMills));
+    tally.count(cells[cell] as CountedCell, firstPieceNumber + i, BigInt(postageMills));
   });
   return finish(state, batch, tally.recount(append(recount.frontier, leaves, ports.sha256)));
 }
@@ -151,6 +153,13 @@ function notClosed(batch: Batch | null, batchId: BatchId): Rejection | null {
   return batch.closing === null ? rejection('batch-open', { batch: batchId }) : null;
 }
 
+/** A cell key's bytes, and the text by which they are found again. */
+type CountedCell = { readonly key: Uint8Array; readonly text: string };
+
+function cellOf(key: Uint8Array): CountedCell {
+  return { key, text: String.fromCharCode(...key) };
+}
+
 /** Counts by rate cell; spoiled pieces apart. Begins where a recount stands and leaves that one as it was. */
 class Tally {
   readonly #cells: Map<string, { key: Uint8Array; pieces: number; postageMills: bigint }>;
@@ -165,13 +174,12 @@ class Tally {
     this.#spoiledPostageMills = from.spoiledPostageMills;
   }
 
-  count(key: Uint8Array, pieceNumber: number, postageMills: bigint): void {
+  count({ key, text }: CountedCell, pieceNumber: number, postageMills: bigint): void {
     if (this.#spoiled.has(pieceNumber)) {
       this.#spoiledPieces += 1;
       this.#spoiledPostageMills += postageMills;
       return;
     }
-    const text = String.fromCharCode(...key);
     const count = this.#cells.get(text);
     if (count === undefined) {
       this.#cells.set(text, { key: key.slice(), pieces: 1, postageMills });

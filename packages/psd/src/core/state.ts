@@ -31,17 +31,23 @@ export type Identity = {
   readonly sessionAuthority: Uint8Array;
 };
 
-/** A franked chunk as it is kept: from it the same pieces are made again at any time. Salts: 16 bytes a piece. */
-export type KeptChunk = {
-  readonly request: FrankChunk;
-  /** The request's deterministic encoding, and its SHA-256 by which it is recognised when it is asked again. */
-  readonly requestBytes: Uint8Array;
+/**
+ * What the state holds of a franked chunk, so that it can be asked for again: with the request, which whoever asks brings
+ * along, the same pieces are made again. Nothing here is a view of what came in, which would keep whole frames in memory.
+ */
+export type HeldChunk = {
+  readonly firstIndex: number;
+  /** SHA-256 over the request's deterministic encoding. */
   readonly requestDigest: Digest;
   readonly firstPieceNumber: number;
   /** The ascending register before the chunk. */
   readonly ascendingMills: Mills;
+  /** 16 bytes a piece. */
   readonly salts: Uint8Array;
 };
+
+/** A franked chunk as the store keeps it: all that its pieces are made from. `requestBytes` encode `request`. */
+export type KeptChunk = HeldChunk & { readonly request: FrankChunk; readonly requestBytes: Uint8Array };
 
 /** Pieces and postage of one rate cell while it is counted; `key` is the cell key's bytes. */
 export type Count = { readonly key: Uint8Array; readonly pieces: number; readonly postageMills: bigint };
@@ -82,7 +88,7 @@ export type Batch = {
   /** Ascending. */
   readonly spoiled: readonly number[];
   /** The last chunks, at most HELD_CHUNKS, that can be asked for again. */
-  readonly held: readonly KeptChunk[];
+  readonly held: readonly HeldChunk[];
   readonly closing: Closing | null;
   readonly recount: Recount;
 };

@@ -43,6 +43,7 @@ import { type Trust, verifyMessage } from '@countermark/verify/verified';
 import {
   type Batch,
   type DeviceState,
+  type HeldChunk,
   type HeldRecord,
   type Identity,
   type KeptChunk,
@@ -51,6 +52,8 @@ import {
   UNINITIALISED,
 } from '../core/state.ts';
 import { type DeviceKeys, keyBytes, keysOf } from './keys.ts';
+
+const CACHE_KIB = 2_048;
 
 /** "CmPS" */
 const APPLICATION_ID = 0x436d5053;
@@ -143,6 +146,8 @@ export class PsdStore {
   constructor(embedded: EmbeddedStore) {
     this.embedded = embedded;
     const { database } = embedded;
+    // Rows are written once and read once, in order: a larger cache would only fill up with a large batch.
+    database.pragma(`cache_size = -${CACHE_KIB}`);
     this.#saveDevice = database.prepare(
       `INSERT OR REPLACE INTO device VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
     );
@@ -326,7 +331,7 @@ export class PsdStore {
       frontier: frontierOf(Number(row.leaves), row.frontier as Uint8Array),
       cellKeys: new Set(JSON.parse(String(row.cell_keys)) as string[]),
       spoiled: JSON.parse(String(row.spoiled)) as number[],
-      held: held.map(chunkOf).reverse(),
+      held: held.map(heldChunkOf).reverse(),
       closing: closing === null ? null : { ...closing, afterMs: closing.afterMs ?? null },
       recount: RECOUNT_START,
     };
@@ -420,7 +425,7 @@ export class PsdStore {
   #writeChunk(chunk: KeptChunk, after: DeviceState): void {
     const { request } = chunk;
     // Asking for this one acknowledged those before the held ones: only the memory inside the device keeps them.
-    const heldFrom = after.batch?.held[0]?.request.firstIndex ?? 0;
+    const heldFrom = after.batch?.held[0]?.firstIndex ?? 0;
     if (after.identity?.memory === 'host' && heldFrom > 0) this.#dropChunksBefore.run(request.batch, heldFrom);
     this.#insertChunk.run(
       request.batch,
@@ -443,15 +448,19 @@ export class PsdStore {
   }
 }
 
-function chunkOf(row: Row): KeptChunk {
+function heldChunkOf(row: Row): HeldChunk {
   return {
-    request: parsed(frankChunkSchema, row.request as Uint8Array),
-    requestBytes: row.request as Uint8Array,
+    firstIndex: Number(row.first_index),
     requestDigest: digestOf(row.request_digest as Uint8Array),
     firstPieceNumber: Number(row.first_piece_number),
     ascendingMills: millsOf(row.ascending),
     salts: row.salts as Uint8Array,
   };
+}
+
+function chunkOf(row: Row): KeptChunk {
+  const requestBytes = row.request as Uint8Array;
+  return { ...heldChunkOf(row), request: parsed(frankChunkSchema, requestBytes), requestBytes };
 }
 
 function heldOf(row: Row): HeldRecord {
