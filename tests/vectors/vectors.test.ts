@@ -7,7 +7,7 @@ import { leafDigest, provesLeaf } from '@countermark/protocol/merkle';
 import { digestOf } from '@countermark/protocol/digest';
 import { CATALOGUE } from '@countermark/protocol/rejection-catalogue';
 import { describe, expect, it } from 'vitest';
-import { type Check, envelopeFacts, outcomeOf, strangersTrust, type Vector } from './vectors.ts';
+import { type Check, envelopeFacts, outcomeOf, strangersTrust } from './vectors.ts';
 
 const root = join(import.meta.dirname, '..', '..');
 const read = (name: string): unknown => JSON.parse(readFileSync(join(root, 'docs/protocol/vectors', name), 'utf8'));

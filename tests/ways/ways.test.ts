@@ -137,7 +137,7 @@ async function expectNothingLeft(line: Line): Promise<void> {
 /** Every piece went through the print port: once in the merge file, and the pages are there. */
 function expectPrinted(report: JobReport): void {
   expect(existsSync(report.files.indicia ?? '')).toBe(true);
-  const rows = parse(readFileSync(report.files.merge ?? '', 'utf8'), { columns: true }) as Record<string, string>[];
+  const rows = parse<Record<string, string>>(readFileSync(report.files.merge ?? '', 'utf8'), { columns: true });
   expect(rows.length).toBe(PIECES);
   expect(new Set(rows.map((row) => row['piece_number'])).size).toBe(PIECES);
   const indicia = rows.map((row) => {
