@@ -45,6 +45,8 @@ export type TestProcess = {
   pid(): number | undefined;
   /** SIGKILL, and resolves when the supervisor has it back. */
   kill(): Promise<void>;
+  /** Resolves with its next ready line. */
+  back(): Promise<void>;
   /** Ends it cleanly; it stays away until `start`. */
   stop(): Promise<void>;
   start(): Promise<PartyAddresses>;
@@ -212,12 +214,16 @@ function partySpec(party: PartyName, paths: InstallationPaths, config: object, c
 
 /** The process of a party, not started. It comes back quickly: tests wait for that. */
 function testProcess(paths: InstallationPaths, spec: PartySpec, limited = false): TestProcess {
-  let isBack: () => void = () => undefined;
+  const waiting: (() => void)[] = [];
+  const back = (): Promise<void> =>
+    new Promise((resolve) => {
+      waiting.push(resolve);
+    });
   const supervisor = new Supervisor({
     logDirectory: paths.logs,
     restartMs: { first: 20, most: 500 },
     onReady: () => {
-      isBack();
+      for (const tell of waiting.splice(0)) tell();
     },
   });
   const limit = join(paths.run, `${spec.name}.limit`);
@@ -230,12 +236,11 @@ function testProcess(paths: InstallationPaths, spec: PartySpec, limited = false)
     kill: async () => {
       const pid = supervisor.pid(spec.name);
       if (pid === undefined) throw new Error(`${spec.name} does not run`);
-      const back = new Promise<void>((resolve) => {
-        isBack = resolve;
-      });
+      const again = back();
       process.kill(pid, 'SIGKILL');
-      await back;
+      await again;
     },
+    back,
     stop: () => supervisor.stopAll(),
     start: () => supervisor.start(whole),
   };

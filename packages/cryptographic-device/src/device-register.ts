@@ -42,12 +42,20 @@ export type Enrolment = {
 /** A funds grant as it was stored. */
 export type StoredGrant = { readonly requestDigest: Uint8Array; readonly grant: Uint8Array };
 
-/** Opens the register in the folder. `roleKeys` knows the issuing key. Rejections: those of `openEmbeddedStore`. */
-export function openDeviceRegister(folder: string, roleKeys: KeySource): Result<DeviceRegister> {
+/**
+ * Opens the register in the folder. `roleKeys` knows the issuing key; `onBroken` is told once when the store takes nothing more.
+ * Rejections: those of `openEmbeddedStore`.
+ */
+export function openDeviceRegister(
+  folder: string,
+  roleKeys: KeySource,
+  onBroken: (fault: Fault) => void,
+): Result<DeviceRegister> {
   const store = openEmbeddedStore({
     path: join(folder, 'cryptographic-device.sqlite'),
     applicationId: APPLICATION_ID,
     migrations: MIGRATIONS,
+    onBroken,
   });
   return store.ok ? accept(new DeviceRegister(store.value, roleKeys)) : store;
 }

@@ -11,7 +11,7 @@ import {
   type PublishedAddresses,
   runParty,
 } from '@countermark/node-platform/party-main';
-import { rejection } from '@countermark/protocol/rejection';
+import { EXIT, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { type Config, openDevice, startService } from './service.ts';
 import { UNSAFE_SERVER_KEYS } from './software-keys.ts';
@@ -38,12 +38,16 @@ async function serve(config: Config, party: PartyContext): Promise<Result<Publis
     onClose: (hook) => {
       party.onClose(hook);
     },
+    onBroken: (fault) => {
+      log.error('The store takes nothing more: the process ends and starts anew from it', fault);
+      party.end(EXIT.fault);
+    },
   });
   if (!service.ok) return service;
   setImmediate(() => {
     service.value.sessions().catch((error: unknown) => {
       log.error('Sessions cannot be served', error);
-      party.end(70);
+      party.end(EXIT.fault);
     });
   });
   return accept({ socket: config.socket, session: config.sessionSocket });

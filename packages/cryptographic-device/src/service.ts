@@ -7,6 +7,7 @@
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Clock } from '@countermark/node-platform/clock';
+import type { Fault } from '@countermark/node-platform/fault';
 import type { Log } from '@countermark/node-platform/logs';
 import { serveRpc } from '@countermark/node-platform/rpc';
 import { accept, type Result } from '@countermark/protocol/result';
@@ -32,6 +33,8 @@ export type ServiceContext = {
   readonly clock: Clock;
   readonly log: Log;
   readonly onClose: (hook: () => Promise<void> | void) => void;
+  /** Told once when the store takes nothing more after a failed write: the process must end. */
+  readonly onBroken?: (fault: Fault) => void;
 };
 
 export type OpenedDevice = { readonly keys: KeyStore; readonly register: DeviceRegister };
@@ -39,7 +42,7 @@ export type OpenedDevice = { readonly keys: KeyStore; readonly register: DeviceR
 const SESSION_AUTHORITY = 'session-authority';
 
 /** Opens keys and register. Rejections: `store-damaged`, `store-in-use`. */
-export function openDevice(config: Config): Result<OpenedDevice> {
+export function openDevice(config: Config, onBroken: (fault: Fault) => void = () => undefined): Result<OpenedDevice> {
   mkdirSync(config.data, { recursive: true, mode: 0o700 });
   const keys = openSoftwareKeys(join(config.data, 'keys'));
   if (!keys.ok) return keys;
@@ -50,7 +53,7 @@ export function openDevice(config: Config): Result<OpenedDevice> {
       ? { publicKey: store.publicKey(role), authentication: 'signature' }
       : null;
   };
-  const register = openDeviceRegister(config.data, roleKeys);
+  const register = openDeviceRegister(config.data, roleKeys, onBroken);
   return register.ok ? accept({ keys: store, register: register.value }) : register;
 }
 
@@ -60,9 +63,9 @@ export function openDevice(config: Config): Result<OpenedDevice> {
  */
 export async function startService(
   config: Config,
-  { clock, log, onClose }: ServiceContext,
+  { clock, log, onClose, onBroken }: ServiceContext,
 ): Promise<Result<{ readonly sessions: () => Promise<void> }>> {
-  const opened = openDevice(config);
+  const opened = openDevice(config, onBroken);
   if (!opened.ok) return opened;
   const { keys, register } = opened.value;
   onClose(() => {

@@ -34,6 +34,8 @@ export type HostInputs = {
   readonly random?: () => number;
   readonly psd?: PsdClient;
   readonly printer?: PrintPort;
+  /** Told once when the store takes nothing more after a failed write: the process must end. */
+  readonly onBroken?: (fault: unknown) => void;
 };
 
 export type RunningHost = {
@@ -65,6 +67,7 @@ export async function serveHost(config: HostConfig, inputs: HostInputs): Promise
     path: storePath(config),
     applicationId: HOST_APPLICATION_ID,
     migrations: HOST_MIGRATIONS,
+    ...(inputs.onBroken === undefined ? {} : { onBroken: inputs.onBroken }),
   });
   if (!store.ok) {
     psd.close();

@@ -24,6 +24,8 @@ export interface EmbeddedStoreOptions {
   readonly migrations: readonly string[];
   /** Bounds the file, in pages of 4,096 bytes. */
   readonly pagesMax?: number;
+  /** Told once, of the fault after which this store takes nothing more: the process must end, and start anew. */
+  onBroken?(fault: Fault): void;
 }
 
 const SYNCHRONOUS_FULL = 2;
@@ -61,7 +63,7 @@ export function openEmbeddedStore(options: EmbeddedStoreOptions): Result<Embedde
       database.close();
       return refuse(wrong);
     }
-    return accept(new EmbeddedStore(path, database));
+    return accept(new EmbeddedStore(path, database, options.onBroken?.bind(options)));
   } catch (error) {
     database?.close();
     const code = errorCode(error) ?? '';
@@ -80,12 +82,14 @@ export class EmbeddedStore {
   readonly #begin: Database.Statement;
   readonly #commit: Database.Statement;
   readonly #rollback: Database.Statement;
+  readonly #onBroken: ((fault: Fault) => void) | undefined;
   #broken: Fault | undefined;
 
   /** Use `openEmbeddedStore`. */
-  constructor(path: string, database: Database.Database) {
+  constructor(path: string, database: Database.Database, onBroken?: (fault: Fault) => void) {
     this.path = path;
     this.database = database;
+    this.#onBroken = onBroken;
     this.#begin = database.prepare('BEGIN IMMEDIATE');
     this.#commit = database.prepare('COMMIT');
     this.#rollback = database.prepare('ROLLBACK');
@@ -110,16 +114,14 @@ export class EmbeddedStore {
       return value;
     } catch (error) {
       const thrown = isSqlite(error) ? asFault(this.path, error) : error;
-      if (thrown instanceof Fault && thrown.code !== 'store-full' && isSqlite(error) && isLossy(error))
-        this.#broken = thrown;
+      if (thrown instanceof Fault && thrown.code !== 'store-full' && isSqlite(error) && isLossy(error)) {
+        this.#break(thrown);
+      }
       if (this.database.inTransaction) {
         try {
           this.#rollback.run();
         } catch (cause) {
-          this.#broken ??= new Fault('store-write-failed', `${this.path}: rolling back failed`, {
-            retry: 'never',
-            cause,
-          });
+          this.#break(new Fault('store-write-failed', `${this.path}: rolling back failed`, { retry: 'never', cause }));
         }
       }
       throw thrown;
@@ -133,9 +135,15 @@ export class EmbeddedStore {
       return work();
     } catch (error) {
       const thrown = isSqlite(error) ? asFault(this.path, error) : error;
-      if (thrown instanceof Fault && isSqlite(error) && isLossy(error)) this.#broken = thrown;
+      if (thrown instanceof Fault && isSqlite(error) && isLossy(error)) this.#break(thrown);
       throw thrown;
     }
+  }
+
+  #break(fault: Fault): void {
+    if (this.#broken !== undefined) return;
+    this.#broken = fault;
+    this.#onBroken?.(fault);
   }
 
   /** Reads every page and index and checks foreign keys. Returns what is wrong, in words; nothing when all is well. */

@@ -98,6 +98,7 @@ describe('calls', () => {
     const fault: unknown = await client.call('broken', null).catch((error: unknown) => error);
     expect(fault).toMatchObject({ code: 'internal-fault', retry: 'later' });
     expect((fault as Error).message).toContain(told[0]?.split(' ')[1]);
+    expect((fault as Error).message).toContain('the disk is full');
     await expect(client.call('huge', null)).rejects.toMatchObject({ code: 'internal-fault' });
     expect(await client.call('echo', 1)).toEqual({ ok: true, value: 1 });
   });

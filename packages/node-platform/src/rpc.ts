@@ -45,6 +45,8 @@ export interface RpcServerOptions {
   readonly pendingMax?: number;
   /** Told of each rejection answered, and of each connection ended for what it sent (`operation` undefined). */
   onRejection?(rejection: Rejection, operation: string | undefined): void;
+  /** Whether callers are told a Fault in its words, which may name files. Default: on local sockets only. */
+  readonly tellFaults?: boolean;
   /** Told of each fault in a handler with the id that the caller was given. Default: one line on stderr. */
   onFault?(faultId: string, operation: string, error: unknown): void;
 }
@@ -107,7 +109,7 @@ export async function serveRpc(
 ): Promise<RpcServer> {
   const peers = new Set<RpcPeer>();
   const server = createServer((socket) => {
-    const peer = serveRpcOn(socket, handlers, options);
+    const peer = serveRpcOn(socket, handlers, { tellFaults: true, ...options });
     peers.add(peer);
     void peer.ended.then(() => peers.delete(peer));
   });
@@ -293,6 +295,7 @@ class ServedConnection implements RpcPeer {
       ['kind', fault?.code ?? 'unexpected'],
       ['retry', fault?.retry ?? 'never'],
     ]);
+    if (fault !== undefined && this.#options.tellFaults === true) detail.set('reason', fault.message);
     void this.#channel.send(
       encode([
         id,
@@ -467,7 +470,7 @@ function settleRejection(call: PendingCall, value: CborValue): void {
     call.reject(
       new Fault(
         INTERNAL_FAULT,
-        `${call.operation} failed in the other process (fault ${String(detail.fault)}, ${String(detail.kind)}): see its log`,
+        `${call.operation} failed in the other process${detail.reason === undefined ? '' : `: ${String(detail.reason)}`} (fault ${String(detail.fault)}, ${String(detail.kind)}: see its log)`,
         {
           retry: retryOf(detail.retry),
           cause: detail.kind,
