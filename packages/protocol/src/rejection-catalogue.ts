@@ -605,13 +605,6 @@ export const CATALOGUE = {
     cure: 'A copied or restored device store is the usual cause: withdraw the device and enrol it again.',
     exit: 4,
   },
-  'grant-twice': {
-    verified: 'authenticator',
-    happened: 'The grant {grant} was booked before.',
-    state: UNCHANGED,
-    cure: 'Nothing needs to be done.',
-    exit: 3,
-  },
 } as const satisfies Record<string, Entry>;
 
 export type RejectionCode = keyof typeof CATALOGUE;

@@ -37,6 +37,11 @@ export class Misfit extends Error {
     this.code = code;
     this.key = key;
   }
+
+  /** The same, seen from what holds it. */
+  within(path: string): Misfit {
+    return new Misfit(path + this.path, this.message, this.code, this.key);
+  }
 }
 
 /** Decodes and parses. Rejections: those of `decode`, `malformed`, `unknown-field`. */
@@ -219,23 +224,23 @@ export function struct<const F extends Fields>(name: string, fields: F): Schema<
     parse: (value, path) => {
       if (!(value instanceof Map)) throw new Misfit(path, 'a map is expected');
       const parsed: Record<string, unknown> = {};
-      for (const key of value.keys()) {
-        if (typeof key !== 'number' || !byKey.has(key)) {
-          throw new Misfit(
-            path === '' ? '.(whole)' : path,
-            'unknown',
-            'unknown-field',
-            typeof key === 'object' ? '?' : String(key),
-          );
+      let known = 0;
+      for (const [, of] of entries) if (value.has(of.key)) known += 1;
+      if (known !== value.size) throw unknownField(value as ReadonlyMap<CborValue, CborValue>, byKey, path);
+      let at = '';
+      // The path is put together only where something does not fit: paths of what does fit would cost as much as parsing it.
+      try {
+        for (const [fieldName, of] of entries) {
+          at = fieldName;
+          const entry = value.get(of.key) as CborValue | undefined;
+          if (entry === undefined) {
+            if (!of.optional) throw new Misfit('', 'it is missing');
+            continue;
+          }
+          parsed[fieldName] = of.schema.parse(entry, '');
         }
-      }
-      for (const [fieldName, of] of entries) {
-        const entry = value.get(of.key) as CborValue | undefined;
-        if (entry === undefined) {
-          if (!of.optional) throw new Misfit(`${path}.${fieldName}`, 'it is missing');
-          continue;
-        }
-        parsed[fieldName] = of.schema.parse(entry, `${path}.${fieldName}`);
+      } catch (error) {
+        throw error instanceof Misfit ? error.within(`${path}.${at}`) : error;
       }
       return parsed as Struct<F>;
     },
@@ -249,6 +254,19 @@ export function struct<const F extends Fields>(name: string, fields: F): Schema<
       return map;
     },
   };
+}
+
+function unknownField(
+  map: ReadonlyMap<CborValue, CborValue>,
+  byKey: ReadonlyMap<number, string>,
+  path: string,
+): Misfit {
+  for (const key of map.keys()) {
+    if (typeof key === 'number' && byKey.has(key)) continue;
+    const shown = typeof key === 'object' ? '?' : String(key);
+    return new Misfit(path, 'unknown', 'unknown-field', shown);
+  }
+  throw new TypeError('every field is known');
 }
 
 type Elements = Readonly<Record<string, Schema<unknown>>>;

@@ -17,7 +17,7 @@ import {
   type FundsRequest,
 } from '@countermark/protocol/messages/funds';
 import { type Currency, formatMills, mills } from '@countermark/protocol/money';
-import { rejection } from '@countermark/protocol/rejection';
+import { type RejectionCode, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { encodeWith, list, parseBytes } from '@countermark/protocol/schema';
 import type { SqlDatabase } from '@countermark/sql/database';
@@ -142,9 +142,9 @@ export class Funds {
     const owner = await registry.deviceLicensee(device);
     const barred =
       owner !== licensee
-        ? 'the device is not enrolled for this licensee'
+        ? refused('unknown-device', 'the device is not enrolled for this licensee')
         : head.suspended
-          ? `the device is suspended: ${head.reason}`
+          ? refused('device-suspended', `the device is suspended: ${head.reason}`)
           : undefined;
     return database.transaction(async (tables) => {
       const existing = await tables
@@ -154,7 +154,7 @@ export class Funds {
         .where('number', '=', BigInt(number))
         .executeTakeFirst();
       if (existing !== undefined) return sameBytes(existing.request_digest, digest) ? decisionOf(existing) : null;
-      const decision = barred === undefined ? await this.#reckoned(tables, message) : refused(barred);
+      const decision = barred ?? (await this.#reckoned(tables, message));
       const drawnMills = decision.draws.reduce((sum, draw) => sum + draw.amountMills, 0n);
       await tables
         .insertInto('funds')
@@ -180,7 +180,7 @@ export class Funds {
     const { device, licensee, number, amountMills, registers, currency } = request;
     const own = this.#parts.currency;
     if (currency.code !== own.code || currency.exponent !== own.exponent) {
-      return refused(`the device reckons in ${currency.code}, this server in ${own.code}`);
+      return refused('not-available', `the device reckons in ${currency.code}, this server in ${own.code}`);
     }
     const earlier = await tables
       .selectFrom('funds')
@@ -191,15 +191,17 @@ export class Funds {
     const grantedMills = earlier?.sum ?? 0n;
     if (grantedMills !== request.funds.receivedMills) {
       return refused(
+        'funds-total-mismatch',
         `the device has received ${formatMills(request.funds.receivedMills, own)}, the ledger knows of ${formatMills(grantedMills, own)}: archived grants must be booked first`,
       );
     }
     const roomMills = this.#parts.highestFundsMills - registers.descendingMills;
-    if (roomMills <= 0n) return refused('the device holds as much as its policy allows');
+    if (roomMills <= 0n) return refused('funds-limit', 'the device holds as much as its policy allows');
     const depositMills = amountMills < roomMills ? amountMills : roomMills;
     const availableMills = await this.#parts.ledger.balanceIn(tables, ACCOUNT.deposit(licensee));
     if (depositMills > availableMills) {
       return refused(
+        'insufficient-deposit',
         `the deposit holds ${formatMills(availableMills, own)}; ${formatMills(depositMills, own)} were asked`,
       );
     }
@@ -318,9 +320,10 @@ export class Funds {
   }
 }
 
-function refused(reason: string): Decision {
+/** The refusal begins with a code of the catalogue, so that a host can branch on it. */
+function refused(code: RejectionCode, reason: string): Decision {
   // The grant's field holds 200 bytes.
-  return { depositMills: 0n, draws: [], refusal: reason.slice(0, 200) };
+  return { depositMills: 0n, draws: [], refusal: `${code}: ${reason}`.slice(0, 200) };
 }
 
 function decisionOf(row: ServerTables['funds']): Decision {
