@@ -38,10 +38,9 @@ export function declare(program: Command): void {
       if (typeof accounts === 'string') note(`The accounts are not to be had: ${accounts}`);
       else {
         const currency = { code: answer.currency, exponent: answer.exponent };
-        const rows = accounts.map(({ account, balanceMills }) => [
-          ...accountWords(account),
-          amountText(balanceMills, currency),
-        ]);
+        const rows = accounts
+          .toSorted(byKind)
+          .map(({ account, balanceMills }) => [...accountWords(account), amountText(balanceMills, currency)]);
         const table = formatTable(
           [{ heading: 'Account' }, { heading: 'Of' }, { heading: `Balance ${currency.code}`, right: true }],
           rows,
@@ -96,16 +95,23 @@ async function accountsOf(data: string): Promise<readonly Account[]> {
   return answer.accounts;
 }
 
+/** Kinds of accounts in the order in which they are shown. */
+const KINDS: Readonly<Record<string, string>> = {
+  deposit: 'Deposit',
+  device: 'In the device',
+  postage: 'Postage',
+  discount: 'Discounts',
+  credit: 'Credit waiting',
+  drawn: 'Credit drawn, waiting for a refill',
+};
+
 /** `discount:lic_x:alder-press` as words. */
 function accountWords(account: string): [string, string] {
   const [kind = '', ...of] = account.split(':');
-  const words: Readonly<Record<string, string>> = {
-    deposit: 'Deposit',
-    device: 'In the device',
-    postage: 'Postage',
-    discount: 'Discounts',
-    credit: 'Credit waiting',
-    drawn: 'Credit drawn, waiting for a refill',
-  };
-  return [words[kind] ?? kind, of.length > 1 ? of.slice(1).join(':') : (of[0] ?? '')];
+  return [KINDS[kind] ?? kind, of.length > 1 ? of.slice(1).join(':') : (of[0] ?? '')];
+}
+
+function byKind(one: Account, other: Account): number {
+  const rank = ({ account }: Account): number => Object.keys(KINDS).indexOf(account.split(':')[0] ?? '');
+  return rank(one) - rank(other) || one.account.localeCompare(other.account);
 }

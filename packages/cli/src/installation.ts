@@ -103,36 +103,34 @@ export class Installation {
     const credentials = await this.#credentials();
     const ports = await choosePorts(settings);
     const server = urlOf(settings.listen, ports.server);
-    const begin = (party: PartyName, config: object): Promise<PartyAddresses> => this.#begin(party, config);
-    const authority = (): Promise<PartyAddresses> =>
-      begin('authority', authorityConfig(this.paths, settings, ports, credentials, this.#bareBundle));
-    const beginServer = (): Promise<PartyAddresses> =>
-      begin('server', serverConfig(this.paths, settings, ports, credentials));
-    const psd = (): Promise<PartyAddresses> => begin('psd', psdConfig(this.paths, settings));
-    const cryptographicDevice = (): Promise<PartyAddresses> =>
-      begin('cryptographic-device', cryptographicDeviceConfig(this.paths));
-    const host = (credential: string): Promise<PartyAddresses> =>
-      begin('host', hostConfig(this.paths, settings, { url: server, credential }));
+    const known = existsSync(this.paths.trustBundle);
+    await this.#configure('cryptographic-device', cryptographicDeviceConfig(this.paths));
+    await this.#configure('authority', authorityConfig(this.paths, settings, ports, credentials, this.#bareBundle));
+    await this.#configure('server', serverConfig(this.paths, settings, ports, credentials));
+    await this.#configure('psd', psdConfig(this.paths, settings));
+    const configureHost = (credential: string): Promise<void> =>
+      this.#configure('host', hostConfig(this.paths, settings, { url: server, credential }));
 
-    if (existsSync(this.paths.trustBundle) && credentials.licensee !== undefined) {
-      await all([cryptographicDevice(), authority(), beginServer(), psd(), host(credentials.licensee)]);
+    if (known && credentials.licensee !== undefined) {
+      await configureHost(credentials.licensee);
+      await this.#begin(...PARTIES);
       return;
     }
-    if (!existsSync(this.paths.trustBundle)) {
-      await cryptographicDevice();
+    if (!known) {
+      await this.#begin('cryptographic-device');
       const bundle = await this.#publicKeys();
       await writePrivateFile(this.#bareBundle, formatTrustBundle(bundle));
-      const { grantingKey } = await authority();
+      const [{ grantingKey } = {}] = await this.#begin('authority');
       const publicKey = typeof grantingKey === 'string' ? unhex(grantingKey) : null;
       if (publicKey === null) {
         throw new Fault('party-not-ready', 'the authority published no granting key', { retry: 'never' });
       }
       const keys = [...bundle.keys, { role: 'granting' as const, epoch: 1, publicKey }];
       await writePrivateFile(this.paths.trustBundle, formatTrustBundle({ ...bundle, keys }));
-      await all([beginServer(), psd()]);
+      await this.#begin('server', 'psd');
     } else {
       // A first start that broke off.
-      await all([cryptographicDevice(), authority(), beginServer(), psd()]);
+      await this.#begin('cryptographic-device', 'authority', 'server', 'psd');
     }
     const operator = { url: server, credential: credentials.operator };
     const kind = settings.customers === 'many' ? 'bureau' : 'mailer';
@@ -141,7 +139,8 @@ export class Installation {
       this.paths.credentials,
       `${JSON.stringify({ ...credentials, licensee: credential }, null, 2)}\n`,
     );
-    await all([payDeposit(operator, settings.licensee, settings.deposit), host(credential)]);
+    await configureHost(credential);
+    await all<unknown>([payDeposit(operator, settings.licensee, settings.deposit), this.#begin('host')]);
   }
 
   /** Stops every process, the host first, and gives the data folder up. */
@@ -168,18 +167,26 @@ export class Installation {
     return join(this.paths.run, 'authority-trust-bundle.json');
   }
 
-  async #begin(party: PartyName, config: object): Promise<PartyAddresses> {
-    const file = join(this.paths.run, `${party}.json`);
-    await writePrivateFile(file, `${JSON.stringify(config, null, 2)}\n`);
-    this.#processes.set(party, {
-      name: party,
-      state: 'starting',
-      pid: null,
-      restarts: 0,
-      sinceMs: Date.now(),
-      addresses: {},
-    });
-    return this.#supervisor.start({ name: party, args: [partyMain(party), 'serve', '--config', file] });
+  #configFile(party: PartyName): string {
+    return join(this.paths.run, `${party}.json`);
+  }
+
+  #configure(party: PartyName, config: object): Promise<void> {
+    return writePrivateFile(this.#configFile(party), `${JSON.stringify(config, null, 2)}\n`);
+  }
+
+  /** Starts parties side by side. They are stopped in the reverse order of this one. */
+  #begin(...parties: readonly PartyName[]): Promise<PartyAddresses[]> {
+    return all(
+      parties.map((name) => {
+        const sinceMs = Date.now();
+        this.#processes.set(name, { name, state: 'starting', pid: null, restarts: 0, sinceMs, addresses: {} });
+        return this.#supervisor.start({
+          name,
+          args: [partyMain(name), 'serve', '--config', this.#configFile(name)],
+        });
+      }),
+    );
   }
 
   async #publicKeys(): Promise<TrustBundle> {
@@ -263,10 +270,9 @@ function partyMain(party: PartyName): string {
 }
 
 /** Waits for all, so that a failure leaves nothing half started behind; then tells the first one. */
-async function all(started: readonly Promise<unknown>[]): Promise<void> {
-  const outcomes = await Promise.allSettled(started);
-  const failed = outcomes.find((outcome) => outcome.status === 'rejected');
-  if (failed !== undefined) throw failed.reason;
+async function all<T>(started: readonly Promise<T>[]): Promise<T[]> {
+  await Promise.allSettled(started);
+  return Promise.all(started);
 }
 
 async function choosePorts(settings: Settings): Promise<Ports> {

@@ -1,12 +1,14 @@
 /**
  * `countermark status`: the processes, what waits and why, by when, and what belongs into a backup.
  */
+import { join } from 'node:path';
 import type { Command } from 'commander';
 import { errorText } from '@countermark/node-platform/fault';
 import { HOST, type HostStatusAnswer } from '@countermark/protocol/interfaces/host';
 import { carryOut, type SharedOptions, userPath, withShared } from './command.ts';
 import { refuseCommand } from './failure.ts';
 import { askSupervisor, type SupervisorReport, withHost } from './host-client.ts';
+import { type InstallationPaths, installationPaths } from './installation-paths.ts';
 import { countText, pendingLines, section, timeText } from './summary.ts';
 import { formatPairs, formatTable } from './table.ts';
 import { print, printJson, style } from './terminal.ts';
@@ -29,14 +31,35 @@ export function declare(program: Command): void {
           (answer) => [answer, undefined] as const,
           (error: unknown) => [undefined, errorText(error)] as const,
         );
+        const backup = [...(host?.backup ?? []), ...backupOf(installationPaths(data, ''))];
         if (options.json === true) {
-          printJson({ data, supervisor, ...(host ?? { unreachable: hostProblem }) });
-        } else print(statusText(data, supervisor, host, hostProblem));
+          printJson({ data, supervisor, ...(host ?? { unreachable: hostProblem }), backup, ...NEVER_BACK_UP });
+        } else {
+          const toKeep = formatPairs(backup.map(({ path, why }) => [path, why] as const));
+          const never = `Never the PSD (${join(data, 'psd')}): ${NEVER_BACK_UP.neverBackUp}`;
+          const text = statusText(data, supervisor, host, hostProblem);
+          print([text, section('Back up', toKeep), never].join('\n\n'));
+        }
         return undefined;
       });
     },
   );
 }
+
+/** What belongs into a backup besides what the host names. */
+function backupOf(paths: InstallationPaths): { readonly path: string; readonly why: string }[] {
+  return [
+    { path: paths.parties.server, why: "the server's registry, log and ledger" },
+    { path: paths.parties.authority, why: "the authority's records, grants and granting key: a secret" },
+    { path: paths.parties['cryptographic-device'], why: "the cryptographic device's keys: secrets" },
+    { path: paths.credentials, why: 'credentials between the parties: secrets' },
+    { path: paths.settings, why: 'the settings' },
+  ];
+}
+
+const NEVER_BACK_UP = {
+  neverBackUp: 'a restored copy of a device is a second device with the same numbers, and its records a fork.',
+};
 
 function statusText(
   data: string,
@@ -116,6 +139,5 @@ function statusText(
     );
     parts.push(section('Deadlines (of the oldest unconfirmed record)', formatPairs(lines)));
   }
-  parts.push(section('Back up', formatPairs(host.backup.map(({ path, why }) => [path, why] as const))));
   return parts.join('\n\n');
 }
