@@ -1,0 +1,66 @@
+import { describe, expect, it } from 'vitest';
+import { parseConfig } from './config.ts';
+
+const GOOD = {
+  data: '/tmp/countermark/server',
+  listen: { host: '127.0.0.1', port: 0 },
+  trustBundle: '/tmp/countermark/trust-bundle.json',
+  cdSocket: '/tmp/countermark/cd.sock',
+  cdSessionSocket: '/tmp/countermark/cds.sock',
+  acceptanceSocket: '/tmp/countermark/acc.sock',
+  authority: { url: 'http://127.0.0.1:8080/', credential: 'ab'.repeat(32) },
+  operatorCredential: 'cd'.repeat(32),
+};
+
+function reasonOf(changes: object): string {
+  const parsed = parseConfig({ ...GOOD, ...changes });
+  return parsed.ok ? 'accepted' : `${parsed.rejection.code}: ${parsed.rejection.detail['reason'] ?? ''}`;
+}
+
+describe("The server's configuration", () => {
+  it('has its own SQLite file where no database is named, and the default policy', () => {
+    const parsed = parseConfig(GOOD);
+    expect(parsed).toMatchObject({
+      ok: true,
+      value: {
+        database: 'sqlite:///tmp/countermark/server/server.sqlite',
+        policy: {
+          currency: { code: 'USD', exponent: 3 },
+          lowestPostageMills: 1n,
+          highestPostageMills: 100_000n,
+          highestFundsMills: 50_000_000n,
+          maxUnconfirmedBatches: 1_000,
+          maxUnconfirmedPostageMills: 1_000_000_000n,
+          warnAfterDays: 28,
+          lockAfterDays: 90,
+          maxPiecesPerBatch: 2_000_000,
+          maxCellsPerBatch: 1_024,
+          memoryPieces: 2_000_000,
+        },
+      },
+    });
+  });
+
+  it('takes another policy, amounts being texts', () => {
+    const policy = { highestFundsMills: '77', lockAfterDays: 3 };
+    expect(parseConfig({ ...GOOD, policy })).toMatchObject({
+      value: { policy: { highestFundsMills: 77n, lockAfterDays: 3, warnAfterDays: 28 } },
+    });
+  });
+
+  it.each([
+    ['an unknown setting', { port: 1 }, /port is unknown/],
+    ['a missing one', { cdSocket: undefined }, /cdSocket is missing/],
+    ['a relative folder', { data: 'data' }, /absolute/],
+    ['no port', { listen: { host: 'x' } }, /listen/],
+    ['an authority without credential', { authority: { url: 'http://x/' } }, /credential/],
+    ['a short operator credential', { operatorCredential: 'cd' }, /operatorCredential/],
+    ['another database', { database: 'mysql://x' }, /database/],
+    ['an unknown policy value', { policy: { highest: '1' } }, /highest is not valid/],
+    ['an amount that is a number', { policy: { highestFundsMills: 1 } }, /highestFundsMills is not valid/],
+    ['days that are a text', { policy: { lockAfterDays: 'x' } }, /policy/],
+  ])('refuses %s', (_name, changes, reason) => {
+    expect(reasonOf(changes)).toMatch(/^config-invalid/);
+    expect(reasonOf(changes)).toMatch(reason);
+  });
+});
