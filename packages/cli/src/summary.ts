@@ -203,7 +203,7 @@ export function pendingLines(pending: readonly PendingReport[]): string {
     .map(({ what, batch, sequence, count, reason, untilMs, message }) =>
       [
         what,
-        ...(sequence === undefined ? [] : [`record ${sequence}`]),
+        ...(sequence === undefined ? [] : [what === 'record' ? String(sequence) : `record ${sequence}`]),
         ...(batch === undefined ? [] : [batch.slice(0, BATCH_CHARACTERS)]),
         ...(count === undefined ? [] : [`(${countText(count)})`]),
         `- ${message ?? reason}`,
