@@ -83,20 +83,24 @@ export type TestInstallation = {
   /** Calls to the server with the operator's credential. */
   readonly operator: ServerAccess;
   readonly processes: Readonly<Record<'cryptographic-device' | 'authority' | 'server', TestProcess>>;
+  readonly paths: InstallationPaths;
   readonly sockets: InstallationPaths['sockets'];
   line(settings: LineSettings, options?: LineOptions): Promise<Line>;
   stop(): Promise<void>;
 };
 
-/** Starts the shared parties in a new temporary folder. `database` puts server and authority on PostgreSQL. */
-export async function startInstallation(database?: string): Promise<TestInstallation> {
+/** Starts the shared parties in a new temporary folder; `limited` as for a line. */
+export async function startInstallation(
+  options: { readonly limited?: readonly PartyName[] } = {},
+): Promise<TestInstallation> {
   const folder = mkdtempSync(join(tmpdir(), 'cm-'));
   const paths = pathsIn(folder);
   const credentials = { operator: randomBytes(32).toString('hex'), delivery: randomBytes(32).toString('hex') };
   const ports = { server: await freePort(), authority: await freePort() };
-  const settings = settingsOf(database === undefined ? {} : { database });
+  const settings = settingsOf({});
   const begin = async (party: PartyName, config: object): Promise<[TestProcess, PartyAddresses]> => {
-    const started = testProcess(paths, partySpec(party, paths, config));
+    const limited = options.limited?.includes(party) === true;
+    const started = testProcess(paths, partySpec(party, paths, config), limited);
     return [started, await started.start()];
   };
 
@@ -120,6 +124,7 @@ export async function startInstallation(database?: string): Promise<TestInstalla
     trustBundle: paths.trustBundle,
     operator,
     processes: { 'cryptographic-device': cryptographicDevice, authority, server },
+    paths,
     sockets: paths.sockets,
     line: async (given, options = {}) => {
       const own = settingsOf(given);

@@ -60,6 +60,32 @@ describe('A full disk', () => {
     await expectAccounted(line, settled.report as JobReport);
     await line.stop();
   });
+
+  it('under the server confirms nothing that it could not keep; with room all is settled', async () => {
+    const full = await startInstallation({ limited: ['server'] });
+    const line = await full.line({ licensee: 'lic_full-server', customers: 'many', pages: false });
+    await line.host.call(HOST.enrol, { customers: ['alder-press', 'birch-mutual', 'cedar-clinic'] });
+    const limit = join(full.paths.run, 'server.limit');
+    await full.processes.server.stop();
+    writeFileSync(limit, '1');
+    await full.processes.server.start();
+
+    const { job, remaining } = await line.host.call(HOST.frank, { file, mailingDate: '2026-11-22' });
+    expect(remaining).toBe(0);
+    const sent = await line.host.call(HOST.send, {});
+    expect(sent).toMatchObject({ confirmed: 0, waiting: [{}, {}, {}, {}] });
+    expect(await line.device()).toMatchObject({ unconfirmedRecords: 4, alarms: 0 });
+
+    await full.processes.server.stop();
+    rmSync(limit);
+    await full.processes.server.start();
+    await line.host.call(HOST.send, {});
+    const settled = await line.host.call(HOST.wait, { job, timeoutMs: 60_000 });
+    expect(settled.outcome).toBe('settled');
+    expectSampleResult(settled.report as JobReport);
+    await expectAccounted(line, settled.report as JobReport);
+    await full.stop();
+  });
 });
 
 /** `away`: nobody listened at the host's socket. */
