@@ -66,6 +66,17 @@ describe('usage', () => {
   });
 });
 
+test('an example of a mailing is to be had before anything runs', async () => {
+  const none = workshop.path('not-there');
+  const { stdout, code } = await workshop.run('batch', 'template', '--data', none);
+  expect(code).toBe(0);
+  const lines = stdout.trimEnd().split('\n');
+  expect(lines[0]).toBe(sample()[0]);
+  expect(sample()).toEqual(expect.arrayContaining(lines));
+  const own = await workshop.run('batch', 'template', '--one', '--data', none);
+  expect(own.stdout.split('\n', 1)[0]).not.toContain('customer');
+});
+
 describe('a bad mailing', () => {
   const data = workshop.path('data');
   const [header = '', ...rows] = sample().slice(0, 41);

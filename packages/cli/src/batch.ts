@@ -1,6 +1,7 @@
 /**
  * `countermark batch`: an example of a mailing, franking one, and what can be done with a batch.
  */
+import { readFileSync } from 'node:fs';
 import type { Command } from 'commander';
 import { InvalidArgumentError } from 'commander';
 import {
@@ -11,7 +12,8 @@ import {
   type ShowAnswer,
 } from '@countermark/protocol/interfaces/host';
 import { EXIT } from '@countermark/protocol/rejection';
-import { carryOut, errorObject, type SharedOptions, tell, userPath, withShared } from './command.ts';
+import { carryOut, errorObject, SAMPLE_MAILING, type SharedOptions, tell, userPath, withShared } from './command.ts';
+import { Refused } from './failure.ts';
 import { type HostClient, withHost } from './host-client.ts';
 import { Progress } from './progress.ts';
 import { amountText, batchTable, countText, customerText, jobSummary, section } from './summary.ts';
@@ -39,10 +41,19 @@ export function declare(program: Command): void {
       .option('--one', 'without the column customer'),
     ['countermark batch template > mailing.csv'],
   ).action(async (options: SharedOptions & { readonly one?: boolean }) => {
-    await onHost(options, async (host) => {
-      const { csv } = await host.call(HOST.template, { customers: options.one !== true });
+    await carryOut(options, async () => {
+      const customers = options.one !== true;
+      const csv = await withHost(userPath(options.data), (host) => host.call(HOST.template, { customers })).then(
+        (answer) => answer.csv,
+        (error: unknown) => {
+          // An example is wanted before anything is started.
+          if (error instanceof Refused && error.rejection.code === 'not-running') return sampleTemplate(customers);
+          throw error;
+        },
+      );
       if (options.json === true) printJson({ csv });
       else process.stdout.write(csv);
+      return undefined;
     });
   });
 
@@ -175,6 +186,29 @@ export function declare(program: Command): void {
       else print(`${countText(made.pieces)} pieces in ${made.file}`);
     });
   });
+}
+
+/** The sample mailing's header and its first row of each product and level. */
+function sampleTemplate(customers: boolean): string {
+  const [header = '', ...rows] = readFileSync(SAMPLE_MAILING, 'utf8').trimEnd().split('\n');
+  const columns = header.split(',');
+  // No column before these has a separator in a value.
+  const kind = (row: string): string => {
+    const cells = row.split(',');
+    return ['product', 'level'].map((name) => cells[columns.indexOf(name)]).join();
+  };
+  const kinds = new Set<string>();
+  const shown = rows.filter((row) => !kinds.has(kind(row)) && kinds.add(kind(row)));
+  const at = columns.indexOf('customer');
+  const lines = [header, ...shown].map((row) =>
+    customers
+      ? row
+      : row
+          .split(',')
+          .filter((_, i) => i !== at)
+          .join(','),
+  );
+  return `${lines.join('\n')}\n`;
 }
 
 async function onHost(options: SharedOptions, work: (host: HostClient) => Promise<void>): Promise<void> {

@@ -5,6 +5,7 @@
  * `message`); the exit code is that of the failure; nothing is thrown at the user.
  */
 import { resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import type { Command } from 'commander';
 import { EXIT } from '@countermark/protocol/rejection';
 import { type Failure, failureOf } from './failure.ts';
@@ -12,6 +13,9 @@ import { note, noteStyle, printJson } from './terminal.ts';
 
 /** Options of every command. */
 export type SharedOptions = { readonly data: string; readonly json?: boolean };
+
+/** The sample mailing of the checkout. */
+export const SAMPLE_MAILING = fileURLToPath(new URL('../../../samples/bureau-mailing.csv', import.meta.url));
 
 /** The folder from which the user called: npm runs scripts in the checkout's root. */
 function userFolder(): string {

@@ -6,14 +6,13 @@
  * a process that dies in between comes back, and the job goes on.
  */
 import { existsSync, mkdirSync, openSync, readdirSync, readSync, closeSync, writeFileSync } from 'node:fs';
-import { fileURLToPath } from 'node:url';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { errorCode, Fault } from '@countermark/node-platform/fault';
 import { type FrankAnswer, HOST, type JobReport, type WaitAnswer } from '@countermark/protocol/interfaces/host';
 import { formatMills } from '@countermark/protocol/money';
 import { CATALOGUE } from '@countermark/protocol/rejection-catalogue';
 import { EXIT } from '@countermark/protocol/rejection';
-import { carryOut, errorObject, type SharedOptions, tell, userPath, withShared } from './command.ts';
+import { carryOut, errorObject, SAMPLE_MAILING, type SharedOptions, tell, userPath, withShared } from './command.ts';
 import {
   changedLasting,
   checkSettings,
@@ -43,7 +42,6 @@ type UpOptions = SharedOptions & {
   readonly refill?: string;
 };
 
-const SAMPLE = fileURLToPath(new URL('../../../samples/bureau-mailing.csv', import.meta.url));
 /** Longest wait for confirmations and grants before the summary of an installation that stays up. */
 const SUMMARY_WAIT_MS = 60_000;
 /** Between two attempts to reach a process that is being started again. */
@@ -119,7 +117,7 @@ class Interruption {
     for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, this.#listener);
   }
 
-  get asked(): boolean {
+  asked(): boolean {
     return this.#abort.signal.aborted;
   }
 
@@ -134,7 +132,7 @@ class Interruption {
 
   /** Resolves when the operator asks to stop. */
   async awaited(): Promise<void> {
-    if (this.asked) return;
+    if (this.asked()) return;
     await new Promise<void>((resolve) => {
       this.signal.addEventListener('abort', () => resolve(), { once: true });
     });
@@ -171,7 +169,7 @@ async function operate(
   interruption: Interruption,
   outcome: Outcome,
 ): Promise<void> {
-  const mailing = options.mailing === false ? undefined : userPath(options.mailing ?? SAMPLE);
+  const mailing = options.mailing === false ? undefined : userPath(options.mailing ?? SAMPLE_MAILING);
   refuseForeignFolder(data);
   let lose: (fault: Fault) => void = () => undefined;
   const lost = new Promise<never>((_, reject) => {
@@ -200,18 +198,22 @@ async function operate(
     note(`Starting on ${data} ...`);
     await installation.start(settings);
     await Promise.race([enrolled(installation, settings, options.refill), lost]);
+    if (interruption.asked()) {
+      outcome.exit = mailing === undefined ? EXIT.done : EXIT.unconfirmed;
+      return;
+    }
     if (mailing === undefined) {
       await stayUp(installation, options, interruption, lost);
       return;
     }
     const run = { installation, options, mailing, interruption };
     await Promise.race([frankAndWait(run, outcome), lost]);
-    if (options.once === true || interruption.asked || outcome.exit === EXIT.input) return;
+    if (options.once === true || interruption.asked() || outcome.exit === EXIT.input) return;
     if (options.json === true) printOutcome(outcome);
     outcome.printed = true;
     await stayUp(installation, options, interruption, lost);
   } finally {
-    if (!interruption.asked || options.once === true) note('Stopping ...');
+    if (!interruption.asked() || options.once === true) note('Stopping ...');
     await installation.stop();
     note('Every process has ended.');
   }
@@ -339,7 +341,11 @@ async function frankAndWait(run: Run, outcome: Outcome): Promise<void> {
     showReport(outcome, options);
     return;
   }
-  if (interruption.asked) return;
+  if (interruption.asked()) {
+    if (answer.report.pending.length > 0 && outcome.exit === EXIT.done) outcome.exit = EXIT.unconfirmed;
+    showReport(outcome, options);
+    return;
+  }
   note('Waiting for confirmations and grants ...');
   const limitMs = options.once === true ? options.timeout * 1_000 : SUMMARY_WAIT_MS;
   const waited = await Promise.race([settled(run, answer, limitMs), interruption.awaited()]);
@@ -425,7 +431,7 @@ async function untilAnswered<T>({ options, interruption }: Run, call: () => Prom
       const again = error instanceof Refused && error.rejection.code === 'job-conflict';
       // A call that was in hand for a while was answered in part: the series of attempts begins anew.
       if (again || performance.now() - calledMs > LONG_CALL_MS) begunMs = performance.now();
-      if (!(passing || again) || interruption.asked || performance.now() - begunMs >= patienceMs) throw error;
+      if (!(passing || again) || interruption.asked() || performance.now() - begunMs >= patienceMs) throw error;
       await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
     }
   }
