@@ -27,9 +27,17 @@ export type Authority = {
   readonly close: () => Promise<void>;
 };
 
-/** Opens everything and listens. Rejections: `config-invalid`, `store-in-use`, `store-damaged`. */
-export async function startAuthority(config: Config, nowMs: () => number, log: Log): Promise<Result<Authority>> {
-  const opened = await openParts(config);
+/**
+ * Opens everything and listens; `onBroken` is told once when the store takes nothing more after a failed write: the process must
+ * end. Rejections: `config-invalid`, `store-in-use`, `store-damaged`.
+ */
+export async function startAuthority(
+  config: Config,
+  nowMs: () => number,
+  log: Log,
+  onBroken?: (fault: unknown) => void,
+): Promise<Result<Authority>> {
+  const opened = await openParts(config, onBroken);
   if (!opened.ok) return opened;
   const { signer, bundle, store } = opened.value;
   const loaded = await loadProgrammes(await programmeFiles(config));
@@ -79,7 +87,7 @@ export type AuthorityParts = {
 };
 
 /** Key, trust bundle and store; the caller closes the store. Rejections: `config-invalid`, `store-in-use`, `store-damaged`. */
-export async function openParts(config: Config): Promise<Result<AuthorityParts>> {
+export async function openParts(config: Config, onBroken?: (fault: unknown) => void): Promise<Result<AuthorityParts>> {
   await mkdir(config.data, { recursive: true, mode: 0o700 });
   const signer = await openSoftwareGrantKey(join(config.data, 'grant-key.pkcs8'));
   if (!signer.ok) return signer;
@@ -91,7 +99,11 @@ export async function openParts(config: Config): Promise<Result<AuthorityParts>>
     return refuse(rejection('config-invalid', { file: config.trustBundle, reason }));
   }
   try {
-    return accept({ signer: signer.value, bundle: bundle.value, store: await openAuthorityStore(config.database) });
+    return accept({
+      signer: signer.value,
+      bundle: bundle.value,
+      store: await openAuthorityStore(config.database, onBroken),
+    });
   } catch (error) {
     // Not worth a restart: the catalogue's exit codes say so to the supervisor.
     const code = errorCode(error);

@@ -4,6 +4,7 @@
 import { systemClock } from '@countermark/node-platform/clock';
 import { type PartyProgram, runParty } from '@countermark/node-platform/party-main';
 import { hex } from '@countermark/protocol/id';
+import { EXIT } from '@countermark/protocol/rejection';
 import { accept } from '@countermark/protocol/result';
 import { checkAuthority } from './check.ts';
 import { type Config, parseConfig } from './config.ts';
@@ -15,7 +16,11 @@ const program: PartyProgram<Config> = {
   serve: async (config, party) => {
     process.stderr.write(`${UNSAFE_AUTHORITY_KEYS}\n`);
     const { startAuthority } = await import('./authority.ts');
-    const authority = await startAuthority(config, () => systemClock.nowMs(), party.log);
+    const nowMs = (): number => systemClock.nowMs();
+    const authority = await startAuthority(config, nowMs, party.log, (fault) => {
+      party.log.error('The store takes nothing more: the process ends and starts anew from it', fault);
+      party.end(EXIT.fault);
+    });
     if (!authority.ok) return authority;
     const { url, grantingKey, close } = authority.value;
     party.onClose(close);

@@ -8,6 +8,7 @@ import {
   type PublishedAddresses,
   runParty,
 } from '@countermark/node-platform/party-main';
+import { EXIT } from '@countermark/protocol/rejection';
 import { accept, type Result } from '@countermark/protocol/result';
 import { type Config, parseConfig } from './config.ts';
 import { Ledger } from './ledger.ts';
@@ -23,6 +24,10 @@ async function serve(config: Config, party: PartyContext): Promise<Result<Publis
     log,
     onClose: (hook) => {
       party.onClose(hook);
+    },
+    onBroken: (fault) => {
+      log.error('The database takes nothing more: the process ends and starts anew from it', fault);
+      party.end(EXIT.fault);
     },
   });
   return service.ok ? accept({ url: service.value.url }) : service;

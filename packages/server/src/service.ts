@@ -39,7 +39,10 @@ export type OpenedStore = {
 };
 
 /** Opens the database and the trust bundle. Rejections: `file-unreadable`, those of the bundle, `store-in-use`. */
-export async function openStore(config: Config): Promise<Result<OpenedStore>> {
+export async function openStore(
+  config: Config,
+  onBroken: (fault: unknown) => void = () => undefined,
+): Promise<Result<OpenedStore>> {
   let text: string;
   try {
     text = readFileSync(config.trustBundle, 'utf8');
@@ -52,6 +55,7 @@ export async function openStore(config: Config): Promise<Result<OpenedStore>> {
     const database = await openDatabase<ServerTables>(config.database, {
       migrations: MIGRATIONS,
       schema: 'countermark_server',
+      onBroken,
     });
     return accept({ database, roleKeys: trustedKeys(bundle.value), trustBundle: text });
   } catch (error) {
@@ -69,6 +73,8 @@ export type ServiceContext = {
   readonly clock: Clock;
   readonly log: Log;
   readonly onClose: (hook: () => Promise<void> | void) => void;
+  /** Told once when the database takes nothing more after a failed write: the process must end. */
+  readonly onBroken?: (fault: unknown) => void;
 };
 
 /** A running server. */
@@ -84,7 +90,7 @@ export type Service = {
 
 /** Starts the server. Rejections: those of {@link openStore}. */
 export async function startService(config: Config, party: ServiceContext): Promise<Result<Service>> {
-  const opened = await openStore(config);
+  const opened = await openStore(config, party.onBroken);
   if (!opened.ok) return opened;
   const { database, roleKeys, trustBundle } = opened.value;
   party.onClose(() => database.close());

@@ -3,7 +3,8 @@
  *
  * Guarantees, the same on both: a transaction is durable when its promise resolves; transactions are serialisable, and one that
  * stood in another's way is run again; integers are `bigint`, exact to 64 bits (so are counts and sums), bytes are
- * `Uint8Array`; texts declared `{text}` are ordered by code point; what breaks is a `DatabaseFault`.
+ * `Uint8Array`; texts declared `{text}` are ordered by code point; what breaks is a `DatabaseFault`. On SQLite nothing is tried again
+ * after a failed write or fsync: what the disk holds then is for the next start to find out.
  * Flags are integers 0 and 1: SQLite has no others. Times are integers in milliseconds. Work inside a transaction awaits nothing but its
  * own statements: on SQLite everybody else waits for it.
  */
@@ -20,6 +21,8 @@ export interface DatabaseOptions {
   readonly connectionsMax?: number;
   /** SQLite: bounds the file, in pages of 4,096 bytes. */
   readonly pagesMax?: number;
+  /** SQLite: told once, of the fault after which nothing more is read or written: the process must end, and start anew. */
+  onBroken?(fault: DatabaseFault): void;
 }
 
 /** How a transaction runs. */
@@ -48,7 +51,7 @@ export async function openDatabase<Tables>(url: string, options: DatabaseOptions
       kind === 'sqlite'
         ? (await import('./sqlite.ts')).openSqlite(decodeURIComponent(new URL(url).pathname), options.pagesMax)
         : await (await import('./postgres.ts')).openPostgres(url, options);
-    database = new SqlDatabase<Tables>(kind, new Kysely<Tables>({ dialect }));
+    database = new SqlDatabase<Tables>(kind, new Kysely<Tables>({ dialect }), options.onBroken?.bind(options));
     await database.transaction(
       (transaction) => migrateWithin(transaction as Transaction<unknown>, kind, options.migrations),
       {
@@ -74,19 +77,23 @@ export function databaseKind(url: string): DatabaseKind {
 export class SqlDatabase<Tables> {
   readonly kind: DatabaseKind;
   readonly #kysely: Kysely<Tables>;
+  readonly #onBroken: ((fault: DatabaseFault) => void) | undefined;
+  #broken: DatabaseFault | undefined;
 
   /** Use `openDatabase`. */
-  constructor(kind: DatabaseKind, kysely: Kysely<Tables>) {
+  constructor(kind: DatabaseKind, kysely: Kysely<Tables>, onBroken?: (fault: DatabaseFault) => void) {
     this.kind = kind;
     this.#kysely = kysely;
+    this.#onBroken = onBroken;
   }
 
   /** Runs reads (or a single statement) outside of a transaction, with failures as faults. */
   async read<T>(work: (tables: Kysely<Tables>) => Promise<T>): Promise<T> {
+    if (this.#broken !== undefined) throw this.#broken;
     try {
       return await work(this.#kysely);
     } catch (error) {
-      throw asDatabaseFault(error);
+      throw this.#fault(error);
     }
   }
 
@@ -101,13 +108,14 @@ export class SqlDatabase<Tables> {
   ): Promise<T> {
     const { isolation = 'serializable', attemptsMax = 20 } = options;
     for (let attempt = 1; ; attempt += 1) {
+      if (this.#broken !== undefined) throw this.#broken;
       try {
         const builder = this.#kysely.transaction();
         return await (this.kind === 'postgres' ? builder.setIsolationLevel(ISOLATION[isolation]) : builder).execute(
           work,
         );
       } catch (error) {
-        if (!isSerializationFailure(error)) throw asDatabaseFault(error);
+        if (!isSerializationFailure(error)) throw this.#fault(error);
         if (attempt >= attemptsMax) {
           throw new DatabaseFault(
             'database-conflict',
@@ -119,6 +127,18 @@ export class SqlDatabase<Tables> {
         await jitter(attempt);
       }
     }
+  }
+
+  /** The fault that an error means; one after which the disk is no longer certain breaks the store. */
+  #fault(error: unknown): unknown {
+    const fault = asDatabaseFault(error);
+    const lossy =
+      fault instanceof DatabaseFault && (fault.code === 'database-write-failed' || fault.code === 'database-damaged');
+    if (this.kind === 'sqlite' && lossy && this.#broken === undefined) {
+      this.#broken = fault;
+      this.#onBroken?.(fault);
+    }
+    return fault;
   }
 
   /** Locks the rows that a query in a transaction selects until its end. On SQLite the whole database is locked already. */

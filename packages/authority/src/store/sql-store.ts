@@ -41,9 +41,12 @@ const VALUES = 500;
 /** Quarantined records that are kept of one device: evidence, not a way to fill the disk. */
 const QUARANTINED_PER_DEVICE = 16n;
 
-/** Opens the store and migrates it. Faults: those of `openDatabase`. */
-export async function openAuthorityStore(url: string): Promise<AuthorityStore> {
-  return new SqlStore(await openDatabase<Tables>(url, { migrations: MIGRATIONS, schema: SCHEMA }));
+/** Opens the store and migrates it; `onBroken` is told once when it takes nothing more. Faults: those of `openDatabase`. */
+export async function openAuthorityStore(
+  url: string,
+  onBroken: (fault: unknown) => void = () => undefined,
+): Promise<AuthorityStore> {
+  return new SqlStore(await openDatabase<Tables>(url, { migrations: MIGRATIONS, schema: SCHEMA, onBroken }));
 }
 
 class SqlStore implements AuthorityStore {
