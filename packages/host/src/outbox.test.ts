@@ -9,7 +9,7 @@ import { ManualClock } from '@countermark/node-platform/manual-clock';
 import { generateSigningKey, publicKeyBytes, signP1363 } from '@countermark/node-platform/signing';
 import { sha256 } from '@countermark/node-platform/verification';
 import { seal, toBeAuthenticated } from '@countermark/protocol/cose';
-import { type Digest, sameBytes } from '@countermark/protocol/digest';
+import { type Digest, NO_DIGEST, sameBytes } from '@countermark/protocol/digest';
 import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
 import type { Answer } from '@countermark/protocol/interfaces/answer';
 import type { Operation } from '@countermark/protocol/interfaces/operation';
@@ -72,6 +72,7 @@ function attestationOf(sequence: number): Uint8Array {
 class KeepingPsd implements PsdClient {
   readonly kept = new Map<number, Uint8Array>();
   readonly read: number[] = [];
+  readonly deleted: Uint8Array[] = [];
 
   call<Request, Answer>(of: Operation<Request, Answer>, request: Request): Promise<Result<Answer>> {
     return Promise.resolve(this.#answer(of.name, request) as Result<Answer>);
@@ -86,7 +87,15 @@ class KeepingPsd implements PsdClient {
       const { sequence } = request as { sequence: number };
       this.read.push(sequence);
       const record = this.kept.get(sequence);
-      return record === undefined ? refuse(rejection('unknown-record', { sequence })) : accept({ record });
+      return record === undefined ? refuse(rejection('already-confirmed', { sequence })) : accept({ record });
+    }
+    if (name === PSD.records.name) {
+      const records = [...this.kept].map(([sequence, record]) => ({
+        sequence,
+        digest: digestOf(sequence),
+        bytes: record.length,
+      }));
+      return accept({ records });
     }
     if (name === PSD.confirm.name) {
       const { confirmation } = request as { confirmation: Uint8Array };
@@ -96,6 +105,8 @@ class KeepingPsd implements PsdClient {
         this.kept.delete(sequence);
         return accept({ sequence, digest });
       }
+      // One that it deleted before is without effect; one that it never had is an alarm.
+      if (this.deleted.some((one) => sameBytes(one, confirmation))) return accept({ sequence: 1, digest: NO_DIGEST });
       return refuse(rejection('confirmation-mismatch', { sequence: 0 }));
     }
     throw new Error(`The device has no ${name}.`);
@@ -231,6 +242,29 @@ describe('records are sent', () => {
     expect(asked).toEqual([{ sequence: 1 }, { sequence: 2 }]);
     expect(submitted).toEqual([]);
   });
+});
+
+describe('a record that the device deleted while the host was killed', () => {
+  test.each([false, true])(
+    'is confirmed again by the server, without a session too (session: %s)',
+    async (inSession) => {
+      sealed(1, 2);
+      psd.kept.delete(1);
+      const stored = confirmationOf(1);
+      psd.deleted.push(stored);
+      answer = (sequence) => ({
+        outcome: 'already-accepted',
+        confirmation: sequence === 1 ? stored : confirmationOf(sequence),
+      });
+      const session = {
+        send: (items: readonly { sequence: number }[]) =>
+          Promise.resolve(accept(items.map(({ sequence }) => ({ sequence, confirmation: confirmationOf(sequence) })))),
+      } as unknown as SessionRelay;
+      expect(await makeOutbox(inSession ? { session } : {}).send()).toMatchObject({ confirmed: 2, trouble: null });
+      expect(states()).toEqual(['confirmed', 'confirmed']);
+      expect(submitted.flat()).toEqual(inSession ? [1] : [1, 2]);
+    },
+  );
 });
 
 describe('a hold', () => {

@@ -63,6 +63,9 @@ const FINAL = new Set([
   'cbor-not-deterministic',
 ]);
 
+/** What a device says of a record that it has deleted: the host was killed before it stored the confirmation. */
+const DELETED = new Set(['unknown-record', 'already-confirmed']);
+
 export class Outbox {
   readonly #options: OutboxOptions;
   readonly #backoff: Backoff;
@@ -165,13 +168,15 @@ export class Outbox {
   }
 
   async #attempt(): Promise<SendOutcome> {
-    const { journal, log, onConfirmed, session, clock } = this.#options;
-    const records = this.#batch();
+    const { journal, log, onConfirmed, clock } = this.#options;
+    let records = this.#batch();
     const sequences = records.map(({ sequence }) => sequence);
     const confirmed: ConfirmedRecord[] = [];
     let again = 0;
     let trouble: string | null = null;
     try {
+      const { session, chosen } = await this.#route(records);
+      records = chosen;
       const outcomes = await this.#deliver(session, records);
       this.#resendFrom = null;
       if (!outcomes.ok) trouble = outcomes.rejection.code;
@@ -212,6 +217,17 @@ export class Outbox {
     });
   }
 
+  /** Which of them go now, and whether in a session: what the device has deleted already it cannot send again. */
+  async #route(records: RecordRow[]): Promise<{ session: SessionRelay | null; chosen: RecordRow[] }> {
+    const { psd, session } = this.#options;
+    if (session === null) return { session, chosen: records };
+    const kept = await psd.call(PSD.records, {});
+    if (!kept.ok) return { session, chosen: records };
+    const sequences = new Set(kept.value.records.map(({ sequence }) => sequence));
+    const deleted = records.filter(({ sequence, state }) => state === 'waiting' && !sequences.has(sequence));
+    return deleted.length === 0 ? { session, chosen: records } : { session: null, chosen: deleted };
+  }
+
   #deliver(session: SessionRelay | null, records: readonly RecordRow[]): Promise<Result<readonly Outcome[]>> {
     const lost = records.some(({ state }) => state === 'confirmed');
     const archived = records.flatMap(({ bytes, attestation, confirmation }) =>
@@ -233,7 +249,7 @@ export class Outbox {
         continue;
       }
       const own = await psd.call(PSD.record, { sequence: record.sequence });
-      if (!own.ok && own.rejection.code !== 'unknown-record') return own;
+      if (!own.ok && !DELETED.has(own.rejection.code)) return own;
       bytes.push(own.ok ? own.value.record : record.bytes);
     }
     return server.submit(bytes);
