@@ -82,6 +82,27 @@ describe('A journal that is altered by a byte', () => {
   });
 });
 
+describe('Host memory in which a held record is altered by a byte', () => {
+  it.each(['session', 'sessionless'] as const)(
+    '(%s) is noticed, and the device’s own record is sent',
+    async (transport) => {
+      const held = { forwarding: 'hold', holdFor: 86_400_000, transport } as const;
+      const line = await installation.line({ ...settings(), ...held }, { clock: true });
+      const { job } = await line.host.call(HOST.frank, { file: files.birch, mailingDate: MAILING_DATE });
+      await withJournal(line, (journal) => {
+        const { bytes } = journal.prepare('SELECT bytes FROM record WHERE sequence = 1').get() as { bytes: Buffer };
+        bytes[bytes.length >> 1] = (bytes[bytes.length >> 1] ?? 0) ^ 1;
+        journal.prepare('UPDATE record SET bytes = ? WHERE sequence = 1').run(bytes);
+      });
+      line.moveClock(2 * 86_400_000);
+      const settled = await line.host.call(HOST.wait, { job, timeoutMs: 60_000 });
+      expect(settled).toMatchObject({ outcome: 'settled', pending: [] });
+      await expectAccounted(line, settled.report as JobReport);
+      await line.stop();
+    },
+  );
+});
+
 describe('A journal that is shorter than what the device franked', () => {
   it('is told with the first piece that it lacks; the batch is closed incomplete', async () => {
     // Funds that end in the middle of the batch: the journal is copied there.
