@@ -28,6 +28,8 @@ import type { AppendOutcome, LogItem, StatisticsLog, StoredConfirmation } from '
 
 /** Records in one unit of work of the log. */
 const UNIT = 1_024;
+/** Without a submission for so long, acceptance is idle. */
+const QUIET_MS = 20;
 
 type Attested = { readonly record: Uint8Array; readonly attestation: Uint8Array };
 type Archived = Attested & { readonly confirmation: Uint8Array };
@@ -48,6 +50,7 @@ export class Acceptance {
   readonly #appends: GroupedWork<LogItem, AppendOutcome>;
   readonly #confirmations: GroupedWork<StoredConfirmation, Uint8Array>;
   #inHand = 0;
+  #taken = 0;
   #idle: (() => void)[] = [];
 
   constructor(parts: AcceptanceParts) {
@@ -57,12 +60,18 @@ export class Acceptance {
     this.#confirmations = new GroupedWork((items) => log.confirm(items), UNIT);
   }
 
-  /** Resolves when nothing is being accepted: followers go then. */
+  /** Resolves when nothing has been accepted for a moment: followers go then. Submissions under load leave gaps. */
   async idle(): Promise<void> {
-    if (this.#inHand === 0) return;
-    await new Promise<void>((resolve) => {
-      this.#idle.push(resolve);
-    });
+    for (;;) {
+      if (this.#inHand > 0) {
+        await new Promise<void>((resolve) => {
+          this.#idle.push(resolve);
+        });
+      }
+      const taken = this.#taken;
+      await this.#parts.clock.sleep(QUIET_MS);
+      if (this.#inHand === 0 && this.#taken === taken) return;
+    }
   }
 
   /** Takes records as they came from a host: one answer each. */
@@ -227,6 +236,7 @@ export class Acceptance {
 
   async #busy<T>(work: () => Promise<T>): Promise<T> {
     this.#inHand += 1;
+    this.#taken += 1;
     try {
       return await work();
     } finally {

@@ -73,7 +73,7 @@ describe('A follower', () => {
     const follower = follow(options(clock, step, { giveWay: () => new Promise(() => undefined) }));
     await turns();
     expect(steps).toBe(0);
-    clock.advance(1_000);
+    clock.advance(250);
     await turns();
     expect(steps).toBe(1);
     await follower.stop();

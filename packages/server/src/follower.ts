@@ -13,7 +13,7 @@ import type { LedgerTransaction } from './ledger.ts';
 import type { ServerTables } from './tables.ts';
 
 /** How long a follower lets acceptance go first. */
-const YIELD_MS = 1_000;
+const YIELD_MS = 250;
 const FIRST_RETRY_MS = 250;
 const MOST_RETRY_MS = 30_000;
 
