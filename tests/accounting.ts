@@ -30,7 +30,7 @@ type MergedPiece = {
 type SealedRecord = { readonly statistics: BatchStatistics; readonly digest: string };
 
 /** What is known of a job after all is over. */
-type Evidence = {
+export type Evidence = {
   readonly report: JobReport;
   /** All lines of all merge files of the job. */
   readonly pieces: readonly MergedPiece[];
@@ -152,7 +152,7 @@ export function chainGaps(records: readonly SealedRecord[]): string[] {
 }
 
 /** The pieces of all merge files of a job. */
-export function mergedPieces(report: JobReport): MergedPiece[] {
+function mergedPieces(report: JobReport): MergedPiece[] {
   const folder = dirname(report.files.merge ?? '');
   return readdirSync(folder)
     .filter((name) => /^merge.*\.csv$/.test(name))
