@@ -55,8 +55,8 @@ import { mills } from '@countermark/protocol/money';
 
 export const NOW_MS = Date.UTC(2026, 10, 22, 9, 0, 0);
 export const LICENSEE = 'lic_vector-bureau' as LicenseeId;
-export const CUSTOMER = 'alder-press' as CustomerId;
-export const CURRENCY = { code: 'USD', exponent: 3 } as const;
+const CUSTOMER = 'alder-press' as CustomerId;
+const CURRENCY = { code: 'USD', exponent: 3 } as const;
 /** One device signs, the other codes. */
 export const SIGNING_DEVICE = 'psd_0011223344556677' as DeviceId;
 export const CODING_DEVICE = 'psd_8899aabbccddeeff' as DeviceId;

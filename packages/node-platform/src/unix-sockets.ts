@@ -11,7 +11,7 @@ import { dirname } from 'node:path';
 import { errorCode, errorText, Fault } from './fault.ts';
 
 /** The longest path of a local socket, in bytes of UTF-8 (sun_path holds 104 bytes on macOS, 108 on Linux). */
-export const SOCKET_PATH_BYTES_MAX = 100;
+const SOCKET_PATH_BYTES_MAX = 100;
 
 /**
  * Makes the server listen on the path, with its directory created where it is missing.

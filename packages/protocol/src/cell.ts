@@ -6,7 +6,7 @@
  */
 import { encode } from './cbor.ts';
 import { CODE } from './id.ts';
-import { type Of, millsSchema, pattern, type Schema, tuple, uint } from './schema.ts';
+import { type Of, millsSchema, pattern, tuple, uint } from './schema.ts';
 
 const code = pattern(CODE);
 
@@ -27,7 +27,7 @@ export type CellKey = Of<typeof cellKeySchema>;
 
 /** A cell with its counts. Spoiled pieces are not in it. */
 export const cellSchema = tuple('cell', {
-  key: cellKeySchema as Schema<CellKey>,
+  key: cellKeySchema,
   pieces: uint(0xffff_ffff),
   postageMills: millsSchema,
 });

@@ -409,13 +409,6 @@ export const CATALOGUE = {
     cure: 'Ask the server for the time again.',
     exit: 3,
   },
-  'funds-request-pending': {
-    verified: 'request',
-    happened: 'The funds request {number} is still without its grant.',
-    state: UNCHANGED,
-    cure: 'The same request is sent again; it is granted once.',
-    exit: 4,
-  },
   'wrong-funds-grant': {
     verified: 'authenticator',
     happened: 'The funds grant answers request {number}; {expected} is pending.',

@@ -20,7 +20,8 @@ describe('Trust bundle', () => {
     expect(keys({ holder: 'psd_0011223344556677', epoch: 1 })).toBeNull();
   });
 
-  const text = (changes: object): string => JSON.stringify({ ...(JSON.parse(formatTrustBundle(bundle)) as object), ...changes });
+  const text = (changes: object): string =>
+    JSON.stringify({ ...(JSON.parse(formatTrustBundle(bundle)) as object), ...changes });
   const key = { role: 'funds', epoch: 1, publicKey: '04'.repeat(65) };
   it.each([
     ['no JSON', '{'],

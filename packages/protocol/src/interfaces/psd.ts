@@ -122,7 +122,7 @@ export const frankedChunkSchema = struct('franked-chunk', {
 });
 export type FrankedChunk = Of<typeof frankedChunkSchema>;
 
-export const recordStateSchema = struct('record-state', {
+const recordStateSchema = struct('record-state', {
   sequence: field(1, sequence),
   digest: field(2, digest),
   batch: optional(3, batchId),

@@ -32,14 +32,13 @@ export const memorySchema = oneOf('psd', 'host');
 export type Memory = Of<typeof memorySchema>;
 
 /** Host-entered when the batch is closed. `spoiled`: numbers that the operator declared spoiled, ascending. */
-export const closingDeclaration = struct('closing-declaration', {
+const closingDeclaration = struct('closing-declaration', {
   spoiled: field(1, list(pieceNumber, MAX_SPOILED)),
   reprints: field(2, uint(0xffff_ffff)),
 });
-export type ClosingDeclaration = Of<typeof closingDeclaration>;
 
 /** Device-observed. An incomplete record has no cells and nothing spoiled; its totals are those of the registers. */
-export const batchObservation = struct('batch-observation', {
+const batchObservation = struct('batch-observation', {
   firstPieceNumber: field(1, pieceNumber),
   pieces: field(2, uint(0xffff_ffff)),
   /** RFC 6962 root over the salted piece records. */
@@ -64,7 +63,6 @@ export const batchObservation = struct('batch-observation', {
   openedAfterMs: optional(18, timeMs),
   closedAfterMs: optional(19, timeMs),
 });
-export type BatchObservation = Of<typeof batchObservation>;
 
 export const batchStatisticsSchema = struct('batch-statistics', {
   device: field(1, deviceId),

@@ -50,7 +50,7 @@ const grantFields = {
 } as const;
 
 export const discountGrantSchema = struct('discount-grant', grantFields);
-export const creditGrantSchema = struct('credit-grant', grantFields);
+const creditGrantSchema = struct('credit-grant', grantFields);
 export type Grant = Of<typeof discountGrantSchema>;
 
 export const DISCOUNT_GRANT: MessageType<Grant> = {

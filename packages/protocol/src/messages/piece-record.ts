@@ -11,9 +11,9 @@ import { cellKeySchema } from '../cell.ts';
 import { sameBytes } from '../digest.ts';
 import { batchId, deviceId, pieceNumber } from '../fields.ts';
 import type { BatchId, DeviceId } from '../id.ts';
-import { bytes, millsSchema, type Of, tuple, uint } from '../schema.ts';
+import { bytes, millsSchema, tuple, uint } from '../schema.ts';
 
-export const PIECE_RECORD_VERSION = 1;
+const PIECE_RECORD_VERSION = 1;
 /** Host-entered: first 16 bytes of the SHA-256 of the piece's key, so that a piece can be tied to its row. */
 export const REFERENCE_BYTES = 16;
 
@@ -28,7 +28,6 @@ export const pieceRecord = tuple('piece-record', {
   cell: cellKeySchema,
   reference: bytes(REFERENCE_BYTES),
 });
-export type PieceRecord = Of<typeof pieceRecord>;
 
 /** What is the same in every piece record of a batch. */
 export function pieceRecordHead(device: DeviceId, batch: BatchId): Uint8Array {
