@@ -280,6 +280,10 @@ describe.each(['SQLite', 'PostgreSQL'])('Settlement on %s', (kind) => {
     const [one, other] = [device.record(), copied.record({ pieces: 2 })];
     const answers = await submit(parties, credential, [one, other]);
     expect(answers.map((answer) => answer.rejection?.code ?? answer.outcome)).toEqual(['accepted', 'fork']);
+    await eventually(
+      () => settlement(credential, device),
+      (seen) => seen['delivered'] === 1,
+    );
     expect(await settlement(credential, device)).toMatchObject({ suspended: true });
     const suspension = await ask(parties, credential, `/v1/devices/${device.device}/suspension`);
     expect(suspension.status).toBe(200);
