@@ -31,8 +31,9 @@ function script(name: string, text: string): PartySpec {
 }
 
 const READY = 'console.log(JSON.stringify({ ready: true, port: 4711, pid: process.pid }));';
-const OBEDIENT = `${READY} process.on('SIGINT', () => {}); process.stdin.resume();
-  process.stdin.on('end', () => { console.error('ended by stdin'); process.exit(0); });`;
+// Ready comes last: a SIGINT may follow it at once.
+const OBEDIENT = `process.on('SIGINT', () => {}); process.stdin.resume();
+  process.stdin.on('end', () => { console.error('ended by stdin'); process.exit(0); }); ${READY}`;
 
 describe('supervision', () => {
   it('starts a party, publishes its addresses, logs its stderr, and ends it by its stdin', async () => {
