@@ -1,4 +1,4 @@
-import { mkdtempSync, rmSync, statSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { equalMacs, hmacSha256, importPublicKey, agreedKey } from '@countermark/node-platform/signing';
@@ -160,6 +160,30 @@ describe('a restart', () => {
     expect(code(openDevice(optionsOf({ trustBundle: new TestAuthority().trustBundle })))).toBe('config-invalid');
     expect(statSync(optionsOf().path).mode & 0o777).toBe(0o600);
     started();
+  });
+});
+
+describe('a damaged store', () => {
+  it('is refused with its reason, whichever page is damaged, and not written to', async () => {
+    const device = ready();
+    open.splice(0);
+    await device.close();
+    const { path } = optionsOf();
+    const whole = readFileSync(path);
+    const pages = whole.length / 4_096;
+    const outcomes = new Set<string | undefined>();
+    for (let page = 1; page < pages; page++) {
+      const damaged = Buffer.from(whole);
+      damaged.fill(0xa5, page * 4_096, (page + 1) * 4_096);
+      writeFileSync(path, damaged);
+      const opened = openDevice(optionsOf());
+      outcomes.add(code(opened));
+      // A page of an index that is not read at the start is found by `check`.
+      if (opened.ok) await opened.value.close();
+      else expect(readFileSync(path).equals(damaged)).toBe(true);
+    }
+    expect(outcomes.has('store-damaged')).toBe(true);
+    expect([...outcomes].filter((outcome) => outcome !== 'ok' && outcome !== 'store-damaged')).toEqual([]);
   });
 });
 

@@ -9,7 +9,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { setImmediate as turn } from 'node:timers/promises';
-import { errorText, Fault } from '@countermark/node-platform/fault';
+import { errorCode, errorText, Fault } from '@countermark/node-platform/fault';
 import { hmacSha256Under, publicKeyBytes } from '@countermark/node-platform/signing';
 import { sha256 } from '@countermark/node-platform/verification';
 import type { Authentication } from '@countermark/protocol/cose';
@@ -73,9 +73,19 @@ export type Sealed = { readonly sequence: number; readonly digest: HeldRecord['d
 export function openDevice(options: DeviceOptions): Result<Device> {
   const store = openStore(options);
   if (!store.ok) return store;
-  const device = deviceIn(store.value, options);
+  const device = wholeDeviceIn(store.value, options);
   if (!device.ok) store.value.close();
   return device;
+}
+
+/** As {@link deviceIn}; damage that shows only when a page is read is the same rejection as damage seen at opening. */
+function wholeDeviceIn(store: PsdStore, options: DeviceOptions): Result<Device> {
+  try {
+    return deviceIn(store, options);
+  } catch (error) {
+    if (errorCode(error) !== 'store-broken') throw error;
+    return refuse(rejection('store-damaged', { store: options.path, reason: errorText(error) }));
+  }
 }
 
 function deviceIn(store: PsdStore, options: DeviceOptions): Result<Device> {
