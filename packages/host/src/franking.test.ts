@@ -333,7 +333,7 @@ async function take(content: string, options: { job?: string; acceptGood?: boole
   const digest = hash('sha256', content, 'buffer');
   const { job = 'job-1', acceptGood = false } = options;
   const taken = await takeMailing(
-    { journal, clock: systemClock, customers: 'many' },
+    { journal, clock: systemClock, customers: 'many', output: folder },
     { file, job, acceptGood, mailingDate: '2026-11-30' },
     digest,
     TARIFF.tariff,

@@ -4,10 +4,12 @@
  * Guarantees: the whole file is checked before anything of it can be franked; every bad row is in `FILE.errors.csv`, guarded
  * against being run as a formula; a file that changed while it was read is refused; a refused staging leaves nothing.
  */
-import { createWriteStream, rmSync } from 'node:fs';
+import { createWriteStream, mkdirSync, rmSync } from 'node:fs';
+import { basename, join } from 'node:path';
 import { finished } from 'node:stream/promises';
 import { setImmediate } from 'node:timers/promises';
 import type { Clock } from '@countermark/node-platform/clock';
+import { errorCode } from '@countermark/node-platform/fault';
 import { sameBytes } from '@countermark/protocol/digest';
 import type { MailingOptions } from '@countermark/protocol/interfaces/host';
 import { MAX_CELLS } from '@countermark/protocol/messages/batch-statistics';
@@ -24,6 +26,8 @@ export type DeskOptions = {
   readonly journal: Journal;
   readonly clock: Clock;
   readonly customers: 'one' | 'many';
+  /** Takes the list of errors where the file's own folder cannot be written. */
+  readonly output: string;
 };
 
 export type Taken = {
@@ -43,7 +47,7 @@ const WARNINGS_MAX = 20;
  * @param progress told how many rows were read
  */
 export async function takeMailing(
-  { journal, clock, customers }: DeskOptions,
+  { journal, clock, customers, output }: DeskOptions,
   mailing: MailingOptions & { readonly job: string },
   digest: Uint8Array,
   tariff: Tariff,
@@ -58,7 +62,19 @@ export async function takeMailing(
   }
   const run = journal.beginRun(mailing.job, mailing.file, digest);
   try {
-    const taken = await stage(journal, customers, mailing, run, digest, tariff, mailingDate, policy, memory, progress);
+    const taken = await stage(
+      journal,
+      customers,
+      output,
+      mailing,
+      run,
+      digest,
+      tariff,
+      mailingDate,
+      policy,
+      memory,
+      progress,
+    );
     if (!taken.ok) journal.dropRun(run);
     return taken;
   } catch (error) {
@@ -70,6 +86,7 @@ export async function takeMailing(
 async function stage(
   journal: Journal,
   customers: 'one' | 'many',
+  output: string,
   mailing: MailingOptions & { readonly job: string },
   run: number,
   digest: Uint8Array,
@@ -113,10 +130,10 @@ async function stage(
     if (pauses % 32 === 0) await setImmediate();
   });
   const { rows } = read.value;
-  const errorsFile = `${file}.errors.csv`;
+  let errorsFile = `${file}.errors.csv`;
   if (staged.badRows > 0) {
     const [first] = journal.badRows(run);
-    await writeErrors(errorsFile, journal, run);
+    errorsFile = await writeErrors(errorsFile, output, journal, run);
     if (mailing.acceptGood !== true) {
       return refuse(
         rejection('file-rows', {
@@ -130,7 +147,7 @@ async function stage(
         }),
       );
     }
-  } else rmSync(errorsFile, { force: true });
+  } else removeStale(errorsFile);
   const all = staged.warnings.map(describeShortfall);
   const more = all.length - WARNINGS_MAX;
   const warnings = more > 0 ? [...all.slice(0, WARNINGS_MAX), `And ${String(more)} more of the same kind.`] : all;
@@ -139,7 +156,33 @@ async function stage(
 }
 
 /** Each bad row: its number below the header, the field, the value as it stands, and what to write. */
-async function writeErrors(path: string, journal: Journal, run: number): Promise<void> {
+async function writeErrors(beside: string, output: string, journal: Journal, run: number): Promise<string> {
+  try {
+    await writeErrorsTo(beside, journal, run);
+    return beside;
+  } catch (error) {
+    if (!isUnwritable(error)) throw error;
+    mkdirSync(output, { recursive: true });
+    const elsewhere = join(output, basename(beside));
+    await writeErrorsTo(elsewhere, journal, run);
+    return elsewhere;
+  }
+}
+
+/** The list of a file that was wrong before and is right now. */
+function removeStale(path: string): void {
+  try {
+    rmSync(path, { force: true });
+  } catch (error) {
+    if (!isUnwritable(error)) throw error;
+  }
+}
+
+function isUnwritable(error: unknown): boolean {
+  return ['EACCES', 'EPERM', 'EROFS'].includes(errorCode(error) ?? '');
+}
+
+async function writeErrorsTo(path: string, journal: Journal, run: number): Promise<void> {
   const out = createWriteStream(path);
   const failed = finished(out);
   failed.catch(() => undefined);

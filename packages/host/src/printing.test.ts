@@ -50,7 +50,7 @@ async function staged(pieces: number): Promise<RunRow> {
   const rows = Array.from({ length: pieces }, (_, i) => `r${i + 1},usps-fcm-letter,aadc,0.9,Name ${i + 1},02108`);
   writeFileSync(file, `piece_ref,product,level,weight_oz,name,zip\n${rows.join('\n')}\n`);
   const taken = await takeMailing(
-    { journal, clock: systemClock, customers: 'one' },
+    { journal, clock: systemClock, customers: 'one', output: folder },
     { file, job: 'job-1', mailingDate: '2026-11-30' },
     hash('sha256', readFileSync(file), 'buffer'),
     TARIFF.tariff,

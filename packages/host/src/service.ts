@@ -341,7 +341,7 @@ export class HostService {
     progress: (rows: number) => void,
   ): Promise<Result<Taken>> {
     const { journal, clock, config } = this.#parts;
-    const options = { journal, clock, customers: config.customers };
+    const options = { journal, clock, customers: config.customers, output: config.output };
     const { tariff } = this.#tariffOf(mailing);
     return takeMailing(options, mailing, digest, tariff, this.#link.policy(), device?.memory ?? null, progress);
   }
