@@ -2,7 +2,8 @@
  * The main job as a user starts it: `npm start -- --once --json --data DIR` on the sample mailing, again, and with a second
  * mailing; the figures are those that were reckoned independently (samples/expected.py).
  */
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { isAbsolute, join } from 'node:path';
 import type { JobReport } from '@countermark/protocol/interfaces/host';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -112,6 +113,47 @@ describe('the sample mailing', () => {
     expect(types('credit-grant')).toBe(report.credits.length);
   });
 });
+
+const tools = ['python3', 'openssl'].filter(
+  (tool) => spawnSync(tool, [tool === 'openssl' ? 'version' : '--version']).status !== 0,
+);
+
+describe.skipIf(tools.length > 0)(
+  `a stranger's verifier${tools.length > 0 ? ` (missing: ${tools.join(', ')})` : ''}`,
+  () => {
+    const verifier = join(import.meta.dirname, '..', 'vectors', 'stranger.py');
+    const judge = (files: readonly string[]): { file: string; verified: boolean }[] =>
+      spawnSync('python3', [verifier, data, ...files], { encoding: 'utf8' })
+        .stdout.trim()
+        .split('\n')
+        .map((line) => JSON.parse(line) as { file: string; verified: boolean });
+    const cose = (): string[] =>
+      readdirSync(report.files.records)
+        .filter((name) => name.endsWith('.cose'))
+        .map((name) => join(report.files.records, name));
+
+    test('finds every record, confirmation, attestation, grant and certificate authentic', () => {
+      const files = cose();
+      expect(judge(files)).toEqual(files.map((file) => expect.objectContaining({ file, verified: true }) as unknown));
+    });
+
+    test('refuses each of them with one bit altered', () => {
+      const certificate = join(report.files.records, 'device-certificate.cose');
+      for (const [i, file] of cose().entries()) {
+        const bytes = readFileSync(file);
+        const at = bytes.length - 1 - ((i * 37) % Math.min(bytes.length, 300));
+        bytes[at] = (bytes[at] ?? 0) ^ (1 << (i % 8));
+        const altered = workshop.path(`altered-${i}.cose`);
+        writeFileSync(altered, bytes);
+        const judged = judge(file === certificate ? [altered] : [certificate, altered]);
+        expect(
+          judged.find((judgement) => judgement.file === altered),
+          file,
+        ).toMatchObject({ verified: false });
+      }
+    });
+  },
+);
 
 test('a rerun franks nothing and says the same', async () => {
   const again = await workshop.run('up', '--once', '--json', '--data', data);
