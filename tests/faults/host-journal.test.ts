@@ -6,6 +6,7 @@
 import { cpSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Refused } from '@countermark/cli/failure';
+import { askServer } from '@countermark/cli/registration';
 import type { Rejection } from '@countermark/protocol/rejection';
 import { type BatchReport, HOST, type JobReport } from '@countermark/protocol/interfaces/host';
 import Database from 'better-sqlite3';
@@ -137,6 +138,30 @@ describe('A journal that is gone', () => {
     const refused = await refusalOf(line.host.call(HOST.close, {}));
     expect(refused).toMatchObject({ code: 'journal-damaged', detail: { pieceNumber: 1 } });
     await expectIncompleteAndOn(line);
+  });
+
+  it('with records that were not sent yet, loses none of them: the device has kept them', async () => {
+    const line = await installation.line(settings());
+    await line.host.call(HOST.frank, { file: files.alder, job: 'alder', mailingDate: MAILING_DATE });
+    await line.host.call(HOST.wait, { job: 'alder', timeoutMs: 60_000 });
+    await line.host.call(HOST.enrol, { customers: ['birch-mutual'] });
+    await installation.processes.server.stop();
+    await line.host.call(HOST.frank, { file: files.birch, job: 'birch', mailingDate: MAILING_DATE });
+    const { registers } = await line.device();
+    await line.processes.host.stop();
+    rmSync(line.paths.parties.host, { recursive: true });
+    await installation.processes.server.start();
+    await line.processes.host.start();
+
+    const settled = await line.host.call(HOST.wait, { timeoutMs: 60_000 });
+    expect(settled).toMatchObject({ outcome: 'settled', pending: [] });
+    const device = await line.device();
+    expect(device).toMatchObject({ unconfirmedRecords: 0, alarms: 0, sequence: 3, registers });
+    const access = await askServer(line.server, 'GET', `/v1/devices/${device.device}/settlement`);
+    expect(access).toMatchObject({ logged: 3, delivered: 3, evaluated: 3, suspended: false });
+    const { grants } = await line.host.call(HOST.grants, {});
+    expect(grants.map(({ customer }) => customer)).toContain('birch-mutual');
+    await line.stop();
   });
 });
 

@@ -51,7 +51,7 @@ import { DeviceLink } from './device-link.ts';
 import { expectedDiscounts, programmesOf } from './expected-discount.ts';
 import { Franking, type RunOutcome } from './franking.ts';
 import { Funds } from './funds.ts';
-import type { BatchRow, JobRow, Journal, RunRow } from './journal.ts';
+import type { BatchRow, JobRow, Journal, RecordRow, RunRow } from './journal.ts';
 import { fileDigest } from './mailing.ts';
 import { type Taken, takeMailing } from './mailing-desk.ts';
 import { Outbox } from './outbox.ts';
@@ -113,6 +113,8 @@ export class HostService {
   /** Jobs of which something was franked before this process was asked for them. */
   readonly #resumed = new Map<string, boolean>();
   #active: Active | null = null;
+  /** Records that the device has and the journal may lack are being looked for. */
+  #takingUp = false;
   #closing = false;
   readonly #ended = new AbortController();
   #news: (() => void)[] = [];
@@ -173,6 +175,7 @@ export class HostService {
     const { journal, config, clock } = this.#parts;
     journal.forgetPieces(clock.nowMs() - config.retentionMs);
     this.#outbox.start();
+    this.#takingUp = true;
     void this.#takeUp();
   }
 
@@ -187,6 +190,8 @@ export class HostService {
       if (!(error instanceof Fault)) log.error('Taking up failed', error);
       else log.warn('Taking up was put off', { reason: error.message });
     }
+    this.#takingUp = false;
+    this.#announce();
     this.#settlement.kick();
     const interrupted = journal.jobs().find(({ state }) => state === 'franking');
     const run = interrupted === undefined ? undefined : this.#activeRun(interrupted.job);
@@ -937,6 +942,20 @@ export class HostService {
     }
     const batches = job === undefined ? journal.batches() : journal.batchesOfJob(job);
     let confirmedThrough = 0;
+    const addRecord = (record: RecordRow): void => {
+      if (record.state === 'confirmed') {
+        confirmedThrough = Math.max(confirmedThrough, record.sequence);
+        return;
+      }
+      const held = isHeld(record, nowMs);
+      pending.push({
+        what: record.sent ? 'confirmation' : 'record',
+        ...(record.batch === null ? {} : { batch: record.batch }),
+        sequence: record.sequence,
+        reason: held ? 'held' : (record.reason ?? this.#outbox.trouble ?? record.state),
+        ...(held && record.holdUntilMs !== null ? { untilMs: record.holdUntilMs } : {}),
+      });
+    };
     for (const batch of batches) {
       if (!wasOpened(batch)) continue;
       if (batch.state !== 'sealed') {
@@ -944,19 +963,13 @@ export class HostService {
         continue;
       }
       const record = journal.recordOfBatch(batch.id);
-      if (record === undefined) continue;
-      if (record.state === 'confirmed') {
-        confirmedThrough = Math.max(confirmedThrough, record.sequence);
-        continue;
+      if (record !== undefined) addRecord(record);
+    }
+    if (job === undefined) {
+      // After a journal was lost: records that only the device had kept, of batches that nothing else is known of.
+      for (const record of journal.records()) {
+        if (record.batch === null || journal.batch(record.batch) === undefined) addRecord(record);
       }
-      const held = isHeld(record, nowMs);
-      pending.push({
-        what: record.sent ? 'confirmation' : 'record',
-        batch: batch.id,
-        sequence: record.sequence,
-        reason: held ? 'held' : (record.reason ?? this.#outbox.trouble ?? record.state),
-        ...(held && record.holdUntilMs !== null ? { untilMs: record.holdUntilMs } : {}),
-      });
     }
     if (!this.#settlement.settled(confirmedThrough)) {
       pending.push({ what: 'grants', reason: this.#settlement.trouble ?? 'evaluating' });
@@ -980,7 +993,7 @@ export class HostService {
     for (;;) {
       // Before the look, so that news between look and wait are not lost.
       const news = this.#nextNews(deadline);
-      const busy = this.#active !== null && (job === undefined || this.#active.job === job);
+      const busy = job === undefined ? this.#takingUp || this.#active !== null : this.#active?.job === job;
       if (!busy) {
         const pending = this.#pending(job);
         if (pending.length === 0) return answer('settled');
