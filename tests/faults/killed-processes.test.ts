@@ -6,14 +6,15 @@
  *
  * The points are progress events, never times.
  */
-import { writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { execFile } from 'node:child_process';
+import { readdirSync, writeFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
 import { Refused } from '@countermark/cli/failure';
 import { Fault } from '@countermark/node-platform/fault';
 import { type FrankAnswer, type FrankProgress, HOST, type JobReport } from '@countermark/protocol/interfaces/host';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { chainGaps, expectAccounted, expectSampleResult, sealedRecords } from '../accounting.ts';
-import { type Line, readSample, startInstallation, type TestInstallation } from '../installation.ts';
+import { type Line, readSample, root, startInstallation, type TestInstallation } from '../installation.ts';
 
 /** Reached with the first event of this phase that has at least so many pieces done. */
 type KillPoint = { readonly phase: FrankProgress['phase']; readonly done: number };
@@ -77,7 +78,30 @@ describe('A process that is killed in the middle of a mailing', () => {
       await line.stop();
     },
   );
+
+  it('leaves stores in which nobody finds anything wrong, from the first record on', async () => {
+    const folders = readdirSync(installation.folder).filter((name) => /^l\d+$/.test(name));
+    const configs = [installation.folder, ...folders.map((name) => join(installation.folder, name))].flatMap((folder) =>
+      readdirSync(join(folder, 'run'))
+        .filter((name) => name.endsWith('.json'))
+        .map((name) => join(folder, 'run', name)),
+    );
+    expect(configs.length).toBe(3 + 2 * RUNS.length);
+    // The server's check asks nobody; each store is free once its process has ended.
+    for (const party of Object.values(installation.processes)) await party.stop();
+    for (const config of configs) expect([config, await checked(config)]).toEqual([config, { exit: 0, words: '' }]);
+  });
 });
+
+/** What a party's own `check` says of its store. */
+async function checked(config: string): Promise<{ readonly exit: number | null; readonly words: string }> {
+  const program = join(root, 'packages', basename(config, '.json'), 'dist', 'main.js');
+  return new Promise((resolve) => {
+    const child = execFile(process.execPath, [program, 'check', '--config', config], (_, stdout) => {
+      resolve({ exit: child.exitCode, words: stdout });
+    });
+  });
+}
 
 /** Asks for the mailing until it is franked, and kills at each point; says how many it did not come by. */
 async function frankThrough(
