@@ -46,6 +46,8 @@ export class StandInAuthority {
   /** Does what the test wants with a delivery; default: all accepted. */
   answer: ((delivery: Of<typeof deliverySchema>) => Of<typeof deliveryAnswersSchema> | null) | undefined;
   evaluatedThrough: number | undefined;
+  /** Grants in one list; default: all. */
+  listLength: number | undefined;
   #intake = 0;
   readonly #server: Server = createServer((request, response) => {
     const chunks: Buffer[] = [];
@@ -74,6 +76,10 @@ export class StandInAuthority {
     this.grants.push({ cursor: this.grants.length + 1, grant, digest: new Uint8Array(32) });
   }
 
+  #evaluated(): number {
+    return this.evaluatedThrough ?? this.#intake;
+  }
+
   #respond(method: string, url: string, body: Buffer): Uint8Array | null {
     if (method === 'POST' && url === '/v1/records') {
       const delivery = value(parseBytes(deliverySchema, body, LIMITS));
@@ -86,8 +92,11 @@ export class StandInAuthority {
     }
     const after = /^\/v1\/grants\?after=(\d+)$/.exec(url)?.[1];
     if (after === undefined) return null;
-    const grants = this.grants.filter((grant) => grant.cursor > Number(after)) as never;
-    return encodeWith(grantListSchema, { grants, evaluatedThrough: this.evaluatedThrough ?? this.#intake });
+    const listed = this.grants.filter((grant) => grant.cursor > Number(after)).slice(0, this.listLength);
+    return encodeWith(grantListSchema, {
+      grants: listed as never,
+      evaluatedThrough: listed.at(-1)?.cursor === this.grants.length || listed.length === 0 ? this.#evaluated() : 0,
+    });
   }
 }
 

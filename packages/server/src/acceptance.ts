@@ -25,6 +25,7 @@ import type { CryptographicDevice } from './cryptographic-device-client.ts';
 import { GroupedWork } from './grouped-work.ts';
 import type { Registry } from './registry.ts';
 import type { AppendOutcome, LogItem, StatisticsLog, StoredConfirmation } from './statistics-log.ts';
+import type { Suspensions } from './suspensions.ts';
 
 /** Records in one unit of work of the log. */
 const UNIT = 1_024;
@@ -38,6 +39,7 @@ export type AcceptanceParts = {
   readonly cryptographicDevice: CryptographicDevice;
   readonly log: StatisticsLog;
   readonly registry: Registry;
+  readonly suspensions: Suspensions;
   readonly roleKeys: KeySource;
   readonly clock: Clock;
   readonly logs: Log;
@@ -215,14 +217,11 @@ export class Acceptance {
 
   /** Signed word of the suspension that the log has marked already. */
   async #suspend(record: VerifiedRecord): Promise<void> {
-    const { device, licensee, sequence } = recordIdentity(record);
-    const { registry, cryptographicDevice, logs } = this.#parts;
+    const { device, sequence } = recordIdentity(record);
+    const { suspensions, logs } = this.#parts;
     logs.warn('A device forked its chain and was suspended', { device, sequence });
-    if ((await registry.suspension(device)) !== null) return;
-    const reason = `two different records for sequence ${sequence}`;
-    const suspension = await cryptographicDevice.suspend(device, licensee, true, reason);
-    if (suspension.ok) await registry.setSuspension(device, suspension.value);
-    else logs.warn('A suspension was not signed', { device, code: suspension.rejection.code });
+    const suspension = await suspensions.of(device, `two different records for sequence ${sequence}`);
+    if (!suspension.ok) logs.warn('A suspension was not signed', { device, code: suspension.rejection.code });
   }
 
   async #each<T, U>(

@@ -3,18 +3,21 @@
  *
  * Guarantees: every accepted record is delivered, in the log's order, with its attestation and the certificate under which
  * it stands, until the authority has answered; an authority that was restored from an older backup says which sequence it
- * expects and is fed again from there. Records that were accepted while their device was suspended are not delivered: no
- * grant may rest on them.
+ * expects and is fed again from there. Records that were accepted while their device was suspended come with its signed
+ * suspension, and never in one delivery with records from before it: the authority's chain has no gap, and no grant rests
+ * on them. A record that the authority refuses for good holds up its own device only.
  */
 import { Fault } from '@countermark/node-platform/fault';
 import type { Log } from '@countermark/node-platform/logs';
 import { type Digest, digestText } from '@countermark/protocol/digest';
+import type { DeviceId } from '@countermark/protocol/id';
 import { describeRejection } from '@countermark/protocol/rejection';
 import type { SqlDatabase } from '@countermark/sql/database';
 import type { AuthorityClient } from './authority-client.ts';
 import { followerCursor, moveCursor } from './follower.ts';
 import type { Registry } from './registry.ts';
 import type { LogEntry, StatisticsLog } from './statistics-log.ts';
+import type { Suspensions } from './suspensions.ts';
 import type { ServerTables } from './tables.ts';
 
 export const DELIVERY_FOLLOWER = 'delivery';
@@ -25,6 +28,7 @@ export type DeliveryParts = {
   readonly database: SqlDatabase<ServerTables>;
   readonly log: StatisticsLog;
   readonly registry: Registry;
+  readonly suspensions: Suspensions;
   readonly authority: AuthorityClient;
   readonly logs: Log;
 };
@@ -33,6 +37,8 @@ export class DeliveryFollower {
   readonly #parts: DeliveryParts;
   /** Certificates that the authority has had from this process; repeats are harmless. */
   readonly #sent = new Set<string>();
+  /** Where a device's chain ends at the authority, which refused the record there for good. */
+  readonly #refused = new Map<DeviceId, number>();
 
   constructor(parts: DeliveryParts) {
     this.#parts = parts;
@@ -42,20 +48,13 @@ export class DeliveryFollower {
   async deliver(): Promise<'more' | 'idle'> {
     const { database, log } = this.#parts;
     const cursor = await followerCursor(database, DELIVERY_FOLLOWER);
-    const read = fitting(await log.after(cursor, STEP));
-    const last = read.at(-1);
+    const entries = ofOneStanding(fitting(await log.after(cursor, STEP)));
+    const last = entries.at(-1);
     if (last === undefined) return 'idle';
-    const entries = read.filter((entry) => !entry.suspended);
-    let upTo = last.cursor;
-    let intake: bigint | null = null;
-    if (entries.length > 0) {
-      const delivered = await this.#send(entries);
-      upTo = delivered.again ?? last.cursor;
-      intake = delivered.intake;
-    }
+    const { intake, again } = await this.#send(entries);
     await database.transaction(async (tables) => {
-      await moveCursor(tables, DELIVERY_FOLLOWER, upTo);
-      if (intake === null || upTo !== last.cursor) return;
+      await moveCursor(tables, DELIVERY_FOLLOWER, again ?? last.cursor);
+      if (again !== null) return;
       await tables
         .insertInto('delivery_mark')
         .values({ log_cursor: last.cursor, intake_cursor: intake })
@@ -73,9 +72,11 @@ export class DeliveryFollower {
       const name = digestText(certificate);
       if (!this.#sent.has(name)) wanted.set(name, certificate);
     }
+    const suspensions = await this.#suspensionsOf(entries);
     const answer = await authority.deliver({
       certificates: await registry.certificates([...wanted.values()]),
       items: entries.map(({ record, attestation }) => ({ record, attestation })),
+      ...(suspensions.length === 0 ? {} : { suspensions }),
     });
     if (!answer.ok) throw new Fault('authority-unavailable', describeRejection(answer.rejection), { retry: 'later' });
     for (const name of wanted.keys()) this.#sent.add(name);
@@ -93,14 +94,44 @@ export class DeliveryFollower {
         this.#sent.clear();
         throw new Fault('authority-unavailable', `it does not know ${device} any more`, { retry: 'later' });
       }
+      if (code !== 'out-of-order') {
+        this.#refused.set(device, sequence);
+        continue;
+      }
       const expected = Number(result.rejection?.detail['expected'] ?? sequence);
-      if (code === 'out-of-order' && expected < sequence) {
+      // What it has refused for good it would refuse again, and everybody's records would wait for that.
+      if (expected < sequence && this.#refused.get(device) !== expected) {
         const first = await log.entry(device, expected);
         if (first !== null && (again === null || first.cursor - 1n < again)) again = first.cursor - 1n;
       }
     }
     return { intake: BigInt(answer.value.cursor), again };
   }
+
+  async #suspensionsOf(entries: readonly LogEntry[]): Promise<readonly Uint8Array[]> {
+    const { suspensions, log } = this.#parts;
+    const signed: Uint8Array[] = [];
+    for (const device of new Set(entries.filter((entry) => entry.suspended).map((entry) => entry.device))) {
+      const suspension = await suspensions.of(device, (await log.head(device)).reason);
+      if (!suspension.ok) {
+        // Without it the authority would take the records as those of a device in good standing.
+        throw new Fault('suspension-not-signed', describeRejection(suspension.rejection), { retry: 'later' });
+      }
+      signed.push(suspension.value);
+    }
+    return signed;
+  }
+}
+
+/** Up to where a device's standing changes: a delivery's suspensions hold for all of its items. */
+function ofOneStanding(entries: readonly LogEntry[]): readonly LogEntry[] {
+  const standing = new Map<DeviceId, boolean>();
+  const end = entries.findIndex(({ device, suspended }) => {
+    const before = standing.get(device);
+    standing.set(device, suspended);
+    return before !== undefined && before !== suspended;
+  });
+  return end === -1 ? entries : entries.slice(0, end);
 }
 
 /** As many as fit in one delivery, at least one. */

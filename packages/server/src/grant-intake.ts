@@ -24,8 +24,6 @@ import type { ServerTables } from './tables.ts';
 export const GRANTS_FOLLOWER = 'grants';
 /** The log's cursor up to which the authority has evaluated, all grants of that being booked. */
 export const EVALUATED_FOLLOWER = 'evaluated';
-/** A full page of the authority's list: there may be more. */
-const PAGE = 1_000;
 
 export type BookedGrant = {
   readonly cursor: bigint;
@@ -65,7 +63,8 @@ export class GrantIntake {
       for (const { cursor: at, grant } of verified) await this.#book(tables, at, grant, position);
       const last = verified.at(-1);
       if (last !== undefined) await moveCursor(tables, GRANTS_FOLLOWER, last.cursor);
-      if (grants.length < PAGE) {
+      // Only an empty list says that everything which rests on `evaluatedThrough` is booked.
+      if (grants.length === 0) {
         const mark = await tables
           .selectFrom('delivery_mark')
           .select((eb) => eb.fn.max('log_cursor').as('cursor'))
@@ -78,7 +77,7 @@ export class GrantIntake {
         }
       }
     });
-    if (grants.length === PAGE) return 'more';
+    if (grants.length > 0) return 'more';
     const delivered = await followerCursor(database, DELIVERY_FOLLOWER);
     return (await followerCursor(database, EVALUATED_FOLLOWER)) < delivered ? 'waiting' : 'idle';
   }

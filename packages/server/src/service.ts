@@ -29,6 +29,7 @@ import { Policies } from './policies.ts';
 import { Registry } from './registry.ts';
 import { Settlement } from './settlement.ts';
 import { SqlStatisticsLog, type StatisticsLog } from './statistics-log.ts';
+import { Suspensions } from './suspensions.ts';
 import { MIGRATIONS, type ServerTables } from './tables.ts';
 
 /** An open store with what verifies its content. */
@@ -119,12 +120,14 @@ export async function startService(config: Config, party: ServiceContext): Promi
     nowMs,
   });
   const grants = new GrantIntake({ database, ledger, log, authority, roleKeys, nowMs });
-  const delivery = new DeliveryFollower({ database, log, registry, authority, logs });
+  const suspensions = new Suspensions(registry, cryptographicDevice);
+  const delivery = new DeliveryFollower({ database, log, registry, suspensions, authority, logs });
   const settlement = new Settlement(database, log, funds);
   const acceptance = new Acceptance({
     cryptographicDevice,
     log,
     registry,
+    suspensions,
     roleKeys,
     clock,
     logs,
