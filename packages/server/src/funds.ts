@@ -4,6 +4,8 @@
  * Guarantees: a request is decided once, durably, with its ledger entry, before the cryptographic device signs; asked again it
  * gets the same grant's bytes; the deposit never goes below zero; what the device would hold never exceeds its policy. After a
  * restore from a backup no funds go to a device until the funds that it authenticates are those of the ledger.
+ * The open rows of `draw` of a licensee add up to its account of drawn credits, at every moment; a row below zero is what an
+ * archived grant had paid to a customer before the ledger saw it drawn.
  * A refusal is a signed grant of zero with its reason: it clears the device's pending number.
  */
 import { nodeVerification } from '@countermark/node-platform/verification';
@@ -102,7 +104,9 @@ export class Funds {
         .onConflict((conflict) => conflict.doNothing())
         .returning('number')
         .executeTakeFirst();
-      if (added !== undefined) await this.#book(tables, grant, depositMills, grant.draws, 'restored');
+      if (added === undefined) return;
+      await this.#take(tables, grant, grant.draws);
+      await this.#book(tables, grant, depositMills, grant.draws, 'restored');
     });
     return accept(undefined);
   }
@@ -225,12 +229,12 @@ export class Funds {
     const byCustomer = new Map<string, bigint>();
     const taken: string[] = [];
     let leftMills = roomMills;
-    for (const draw of open) {
-      if (draw.amount_mills > leftMills) continue;
-      if (!byCustomer.has(draw.customer) && byCustomer.size >= DRAWS_MAX) continue;
-      leftMills -= draw.amount_mills;
-      byCustomer.set(draw.customer, (byCustomer.get(draw.customer) ?? 0n) + draw.amount_mills);
-      taken.push(draw.ref);
+    for (const { customer, amountMills, refs } of payable(open)) {
+      if (amountMills > leftMills) continue;
+      if (!byCustomer.has(customer) && byCustomer.size >= DRAWS_MAX) continue;
+      leftMills -= amountMills;
+      byCustomer.set(customer, (byCustomer.get(customer) ?? 0n) + amountMills);
+      taken.push(...refs);
     }
     for (let first = 0; first < taken.length; first += 500) {
       await tables
@@ -245,6 +249,51 @@ export class Funds {
         ...(customer === '' ? {} : { customer: customer as CustomerId }),
         amountMills: mills(amount),
       }));
+  }
+
+  /** Takes out of the open draws what a grant names that was made elsewhere; what is not open yet is owed by that customer's next. */
+  async #take(
+    tables: LedgerTransaction,
+    { device, licensee, number }: Pick<FundsRequest, 'device' | 'licensee' | 'number'>,
+    drawn: readonly Draw[],
+  ): Promise<void> {
+    const by = { device, number: BigInt(number) };
+    for (const { customer = '', amountMills } of drawn) {
+      const open = await tables
+        .selectFrom('draw')
+        .selectAll()
+        .where('licensee', '=', licensee)
+        .where('device', 'is', null)
+        .where('customer', '=', customer)
+        .where('amount_mills', '>', 0n)
+        .orderBy('ref')
+        .execute();
+      let leftMills: bigint = amountMills;
+      for (const { ref, amount_mills: openMills } of open) {
+        if (leftMills === 0n) break;
+        const partMills = openMills < leftMills ? openMills : leftMills;
+        leftMills -= partMills;
+        if (partMills === openMills) {
+          await tables.updateTable('draw').set(by).where('ref', '=', ref).execute();
+          continue;
+        }
+        await tables
+          .updateTable('draw')
+          .set({ amount_mills: openMills - partMills })
+          .where('ref', '=', ref)
+          .execute();
+        await tables
+          .insertInto('draw')
+          .values({ ref: `${ref}:${device}:${number}`, licensee, customer, amount_mills: partMills, ...by })
+          .execute();
+      }
+      if (leftMills === 0n) continue;
+      const ref = `owed:${device}:${number}:${customer}`;
+      await tables
+        .insertInto('draw')
+        .values({ ref, licensee, customer, amount_mills: -leftMills, device: null, number: null })
+        .execute();
+    }
   }
 
   /** The one entry of a request: from the deposit and the drawn credits into the device. */
@@ -295,10 +344,25 @@ export class Funds {
       const drawnMore = grantDrawn - decidedDrawn;
       await tables
         .updateTable('funds')
-        .set({ funds_grant: bytes, amount_mills: grant.amountMills, deposit_mills: grant.amountMills - grantDrawn })
+        .set({
+          funds_grant: bytes,
+          amount_mills: grant.amountMills,
+          deposit_mills: grant.amountMills - grantDrawn,
+          draws: encodeWith(draws, grant.draws),
+          refusal: grant.refusal ?? null,
+        })
         .where('device', '=', device)
         .where('number', '=', BigInt(number))
         .execute();
+      if (!sameBytes(encodeWith(draws, grant.draws), encodeWith(draws, decision.draws))) {
+        await tables
+          .updateTable('draw')
+          .set({ device: null, number: null })
+          .where('device', '=', device)
+          .where('number', '=', BigInt(number))
+          .execute();
+        await this.#take(tables, request.message, grant.draws);
+      }
       if (depositMore !== 0n || drawnMore !== 0n) {
         // The cryptographic device had granted this request before the server was restored from a backup.
         await this.#parts.ledger.bookIn(tables, [
@@ -318,6 +382,22 @@ export class Funds {
       return accept(bytes);
     });
   }
+}
+
+/** What can be paid at once or not at all: a draw, or everything of a customer who owes, if that is more than nothing. */
+function payable(
+  open: readonly ServerTables['draw'][],
+): readonly { readonly customer: string; readonly amountMills: bigint; readonly refs: readonly string[] }[] {
+  const owing = new Set(open.filter((draw) => draw.amount_mills < 0n).map((draw) => draw.customer));
+  const netted = [...owing].map((customer) => {
+    const own = open.filter((draw) => draw.customer === customer);
+    const amountMills = own.reduce((sum, draw) => sum + draw.amount_mills, 0n);
+    return { customer, amountMills, refs: own.map((draw) => draw.ref) };
+  });
+  const single = open
+    .filter((draw) => !owing.has(draw.customer))
+    .map((draw) => ({ customer: draw.customer, amountMills: draw.amount_mills, refs: [draw.ref] }));
+  return [...netted.filter(({ amountMills }) => amountMills > 0n), ...single];
 }
 
 /** The refusal begins with a code of the catalogue, so that a host can branch on it. */

@@ -200,7 +200,7 @@ export class Ledger {
     });
   }
 
-  /** What is wrong, in words: entries that do not sum to zero, balances that are not the sum of their lines. */
+  /** What is wrong, in words: entries that do not sum to zero, balances that are not the sum of their lines, draws that the ledger does not have. */
   async problems(): Promise<readonly string[]> {
     return this.#database.read(async (tables) => {
       const problems: string[] = [];
@@ -225,6 +225,18 @@ export class Ledger {
       }
       for (const [account, balance] of balances) {
         if (balance !== 0n) problems.push(`the account ${account} has a balance and no lines`);
+      }
+      const open = await tables
+        .selectFrom('draw')
+        .select((eb) => ['licensee', eb.fn.sum<bigint>('amount_mills').as('sum')])
+        .where('device', 'is', null)
+        .groupBy('licensee')
+        .execute();
+      const openMills = new Map(open.map((row) => [ACCOUNT.drawn(row.licensee as LicenseeId), row.sum]));
+      for (const { account, sum } of sums) {
+        if (account.startsWith('drawn:') && sum !== (openMills.get(account) ?? 0n)) {
+          problems.push(`the balance of ${account} is not the sum of the draws that wait for a funds grant`);
+        }
       }
       return problems;
     });
