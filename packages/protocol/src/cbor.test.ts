@@ -1,9 +1,9 @@
 /** The codec: what it accepts has one encoding only; everything else is refused by its code. */
 import { createHash } from 'node:crypto';
-import { cdeEncodeOptions, encode as independentEncode } from 'cbor2';
+import { cdeDecodeOptions, cdeEncodeOptions, decode as independentDecode, encode as independentEncode } from 'cbor2';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { type CborValue, decode, encode } from './cbor.ts';
+import { type CborValue, decode, encode, FRAME_LIMITS } from './cbor.ts';
 import { unhex } from './id.ts';
 
 const value: fc.Arbitrary<CborValue> = fc.letrec<{ value: CborValue }>((tie) => ({
@@ -11,7 +11,7 @@ const value: fc.Arbitrary<CborValue> = fc.letrec<{ value: CborValue }>((tie) => 
     { depthSize: 'small', maxDepth: 4 },
     fc.bigInt({ min: 0n, max: (1n << 64n) - 1n }).map(canonical),
     fc.bigInt({ min: -(1n << 64n), max: -1n }).map(canonical),
-    fc.string({ unit: 'grapheme' }),
+    fc.string({ unit: 'grapheme' }).map((text) => text.replace(/^\ufeff+/, '')),
     fc.uint8Array({ maxLength: 40 }),
     fc.boolean(),
     fc.constant(null),
@@ -33,6 +33,29 @@ function canonical(n: bigint): CborValue {
 function code(hexText: string): string {
   const result = decode(unhex(hexText) as Uint8Array);
   return result.ok ? 'accepted' : result.rejection.code;
+}
+
+function independent(bytes: Uint8Array): { readonly value: unknown } | null {
+  try {
+    return { value: independentDecode(bytes, { ...cdeDecodeOptions, preferMap: true }) };
+  } catch {
+    return null;
+  }
+}
+
+/** Integers, strings, lists, maps with keys of integers or texts, true, false, null. */
+function isOfOurTypes(decoded: unknown): boolean {
+  if (decoded === null || ['boolean', 'bigint'].includes(typeof decoded)) return true;
+  if (typeof decoded === 'string') return !decoded.startsWith('\ufeff');
+  if (typeof decoded === 'number') return Number.isSafeInteger(decoded);
+  if (decoded instanceof Uint8Array) return true;
+  if (Array.isArray(decoded)) return decoded.every(isOfOurTypes);
+  return (
+    decoded instanceof Map &&
+    [...decoded].every(
+      ([key, entry]) => ['number', 'bigint', 'string'].includes(typeof key) && isOfOurTypes(key) && isOfOurTypes(entry),
+    )
+  );
 }
 
 describe('CBOR', () => {
@@ -67,6 +90,65 @@ describe('CBOR', () => {
     );
   });
 
+  it('accepts what an independent implementation in CDE mode accepts of our types, and nothing that it refuses', () => {
+    // Bytes that are nearly CBOR: heads with arguments of every width, short strings, and what follows from them.
+    const head = fc
+      .tuple(fc.nat(7), fc.oneof(fc.nat(4), fc.nat(31)), fc.uint8Array({ maxLength: 4 }))
+      .map(([major, info, rest]) => [(major << 5) | info, ...rest]);
+    const nearly = fc.oneof(
+      fc.array(head, { minLength: 1, maxLength: 6 }).map((parts) => Uint8Array.from(parts.flat())),
+      fc.tuple(value, fc.nat(), fc.nat(255)).map(([original, at, byte]) => {
+        const bytes = encode(original);
+        bytes[at % bytes.length] = byte;
+        return bytes;
+      }),
+    );
+    fc.assert(
+      fc.property(nearly, (bytes) => {
+        const ours = decode(bytes);
+        const theirs = independent(bytes);
+        if (ours.ok) expect(theirs).toEqual({ value: ours.value });
+        else if (theirs !== null) expect(isOfOurTypes(theirs.value)).toBe(false);
+      }),
+      { numRuns: 5_000 },
+    );
+  });
+
+  it('takes no text that begins with a byte order mark, which a decoder would leave out', () => {
+    for (const input of ['63efbbbf', '64efbbbf61', 'a263efbbbf00616100', `7828efbbbf${'61'.repeat(37)}`]) {
+      expect([input, code(input)]).toEqual([input, 'cbor-malformed']);
+    }
+    expect(() => encode('\ufeffa')).toThrow(TypeError);
+    expect(() => encode(new Map([['\ufeffa', 0]]))).toThrow(TypeError);
+    expect(decode(encode('a\ufeff'))).toEqual({ ok: true, value: 'a\ufeff' });
+  });
+
+  it('keeps every other character of a text, short or long, as value and as key', () => {
+    for (const character of ['\0', '\ufffd', '\u2028', '\u{1f4ee}', '__proto__']) {
+      for (const length of [1, 40, 300]) {
+        const text = character + 'a'.repeat(length);
+        const original = new Map<CborValue, CborValue>([[text, [text, `${text}${character}`]]]);
+        const bytes = encode(original);
+        expect(decode(bytes)).toEqual({ ok: true, value: original });
+        expect(decode(Buffer.from(bytes))).toEqual({ ok: true, value: original });
+      }
+    }
+  });
+
+  it.each([
+    ['lists', 0x80],
+    ['maps', 0xa0],
+  ])('refuses a frame of millions of empty %s, which would take a hundred times its size', (_, empty) => {
+    const bomb = new Uint8Array(4 * 1024 * 1024).fill(empty);
+    bomb[0] = 0x9a;
+    new DataView(bomb.buffer).setUint32(1, bomb.length - 5);
+    const refused = decode(bomb, FRAME_LIMITS);
+    expect(refused.ok ? null : refused.rejection.code).toBe('cbor-malformed');
+    // Some thousands of small ones are none.
+    const small = encode(Array.from({ length: 2_000 }, () => new Map([[1, []]])));
+    expect(decode(small)).toMatchObject({ ok: true });
+  });
+
   it.each([
     ['an integer longer than needed', '1817', 'cbor-not-deterministic'],
     ['a length longer than needed', '580100', 'cbor-not-deterministic'],
@@ -76,6 +158,13 @@ describe('CBOR', () => {
     ['a float', 'f93c00', 'cbor-malformed'],
     ['undefined', 'f7', 'cbor-malformed'],
     ['a tag', 'c001', 'cbor-malformed'],
+    ['a bignum that an integer could hold', 'c24101', 'cbor-malformed'],
+    ['true as a key', 'a1f500', 'cbor-malformed'],
+    ['null as a key', 'a1f600', 'cbor-malformed'],
+    ['an integer of eight bytes that four hold', '1b00000000ffffffff', 'cbor-not-deterministic'],
+    ['a negative key before a positive one', 'a220000000', 'cbor-not-deterministic'],
+    ['an overlong text', '62c080', 'cbor-malformed'],
+    ['a surrogate in a text', '63eda080', 'cbor-malformed'],
     ['nothing', '', 'cbor-malformed'],
     ['a truncated text', '6261', 'cbor-malformed'],
     ['bytes after the item', '0000', 'cbor-malformed'],

@@ -1,7 +1,7 @@
 /**
  * CBOR (RFC 8949) in the core deterministic encoding of section 4.2.1, and nothing else.
  *
- * Guarantees: one walk over the heads, without recursion, bounds size and nesting and refuses every form but the
+ * Guarantees: one walk over the heads, without recursion, bounds size, nesting and number of lists and maps, and refuses every form but the
  * deterministic one before anything is decoded; what is accepted, re-encodes to the same bytes, so two byte strings never
  * mean the same value. Only integers of 64 bits, byte and text strings, arrays, maps, booleans and null exist here: no
  * floats, tags, indefinite lengths, undefined, or other simple values; map keys are integers or texts.
@@ -30,11 +30,25 @@ export const MESSAGE_LIMITS: CborLimits = { maxBytes: 256 * 1024, maxDepth: 8 };
 /** Bounds of a local frame. */
 export const FRAME_LIMITS: CborLimits = { maxBytes: 4 * 1024 * 1024, maxDepth: 12 };
 
+/**
+ * Lists and maps that any input may have, and one more for each so many bytes: an empty one takes a byte here and some 200
+ * in memory, so that a frame of nothing else would take a gigabyte. No message comes near it.
+ */
+const CONTAINERS_FREE = 4_096;
+const BYTES_PER_CONTAINER = 16;
+
+/** No text begins with it: decoders leave it out, and two byte strings would mean the same value. */
+const BYTE_ORDER_MARK = 0xfeff;
+
 const encodeOptions = {
   ...rfc8949EncodeOptions,
   typeEncoders: {
     number: (value: number): null => {
       if (!Number.isSafeInteger(value)) throw new TypeError(`${value} is no integer that CBOR carries here.`);
+      return null;
+    },
+    string: (value: string): null => {
+      if (value.charCodeAt(0) === BYTE_ORDER_MARK) throw new TypeError('A text begins with no byte order mark.');
       return null;
     },
     undefined: (): never => {
@@ -85,10 +99,12 @@ class Walk {
   readonly #maxDepth: number;
   readonly #levels: Level[] = [];
   #offset = 0;
+  #containersLeft: number;
 
   constructor(bytes: Uint8Array, maxDepth: number) {
     this.#bytes = bytes;
     this.#maxDepth = maxDepth;
+    this.#containersLeft = CONTAINERS_FREE + Math.floor(bytes.length / BYTES_PER_CONTAINER);
   }
 
   /** Why the bytes are not exactly one item in the deterministic encoding, or null. */
@@ -137,7 +153,11 @@ class Walk {
     if (length > this.#bytes.length - this.#offset) return malformed('truncated');
     const start = this.#offset;
     this.#offset += length;
-    return !isText || isUtf8(this.#bytes, start, this.#offset) ? null : malformed('a text that is not UTF-8');
+    if (!isText) return null;
+    const bytes = this.#bytes;
+    const marked = length >= 3 && bytes[start] === 0xef && bytes[start + 1] === 0xbb && bytes[start + 2] === 0xbf;
+    if (marked) return malformed('a text that begins with a byte order mark');
+    return isUtf8(bytes, start, this.#offset) ? null : malformed('a text that is not UTF-8');
   }
 
   #enter(count: number, isMap: boolean): Rejection | null {
@@ -145,6 +165,8 @@ class Walk {
     // Every item takes at least a byte: a longer count is a lie, refused before anything is allocated.
     if (items > this.#bytes.length - this.#offset) return malformed('truncated');
     if (this.#levels.length >= this.#maxDepth) return rejection('cbor-too-deep', { limit: this.#maxDepth });
+    this.#containersLeft -= 1;
+    if (this.#containersLeft < 0) return malformed('more lists and maps than its size warrants');
     this.#levels.push({ left: items, isMap, keyStart: 0, keyEnd: 0 });
     return null;
   }
