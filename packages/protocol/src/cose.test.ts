@@ -2,8 +2,8 @@
 import { createHash } from 'node:crypto';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { concat } from './bytes.ts';
-import { encode } from './cbor.ts';
+import { concat, utf8 } from './bytes.ts';
+import { type CborValue, encode } from './cbor.ts';
 import { messageDigest, parseEnvelope, seal, toBeAuthenticated, unsealed } from './cose.ts';
 
 const sha256 = (bytes: Uint8Array): Uint8Array => new Uint8Array(createHash('sha256').update(bytes).digest());
@@ -17,6 +17,27 @@ const anEnvelope = fc.record({
 });
 
 describe('COSE envelope', () => {
+  it('has one form of a key id: none with a byte order mark before it', () => {
+    const header = (keyId: Uint8Array): Uint8Array =>
+      encode(
+        new Map<number, CborValue>([
+          [1, -7],
+          [4, keyId],
+          [16, 'countermark/confirmation'],
+          [-70_001, 1],
+        ]),
+      );
+    const envelope = (keyId: Uint8Array): Uint8Array =>
+      concat([Uint8Array.of(0xd2), encode([header(keyId), new Map(), new Uint8Array(1), new Uint8Array(64)])]);
+    expect(parseEnvelope(envelope(utf8('confirming#1')))).toMatchObject({ ok: true });
+    for (const mark of [[0xef, 0xbb, 0xbf], [0xff], [0x00]]) {
+      expect(parseEnvelope(envelope(concat([Uint8Array.from(mark), utf8('confirming#1')])))).toMatchObject({
+        ok: false,
+        rejection: { code: 'envelope-malformed' },
+      });
+    }
+  });
+
   it('gives back what was sealed', () => {
     fc.assert(
       fc.property(anEnvelope, (of) => {

@@ -41,7 +41,8 @@ export type Unsealed = {
 /** A parsed envelope: well-formed, nothing verified. */
 export type Envelope = Unsealed & { readonly authenticator: Uint8Array };
 
-const utf8Decoder = new TextDecoder();
+/** A byte order mark is no part of a key id that may be left out: it makes it none. */
+const utf8Decoder = new TextDecoder('utf-8', { ignoreBOM: true });
 const KEY_ID = /^([a-z0-9_-]{1,40})#([1-9]\d{0,8})$/;
 
 /** A key id as it stands in the header and for people: `psd_0123456789abcdef#1`. */
