@@ -1,6 +1,8 @@
 import { spawnSync } from 'node:child_process';
 import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { createConnection } from 'node:net';
+import { Duplex } from 'node:stream';
+import { setImmediate as turn } from 'node:timers/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type CborValue, encode } from '@countermark/protocol/cbor';
@@ -16,6 +18,7 @@ import {
   type RpcListenOptions,
   type RpcServer,
   serveRpc,
+  serveRpcOn,
 } from './rpc.ts';
 
 let directory: string;
@@ -124,6 +127,40 @@ describe('calls', () => {
       asked.map((_, index) => index),
     );
     expect(most).toBe(4);
+  });
+
+  it.each([
+    ['operations that do not exist', 'none'],
+    ['operations that fail', 'fail'],
+  ])('hold back a peer that asks for %s and reads no answer', async (_name, operation) => {
+    let answers = 0;
+    const stream = new Duplex({
+      highWaterMark: 64,
+      read: () => undefined,
+      // Never done: the peer reads nothing.
+      writev: (chunks) => {
+        answers += chunks.length;
+      },
+    });
+    const peer = serveRpcOn(
+      stream,
+      {
+        fail: () => {
+          throw new Error('a fault');
+        },
+      },
+      { pendingMax: 8, onFault: () => undefined },
+    );
+    for (let id = 0; id < 200; id += 1) {
+      const frame = encode([id, operation, null]);
+      stream.push(Buffer.concat([Buffer.of(0, 0, 0, frame.length), frame]));
+      await turn();
+    }
+    expect(stream.writableLength).toBeGreaterThan(64);
+    expect(stream.writableLength).toBeLessThan(20 * 200);
+    expect(answers).toBeLessThan(12);
+    stream.destroy();
+    await peer.ended;
   });
 
   it('refuse a request over the frame bound without ending the connection', async () => {

@@ -249,11 +249,8 @@ class ServedConnection implements RpcPeer {
       this.#drop(rejection('cbor-malformed', { reason: 'not a request' }));
       return;
     }
-    const handler = this.#handlers.get(operation);
-    if (handler === undefined) {
-      void this.#send(id, operation, refuse(rejection('unknown-operation', { operation: operation.slice(0, 64) })));
-      return;
-    }
+    // Counted like any other call: a peer that reads no answers would fill this process's memory with them.
+    const handler = this.#handlers.get(operation) ?? unknownOperation(operation);
     this.#pending += 1;
     if (this.#pending >= this.#pendingMax) this.#channel.pause();
     void this.#handle(id, operation, handler, parameters);
@@ -267,7 +264,7 @@ class ServedConnection implements RpcPeer {
       });
       await this.#send(id, operation, result);
     } catch (error) {
-      this.#fault(id, operation, error);
+      await this.#fault(id, operation, error);
     } finally {
       this.#pending -= 1;
       if (this.#pending === 0) this.#idle?.();
@@ -281,7 +278,7 @@ class ServedConnection implements RpcPeer {
     return this.#channel.send(encode([id, REJECTION, rejectionToCbor(result.rejection)]));
   }
 
-  #fault(id: number, operation: string, error: unknown): void {
+  #fault(id: number, operation: string, error: unknown): Promise<void> | undefined {
     const faultId = randomBytes(6).toString('hex');
     if (this.#options.onFault !== undefined) this.#options.onFault(faultId, operation, error);
     else
@@ -296,7 +293,7 @@ class ServedConnection implements RpcPeer {
       ['retry', fault?.retry ?? 'never'],
     ]);
     if (fault !== undefined && this.#options.tellFaults === true) detail.set('reason', fault.message);
-    void this.#channel.send(
+    return this.#channel.send(
       encode([
         id,
         REJECTION,
@@ -313,6 +310,10 @@ class ServedConnection implements RpcPeer {
     this.#options.onRejection?.(refused, undefined);
     this.#channel.destroy();
   }
+}
+
+function unknownOperation(operation: string): RpcHandler {
+  return () => refuse(rejection('unknown-operation', { operation: operation.slice(0, 64) }));
 }
 
 interface PendingCall {

@@ -173,6 +173,48 @@ describe('the session', () => {
   });
 });
 
+/** Whether a second session of the same client takes the first one up again, its ticket or identifier in hand. */
+async function resumes(): Promise<boolean> {
+  const open = async (
+    session?: Buffer,
+  ): Promise<{ readonly reused: boolean; readonly session: Buffer | undefined }> => {
+    let given: Buffer | undefined;
+    const client = connect({
+      path,
+      key: deviceEnd.privateKey.export({ type: 'pkcs8', format: 'pem' }),
+      cert: deviceEnd.certificate,
+      ca: [...deviceEnd.issuers],
+      checkServerIdentity: () => undefined,
+      ...(session === undefined ? {} : { session }),
+    });
+    client.on('session', (ticket: Buffer) => {
+      given = ticket;
+    });
+    await once(client, 'secureConnect');
+    client.write('a record');
+    await once(client, 'data');
+    const reused = client.isSessionReused();
+    client.end();
+    await once(client, 'close');
+    return { reused, session: given };
+  };
+  const first = await open();
+  return first.session === undefined ? false : (await open(first.session)).reused;
+}
+
+describe('no session is taken up again', () => {
+  it('with the first credentials of the server', async () => {
+    await serve();
+    expect(await resumes()).toBe(false);
+  });
+
+  it('with renewed credentials of the server', async () => {
+    const server = await serve();
+    server.renew(await issue(ours, SERVER, ours));
+    expect(await resumes()).toBe(false);
+  });
+});
+
 describe('not one byte gets through', () => {
   it.each([
     ['an untrusted certificate with our device id', async () => issue(theirs, DEVICE, ours), 'session-failed'],

@@ -13,7 +13,7 @@
  */
 import { constants, type KeyObject } from 'node:crypto';
 import type { Duplex } from 'node:stream';
-import { connect, createServer, type TLSSocket } from 'node:tls';
+import { connect, createServer, type SecureContextOptions, type TLSSocket } from 'node:tls';
 import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { errorCode, errorText } from './fault.ts';
@@ -64,14 +64,10 @@ const CLOCK_CODES = new Set(['CERT_NOT_YET_VALID', 'CERT_HAS_EXPIRED']);
 export async function serveSessions(path: string, options: SessionServerOptions): Promise<SessionServer> {
   const open = new Set<TLSSocket>();
   const server = createServer({
-    ...contextOf(options.credentials),
+    ...serverContextOf(options.credentials),
     requestCert: true,
     rejectUnauthorized: true,
-    minVersion: 'TLSv1.3',
-    maxVersion: 'TLSv1.3',
     handshakeTimeout: options.handshakeTimeoutMs ?? 10_000,
-    // Without tickets, and with no session cache in Node, nothing can be resumed.
-    secureOptions: constants.SSL_OP_NO_TICKET,
   });
   server.maxConnections = options.connectionsMax ?? 64;
   server.on('secureConnection', (stream) => {
@@ -100,7 +96,7 @@ export async function serveSessions(path: string, options: SessionServerOptions)
   await listenPrivately(server, path);
   return {
     renew: (credentials) => {
-      server.setSecureContext({ ...contextOf(credentials), minVersion: 'TLSv1.3', maxVersion: 'TLSv1.3' });
+      server.setSecureContext(serverContextOf(credentials));
     },
     close: async () => {
       const closed = new Promise<void>((resolve) => {
@@ -154,6 +150,17 @@ export async function openSession(stream: Duplex, options: SessionClientOptions)
       else failed(session.authorizationError);
     });
   });
+}
+
+/** All that a new context needs again: Node takes nothing over from the one before. */
+function serverContextOf(credentials: SessionCredentials): SecureContextOptions {
+  return {
+    ...contextOf(credentials),
+    minVersion: 'TLSv1.3',
+    maxVersion: 'TLSv1.3',
+    // Without tickets, and with no session cache in Node, nothing can be resumed.
+    secureOptions: constants.SSL_OP_NO_TICKET,
+  };
 }
 
 function contextOf({ privateKey, certificate, issuers }: SessionCredentials): {
