@@ -18,6 +18,17 @@ describe('What was attested a moment ago', () => {
     expect(memory.recall(bytes(1), bytes(2))).toEqual(said(7));
   });
 
+  it('keeps its own copy: neither what was passed in nor the frame around it stays in memory', () => {
+    const memory = new AttestedMemory();
+    const frame = new Uint8Array(1_000);
+    frame.set(bytes(1), 200);
+    const record = frame.subarray(200, 300);
+    memory.remember(record, bytes(2), said(7));
+    frame.fill(0);
+    expect(memory.recall(record, bytes(2))).toBeNull();
+    expect(memory.recall(bytes(1), bytes(2))).toEqual(said(7));
+  });
+
   it('is bounded in number and in bytes, the oldest being forgotten', () => {
     const few = new AttestedMemory(2);
     for (const seed of [1, 2, 3]) few.remember(bytes(seed), bytes(seed + 100), said(seed));

@@ -24,7 +24,8 @@ export class AttestedMemory {
   }
 
   remember(record: Uint8Array, attestation: Uint8Array, said: Attestation): void {
-    this.#remembered.set(nameOf(attestation), { record, attestation, said });
+    // Own copies: what is passed in are views of whole frames, which would stay in memory with them.
+    this.#remembered.set(nameOf(attestation), { record: record.slice(), attestation: attestation.slice(), said });
     this.#bytes += record.length + attestation.length;
     while (this.#remembered.size > this.#most || this.#bytes > this.#mostBytes) {
       const oldest = this.#remembered.entries().next().value;

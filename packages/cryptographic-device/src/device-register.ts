@@ -1,7 +1,7 @@
 /**
  * The cryptographic device's own small store: which devices it enrolled, and which funds it granted.
  *
- * Guarantees: what a method returns is durable; a certificate per (device, epoch) and a funds grant per (device, number) are
+ * Guarantees: what a method returns is durable; a certificate per device and a funds grant per (device, number) are
  * stored once and never replaced; a stored certificate was verified by its signature when it was read.
  * Does not hold records: storing and order are the server's.
  */
@@ -77,8 +77,9 @@ export class DeviceRegister {
       licensee: database.prepare<[string], { licensee: string }>(
         'SELECT licensee FROM device WHERE device = ? LIMIT 1',
       ),
-      enrol: database.prepare<[string, number, string, Uint8Array, Uint8Array]>(
-        'INSERT INTO device (device, epoch, licensee, request_digest, certificate) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING',
+      enrol: database.prepare<[string, number, string, Uint8Array, Uint8Array, string]>(
+        `INSERT INTO device (device, epoch, licensee, request_digest, certificate) SELECT ?, ?, ?, ?, ?
+           WHERE NOT EXISTS (SELECT 1 FROM device WHERE device = ?)`,
       ),
       grant: database.prepare<[string, number], { request_digest: Buffer; funds_grant: Buffer }>(
         'SELECT request_digest, funds_grant FROM funds_grant WHERE device = ? AND number = ?',
@@ -132,12 +133,18 @@ export class DeviceRegister {
     return this.#store.read(() => this.#statements.licensee.get(device))?.licensee ?? null;
   }
 
-  /** Stores the enrolment if there is none, and returns what is stored. */
-  enrol(device: DeviceId, epoch: number, licensee: string, requestDigest: Digest, certificate: Uint8Array): Enrolment {
-    this.#store.transaction(() => this.#statements.enrol.run(device, epoch, licensee, requestDigest, certificate));
-    const stored = this.enrolment(device, epoch);
-    if (stored === null) throw new TypeError('an enrolment that was just stored is missing');
-    return stored;
+  /** Stores the enrolment if the device has none, and returns what is stored; null where that is of another epoch. */
+  enrol(
+    device: DeviceId,
+    epoch: number,
+    licensee: string,
+    requestDigest: Digest,
+    certificate: Uint8Array,
+  ): Enrolment | null {
+    this.#store.transaction(() =>
+      this.#statements.enrol.run(device, epoch, licensee, requestDigest, certificate, device),
+    );
+    return this.enrolment(device, epoch);
   }
 
   fundsGrant(device: DeviceId, number: number): StoredGrant | null {

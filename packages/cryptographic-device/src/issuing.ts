@@ -2,8 +2,8 @@
  * What the cryptographic device issues besides attestations and confirmations: certificates, funds, policies, time,
  * suspensions.
  *
- * Guarantees: a certificate only for a request that proves possession of its key, one per (device, epoch) for ever; a funds
- * grant only for an authentic request of an enrolled device, never more from the deposit than it asks, at most one per
+ * Guarantees: a certificate only for a request that proves possession of its key, one per device for ever; a funds
+ * grant only for an authentic request of an enrolled device and its licensee, never more from the deposit than it asks, at most one per
  * (device, number), the same bytes at every repeat; policies, time and suspensions only for enrolled devices.
  * Whose money it is, and whether there is enough, is the server's ledger's.
  */
@@ -57,8 +57,9 @@ export class Issuing {
         ? accept(stored.certificate)
         : taken;
     }
-    const owner = this.#register.licenseeOf(device);
-    if (owner !== null && owner !== licensee) return taken;
+    // A further epoch needs the word of the key before it (key rotation), which no request carries: without it, whoever can
+    // ask here could give a device a second key that is his.
+    if (this.#register.licenseeOf(device) !== null) return taken;
     const issuedAtMs = this.#clock.nowMs();
     const certificate = await signMessage(this.#keys, DEVICE_CERTIFICATE, {
       device,
@@ -76,15 +77,20 @@ export class Issuing {
       issuedAtMs,
     });
     const kept = this.#register.enrol(device, epoch, licensee, digest, certificate);
-    return sameBytes(kept.requestDigest, digest) && kept.licensee === licensee ? accept(kept.certificate) : taken;
+    return kept !== null && sameBytes(kept.requestDigest, digest) && kept.licensee === licensee
+      ? accept(kept.certificate)
+      : taken;
   }
 
-  /** The funds grant. Rejections: those of `verifyMessage`, `funds-request-conflict`, `limit-exceeded`. */
+  /** The funds grant. Rejections: those of `verifyMessage`, `enrolment-mismatch`, `funds-request-conflict`, `limit-exceeded`. */
   async fund(requestBytes: Uint8Array, decision: FundsDecision): Promise<Result<Uint8Array>> {
     const request = verifyMessage(FUNDS_REQUEST, requestBytes, { port: nodeVerification, keys: this.#deviceKeys });
     if (!request.ok) return request;
     const { message, digest } = request.value;
     const { device, licensee, number } = message;
+    if (this.#register.licenseeOf(device) !== licensee) {
+      return refuse(rejection('enrolment-mismatch', { type: 'funds-request', what: 'licensee' }));
+    }
     const conflict = refuse(rejection('funds-request-conflict', { device, number }));
     const stored = this.#register.fundsGrant(device, number);
     if (stored !== null) return sameBytes(stored.requestDigest, digest) ? accept(stored.grant) : conflict;
