@@ -2,14 +2,16 @@
  * Grants of the postal authority, fetched, verified with the trust bundle, and booked once: a discount is paid to its
  * account, a credit waits in its account until that customer's own postage draws it.
  *
- * Guarantees: a grant is booked once by its digest; an unauthentic one stops the intake, with a fault in the log, until
- * someone acts; grants and how far the authority has evaluated move in one unit of work.
+ * Guarantees: a grant is booked once by its digest, and of an entitlement never more than it is, whatever revisions an
+ * authority that was restored from a backup pays it in; an unauthentic grant, or one in another currency, stops the intake,
+ * with a fault in the log, until someone acts; grants and how far the authority has evaluated move in one unit of work.
  */
 import { Fault } from '@countermark/node-platform/fault';
 import { nodeVerification } from '@countermark/node-platform/verification';
 import { parseEnvelope } from '@countermark/protocol/cose';
 import { digestText } from '@countermark/protocol/digest';
 import type { LicenseeId } from '@countermark/protocol/id';
+import type { Currency } from '@countermark/protocol/money';
 import { CREDIT_GRANT, DISCOUNT_GRANT, type Grant } from '@countermark/protocol/messages/grant';
 import { describeRejection } from '@countermark/protocol/rejection';
 import type { SqlDatabase } from '@countermark/sql/database';
@@ -40,6 +42,7 @@ export type GrantIntakeParts = {
   readonly log: StatisticsLog;
   readonly authority: AuthorityClient;
   readonly roleKeys: KeySource;
+  readonly currency: Currency;
   readonly nowMs: () => number;
 };
 
@@ -109,6 +112,12 @@ export class GrantIntake {
     const type = envelope.ok && envelope.value.type === CREDIT_GRANT.type ? CREDIT_GRANT : DISCOUNT_GRANT;
     const grant = verifyMessage(type, bytes, { port: nodeVerification, keys: this.#parts.roleKeys });
     if (!grant.ok) throw new Fault('grant-not-authentic', describeRejection(grant.rejection), { retry: 'never' });
+    const { code, exponent } = grant.value.message.currency;
+    const { currency } = this.#parts;
+    if (code !== currency.code || exponent !== currency.exponent) {
+      const words = `a grant is in ${code} with exponent ${exponent}, the ledger in ${currency.code}`;
+      throw new Fault('grant-in-other-currency', words, { retry: 'never' });
+    }
     return grant.value;
   }
 
@@ -119,7 +128,7 @@ export class GrantIntake {
     position: bigint,
   ): Promise<void> {
     const { ledger, nowMs } = this.#parts;
-    const { licensee, customer, programme, amountMills } = message;
+    const { licensee, customer, programme } = message;
     const bookedAtMs = BigInt(nowMs());
     const credit = envelope.type === CREDIT_GRANT.type;
     const added = await tables
@@ -137,6 +146,7 @@ export class GrantIntake {
       .returning('cursor')
       .executeTakeFirst();
     if (added === undefined) return;
+    const amountMills = await dueOf(tables, message);
     await ledger.bookIn(tables, [
       {
         ref: `grant:${digestText(digest)}`,
@@ -149,7 +159,7 @@ export class GrantIntake {
         ],
       },
     ]);
-    if (!credit) return;
+    if (!credit || amountMills === 0n) return;
     await tables
       .insertInto('credit')
       .values({
@@ -163,4 +173,34 @@ export class GrantIntake {
       })
       .execute();
   }
+}
+
+/**
+ * What a grant adds to its entitlement as it is booked: its amount, unless the entitlement was booked in other revisions
+ * (an authority that was restored from a backup grants again, in other steps and under other digests).
+ */
+async function dueOf(tables: LedgerTransaction, grant: Grant): Promise<bigint> {
+  const { licensee, customer = '', programme, programmeVersion, period, entitlementMills, amountMills } = grant;
+  const booked = await tables
+    .selectFrom('entitled')
+    .select('entitlement_mills')
+    .where('licensee', '=', licensee)
+    .where('customer', '=', customer)
+    .where('programme', '=', programme)
+    .where('version', '=', BigInt(programmeVersion))
+    .where('period', '=', period)
+    .executeTakeFirst();
+  const dueMills = booked === undefined ? amountMills : entitlementMills - booked.entitlement_mills;
+  if (booked !== undefined && dueMills <= 0n) return 0n;
+  const of = { licensee, customer, programme, version: BigInt(programmeVersion), period };
+  await tables
+    .insertInto('entitled')
+    .values({ ...of, entitlement_mills: entitlementMills })
+    .onConflict((conflict) =>
+      conflict
+        .columns(['licensee', 'customer', 'programme', 'version', 'period'])
+        .doUpdateSet({ entitlement_mills: entitlementMills }),
+    )
+    .execute();
+  return dueMills;
 }

@@ -119,7 +119,7 @@ export async function startService(config: Config, party: ServiceContext): Promi
     highestFundsMills,
     nowMs,
   });
-  const grants = new GrantIntake({ database, ledger, log, authority, roleKeys, nowMs });
+  const grants = new GrantIntake({ database, ledger, log, authority, roleKeys, currency, nowMs });
   const suspensions = new Suspensions(registry, cryptographicDevice);
   const delivery = new DeliveryFollower({ database, log, registry, suspensions, authority, logs });
   const settlement = new Settlement(database, log, funds);

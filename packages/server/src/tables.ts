@@ -2,7 +2,7 @@
  * The server's tables, for SQLite and PostgreSQL alike, and their migrations.
  *
  * Three truths lie here: the statistics log (`log_position`, `head`, `record`, `confirmation`, `evidence`), the registry
- * (`licensee` to `policy`), and the ledger's own entries (`entry`, `entry_line`, `funds`, `booked_grant`). What derives from
+ * (`licensee` to `policy`), and the ledger's own entries (`entry`, `entry_line`, `funds`, `booked_grant`, `entitled`). What derives from
  * the log follows it by `follower`. Times are milliseconds, amounts mills, flags 0 and 1.
  */
 import type { Migration } from '@countermark/sql/migrations';
@@ -92,6 +92,14 @@ export interface ServerTables {
     grant_bytes: Uint8Array;
     booked_at_ms: bigint;
   };
+  entitled: {
+    licensee: string;
+    customer: string;
+    programme: string;
+    version: bigint;
+    period: string;
+    entitlement_mills: bigint;
+  };
   follower: { name: string; cursor: bigint };
   delivery_mark: { log_cursor: bigint; intake_cursor: bigint };
 }
@@ -127,6 +135,12 @@ export const MIGRATIONS: readonly Migration[] = [
       'CREATE INDEX booked_grant_licensee ON booked_grant (licensee, cursor)',
       'CREATE TABLE follower (name {text} PRIMARY KEY, cursor {integer} NOT NULL){strict}',
       'CREATE TABLE delivery_mark (log_cursor {integer} PRIMARY KEY, intake_cursor {integer} NOT NULL){strict}',
+    ],
+  },
+  {
+    name: 'entitlements that are booked',
+    statements: [
+      'CREATE TABLE entitled (licensee {text} NOT NULL, customer {text} NOT NULL, programme {text} NOT NULL, version {integer} NOT NULL, period {text} NOT NULL, entitlement_mills {integer} NOT NULL, PRIMARY KEY (licensee, customer, programme, version, period)){strict}',
     ],
   },
 ];
