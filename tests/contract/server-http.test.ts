@@ -237,7 +237,8 @@ describe('A bad submission is problem+json with its code', () => {
 describe('A caller gets only its own', () => {
   it('and nothing without a credential, or with a wrong one', async () => {
     for (const wrong of [null, 'x', randomBytes(32).toString('hex')]) {
-      for (const path of [`/v1/licensees/${ID}/accounts`, `/v1/devices/psd_0123456789abcdef/policy`]) {
+      const paths = [`/v1/licensees/${ID}/accounts`, `/v1/devices/psd_0123456789abcdef/policy`, '/v1/programmes'];
+      for (const path of paths) {
         expect((await ask(parties, wrong, path)).json()).toMatchObject({ code: 'unauthorised', status: 401 });
       }
       expect((await ask(parties, wrong, '/v1/records', new Uint8Array(4))).status).toBe(401);
@@ -245,7 +246,13 @@ describe('A caller gets only its own', () => {
   });
 
   it("and not what is another licensee's, or the operator's", async () => {
-    const { device: id } = await device();
+    const simulated = await device();
+    const id = simulated.device;
+    const request = simulated.fundsRequest(1, 0n);
+    expect((await ask(parties, stranger, '/v1/funds-requests', request)).json()).toMatchObject({
+      code: 'unauthorised',
+    });
+    expect((await ask(parties, credential, '/v1/funds-requests', request)).status).toBe(200);
     for (const path of [`/v1/licensees/${ID}/accounts`, `/v1/licensees/${ID}/grants`, `/v1/devices/${id}/settlement`]) {
       expect((await ask(parties, credential, path)).status).toBe(200);
       expect((await ask(parties, stranger, path)).json()).toMatchObject({ code: 'unauthorised', status: 401 });

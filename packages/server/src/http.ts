@@ -9,6 +9,7 @@
  */
 import { randomBytes, timingSafeEqual } from 'node:crypto';
 import type { Log } from '@countermark/node-platform/logs';
+import { parseEnvelope } from '@countermark/protocol/cose';
 import { type CustomerId, type DeviceId, DEVICE_ID, type LicenseeId, LICENSEE_ID } from '@countermark/protocol/id';
 import { answersSchema, MAX_RECORD_BYTES, submissionSchema } from '@countermark/protocol/interfaces/answer';
 import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
@@ -530,7 +531,12 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
         ...describe('Grants funds, at most once for each request; the same request gets the same grant', { ...cbor }),
       },
       async (request, reply) => {
-        return sendCbor(reply, taken(await parts.funds.grant(rawBody(request))));
+        const body = rawBody(request);
+        const envelope = taken(parseEnvelope(body));
+        const licensee = await registry.deviceLicensee(envelope.key.holder);
+        // Of a device that is not enrolled nothing is granted: the refusal says so.
+        if (licensee !== null) own(request, licensee);
+        return sendCbor(reply, taken(await parts.funds.grant(body)));
       },
     );
 
@@ -548,8 +554,10 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
       },
     );
 
-    app.get('/v1/programmes', describe('The programmes of the postal authority'), async (_request, reply) =>
-      reply.type('application/json').send(taken(await parts.authority.programmes())),
+    app.get(
+      '/v1/programmes',
+      { preHandler: anyone, ...describe('The programmes of the postal authority') },
+      async (_request, reply) => reply.type('application/json').send(taken(await parts.authority.programmes())),
     );
   });
 

@@ -69,7 +69,9 @@ export function serveSessionUpgrades(server: Server, options: SessionUpgradeOpti
         other = await connectPrivately(options.cdSessionSocket, CONNECT_MS);
       } catch (error) {
         open.delete(stream);
-        refuseWith(rejection('try-again', { reason: errorText(error).slice(0, 200) }));
+        // The error names a path of this machine: it is for the log.
+        options.log.warn('The cryptographic device takes no session', { requestId, reason: errorText(error) });
+        refuseWith(rejection('try-again', { reason: 'the cryptographic device takes no session' }));
         return;
       }
       const socket = other;
