@@ -12,7 +12,8 @@ import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { shippedTariff } from '@countermark/tariff/shipped';
 import { template } from './mailing-desk.ts';
-import { type HostService, parseNumbers } from './service.ts';
+import { parseNumbers } from './piece-numbers.ts';
+import type { HostService } from './service.ts';
 
 /** The checks of single parameters; each returns what is wrong, or null. */
 type Check = (value: unknown) => string | null;
@@ -70,38 +71,40 @@ export function hostHandlers(service: HostService): RpcHandlers {
     };
   };
 
-  serve(HOST.frank, { ...mailing, keepOpen: flag }, ['file'], (p, tell) => service.frank(p, tell));
-  serve(HOST.stop, {}, [], async () => accept(await service.stop()));
-  serve(HOST.dryRun, mailing, ['file'], (p, tell) => service.dryRun(p, tell));
-  serve(HOST.job, { job: jobId }, ['job'], (p) => service.job(p.job));
-  serve(HOST.wait, { job: jobId, timeoutMs: count }, [], (p) => service.wait(p.job, p.timeoutMs));
-  serve(HOST.batches, { job: jobId }, [], (p) => service.batches(p.job));
+  serve(HOST.frank, { ...mailing, keepOpen: flag }, ['file'], (p, tell) => service.runner.frank(p, tell));
+  serve(HOST.stop, {}, [], async () => accept(await service.runner.stop()));
+  serve(HOST.dryRun, mailing, ['file'], (p, tell) => service.dryRun.of(p, tell));
+  serve(HOST.job, { job: jobId }, ['job'], (p) => service.reports.job(p.job));
+  serve(HOST.wait, { job: jobId, timeoutMs: count }, [], (p) => service.waiting.wait(p.job, p.timeoutMs));
+  serve(HOST.batches, { job: jobId }, [], (p) => service.batches.list(p.job));
   serve(HOST.batch, { batch: text(64), pieceNumber: count, pieceRef: text(), row: count, job: jobId }, [], (p) =>
-    service.show(p),
+    service.batches.show(p),
   );
   serve(HOST.spoil, { numbers: texts }, ['numbers'], async (p) => {
     const numbers = parseNumbers(p.numbers);
-    return numbers.ok ? service.spoil(numbers.value) : numbers;
+    return numbers.ok ? service.batches.spoil(numbers.value) : numbers;
   });
-  serve(HOST.close, { batch: text(64), incomplete: flag }, [], (p) => service.closeBatch(p));
-  serve(HOST.reprint, { batch: text(64), numbers: texts }, [], (p) => service.reprint(p));
-  serve(HOST.statistics, {}, [], () => accept(service.statistics()));
-  serve(HOST.send, {}, [], async () => accept(await service.send()));
-  serve(HOST.exportRecords, { directory: path }, ['directory'], (p) => service.exportRecords(p.directory));
-  serve(HOST.importRecords, { directory: path }, ['directory'], (p) => service.importRecords(p.directory));
-  serve(HOST.importConfirmations, { directory: path }, ['directory'], (p) => service.importConfirmations(p.directory));
-  serve(HOST.funds, {}, [], async () => accept(await service.funds()));
+  serve(HOST.close, { batch: text(64), incomplete: flag }, [], (p) => service.batches.close(p));
+  serve(HOST.reprint, { batch: text(64), numbers: texts }, [], (p) => service.batches.reprint(p));
+  serve(HOST.statistics, {}, [], () => accept(service.statistics.list()));
+  serve(HOST.send, {}, [], async () => accept(await service.statistics.send()));
+  serve(HOST.exportRecords, { directory: path }, ['directory'], (p) => service.statistics.export(p.directory));
+  serve(HOST.importRecords, { directory: path }, ['directory'], (p) => service.statistics.importRecords(p.directory));
+  serve(HOST.importConfirmations, { directory: path }, ['directory'], (p) =>
+    service.statistics.importConfirmations(p.directory),
+  );
+  serve(HOST.funds, {}, [], async () => accept(await service.funds.show()));
   serve(HOST.refill, { amount: text(40), amountMills: millsText }, [], (p) => {
     if ((p.amount === undefined) === (p.amountMills === undefined)) {
       return refuse(rejection('usage', { reason: 'Give one amount, such as 250.00.' }));
     }
-    return service.refill(p.amount, p.amountMills);
+    return service.funds.refill(p.amount, p.amountMills);
   });
-  serve(HOST.grants, {}, [], () => accept(service.grants()));
-  serve(HOST.grant, { digest: text(64) }, ['digest'], (p) => service.grant(p.digest));
-  serve(HOST.device, {}, [], async () => accept(await service.device()));
+  serve(HOST.grants, {}, [], () => accept(service.grants.list()));
+  serve(HOST.grant, { digest: text(64) }, ['digest'], (p) => service.grants.show(p.digest));
+  serve(HOST.device, {}, [], async () => accept(await service.device.show()));
   serve(HOST.status, {}, [], async () => accept(await service.status()));
-  serve(HOST.enrol, { customers: texts }, [], (p) => service.enrol(p.customers ?? []));
+  serve(HOST.enrol, { customers: texts }, [], (p) => service.device.enrol(p.customers ?? []));
   serve(HOST.template, { customers: flag }, [], (p) => accept({ csv: template(p.customers ?? true) }));
   return handlers;
 }

@@ -37,6 +37,20 @@ export class Funds {
     return asked;
   }
 
+  /**
+   * Asks for what the device lacks of `neededMills`, as far as `highestMills` lets it hold that; says whether any came. Null: no
+   * bound is known.
+   */
+  async requestMissing(neededMills: bigint, highestMills: bigint | null, job: JobId): Promise<boolean> {
+    const { descendingMills } = (await statusOf(this.#psd)).registers;
+    const missingMills = neededMills - descendingMills;
+    const roomMills = highestMills === null ? neededMills : highestMills - descendingMills;
+    const amountMills = missingMills < roomMills ? missingMills : roomMills;
+    if (amountMills <= 0n) return false;
+    const granted = await this.request(amountMills, job);
+    return granted.ok && granted.value.amountMills > 0n;
+  }
+
   async #request(amountMills: bigint, job: JobId | null): Promise<Result<FundsGrant>> {
     const status = await statusOf(this.#psd);
     if (status.pendingFundsRequest !== undefined) {

@@ -60,6 +60,11 @@ export function isHeld(record: RecordRow, nowMs: number): boolean {
   return record.state === 'waiting' && !record.sent && record.holdUntilMs !== null && record.holdUntilMs > nowMs;
 }
 
+/** Whether the device has, or had, the batch. */
+export function wasOpened({ state }: BatchRow): boolean {
+  return state === 'sealed' || state === 'closed' || state === 'open';
+}
+
 export function batchReport(journal: Journal, batch: BatchRow, nowMs: number): BatchReport {
   const record = batch.state === 'sealed' ? journal.recordOfBatch(batch.id) : undefined;
   const statistics = record === undefined ? null : statisticsOf(record.bytes);

@@ -1,0 +1,38 @@
+/**
+ * The desk of the device: what it says of itself, and its enrolment with the licensee's customers.
+ *
+ * Guarantees: enrolling again changes nothing. Which customers are registered is the server's to say.
+ */
+import { CUSTOMER_ID } from '@countermark/protocol/id';
+import type { DeviceReport } from '@countermark/protocol/interfaces/host';
+import { rejection } from '@countermark/protocol/rejection';
+import { accept, type Result, refuse } from '@countermark/protocol/result';
+import type { DeviceLink } from './device-link.ts';
+import { type PsdClient, statusOf } from './psd-client.ts';
+import { deviceReport } from './report.ts';
+
+export class DeviceDesk {
+  readonly #psd: PsdClient;
+  readonly #link: DeviceLink;
+
+  constructor(psd: PsdClient, link: DeviceLink) {
+    this.#psd = psd;
+    this.#link = link;
+  }
+
+  async show(): Promise<DeviceReport> {
+    return deviceReport(await statusOf(this.#psd));
+  }
+
+  /** Enrols the device where it is not, and registers these customers; takes the newest policy to it where none is named. */
+  async enrol(customers: readonly string[]): Promise<Result<DeviceReport>> {
+    const wrong = customers.find((customer) => !CUSTOMER_ID.test(customer));
+    if (wrong !== undefined) return refuse(rejection('usage', { reason: `${wrong} is no customer's id.` }));
+    const enrolled = await this.#link.enrolled();
+    if (!enrolled.ok) return enrolled;
+    const { device } = enrolled.value;
+    const updated =
+      customers.length === 0 ? await this.#link.refreshPolicy(device) : await this.#link.register(device, customers);
+    return updated.ok ? accept(deviceReport(updated.value)) : updated;
+  }
+}

@@ -1,0 +1,54 @@
+/**
+ * The status of the host: its jobs, device and server, what is pending, what will lock, and what to back up.
+ *
+ * Guarantees: answers also while device or server cannot be reached, and says why. Changes nothing.
+ */
+import { errorText } from '@countermark/node-platform/fault';
+import type { HostStatusAnswer } from '@countermark/protocol/interfaces/host';
+import type { HostParts } from './host-parts.ts';
+import { piecesFranked, piecesRemaining } from './job-progress.ts';
+import type { PendingWork } from './pending-work.ts';
+import { statusOf } from './psd-client.ts';
+import { deviceReport } from './report.ts';
+
+const DEVICE_PATIENCE_MS = 1_000;
+
+export async function hostStatus(parts: HostParts, pending: PendingWork): Promise<HostStatusAnswer> {
+  const { config, journal, psd, server } = parts;
+  const [device, reason] = await Promise.all([
+    statusOf(psd, DEVICE_PATIENCE_MS).catch((error: unknown) => errorText(error)),
+    server.health().then(
+      () => null,
+      (error: unknown) => errorText(error),
+    ),
+  ]);
+  const known = typeof device === 'string' ? null : device;
+  const deadlines = [
+    { what: 'warns' as const, atMs: known?.warnsAtMs },
+    { what: 'locks' as const, atMs: known?.locksAtMs },
+  ].flatMap(({ what, atMs }) => (atMs === undefined ? [] : [{ what, atMs }]));
+  return {
+    host: {
+      licensee: config.licensee,
+      transport: config.transport,
+      forwarding: config.forwarding,
+      holdForMs: config.holdForMs,
+      jobs: journal.jobs().map(({ job, state }) => ({
+        job,
+        state,
+        pieces: piecesFranked(journal, job),
+        remaining: piecesRemaining(journal, job),
+      })),
+    },
+    device: known === null ? null : deviceReport(known),
+    server: { url: server.url, reachable: reason === null, ...(reason === null ? {} : { reason }) },
+    ...(typeof device === 'string' ? { unreachable: device } : {}),
+    pending: pending.of(undefined),
+    deadlines,
+    backup: [
+      { path: config.data, why: 'the host’s store: piece records, archived records, confirmations and grants' },
+      { path: config.output, why: 'the jobs’ files: indicia, merge files, records' },
+      { path: config.trustBundle, why: 'the public keys on which every check stands' },
+    ],
+  };
+}
