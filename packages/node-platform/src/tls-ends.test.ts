@@ -215,6 +215,31 @@ describe('no session is taken up again', () => {
   });
 });
 
+describe('one device', () => {
+  it('cannot take all the sessions for itself', async () => {
+    await serve();
+    const open = async () => {
+      const opened = await openSession(createConnection({ path }), { credentials: deviceEnd, serverName: SERVER });
+      if (!opened.ok) throw new Error(opened.rejection.code);
+      opened.value.on('data', () => undefined);
+      return opened.value;
+    };
+    const held = await Promise.all([open(), open(), open(), open()]);
+    const fifth = await open();
+    await once(fifth, 'close');
+    expect(sessions).toHaveLength(4);
+    expect(refusals.map(({ code }) => code)).toEqual(['session-failed']);
+    const [first] = held;
+    first?.end();
+    if (first !== undefined) await once(first, 'close');
+    const again = await open();
+    again.write('a record');
+    await once(again, 'data');
+    expect(sessions).toHaveLength(5);
+    for (const session of [...held, again]) session.destroy();
+  });
+});
+
 describe('not one byte gets through', () => {
   it.each([
     ['an untrusted certificate with our device id', async () => issue(theirs, DEVICE, ours), 'session-failed'],

@@ -4,7 +4,7 @@
  * Guarantees: the server end hands out a stream only after the client's certificate was verified against the given issuers
  * (`authorized`), with the device id from its subject; before that not one byte of application data is read. The client end
  * accepts only a certificate of the given issuers with exactly the expected subject name. There is no resumption: every session
- * verifies certificates anew. No error goes unhandled.
+ * verifies certificates anew. No device takes all sessions for itself. No error goes unhandled.
  * Does not check revocation (the server's user looks the device up), and does not tell truncation from an end: frames and records
  * carry their own lengths and authenticators.
  *
@@ -58,11 +58,14 @@ export interface SessionClientOptions {
   readonly handshakeTimeoutMs?: number;
 }
 
+/** Sessions that one device may have at once: an honest one has one, or a few while broken ones are not yet noticed. */
+const SESSIONS_PER_DEVICE = 4;
+
 const CLOCK_CODES = new Set(['CERT_NOT_YET_VALID', 'CERT_HAS_EXPIRED']);
 
 /** Serves the server end on a Unix socket in a 0700 directory. Faults: those of `listenPrivately`. */
 export async function serveSessions(path: string, options: SessionServerOptions): Promise<SessionServer> {
-  const open = new Set<TLSSocket>();
+  const open = new Map<TLSSocket, string>();
   const server = createServer({
     ...serverContextOf(options.credentials),
     requestCert: true,
@@ -80,7 +83,12 @@ export async function serveSessions(path: string, options: SessionServerOptions)
       options.onRefused?.(rejection('session-failed', { reason: 'the certificate names no device' }));
       return;
     }
-    open.add(stream);
+    if ([...open.values()].filter((device) => device === deviceId).length >= SESSIONS_PER_DEVICE) {
+      stream.destroy();
+      options.onRefused?.(rejection('session-failed', { reason: 'the device has too many sessions open' }));
+      return;
+    }
+    open.set(stream, deviceId);
     stream.once('close', () => open.delete(stream));
     options.onSession(stream, deviceId);
   });
@@ -104,7 +112,7 @@ export async function serveSessions(path: string, options: SessionServerOptions)
           resolve();
         });
       });
-      for (const stream of open) stream.destroy();
+      for (const stream of open.keys()) stream.destroy();
       await closed;
     },
   };
