@@ -32,6 +32,11 @@ const MIGRATIONS = [
    CREATE TABLE own_certificate (name TEXT PRIMARY KEY, certificate BLOB NOT NULL) STRICT, WITHOUT ROWID;`,
 ];
 
+/** The register's file in the folder. */
+export function registerPath(folder: string): string {
+  return join(folder, 'cryptographic-device.sqlite');
+}
+
 /** An enrolment as it was stored. */
 export type Enrolment = {
   readonly licensee: string;
@@ -52,7 +57,7 @@ export function openDeviceRegister(
   onBroken: (fault: Fault) => void,
 ): Result<DeviceRegister> {
   const store = openEmbeddedStore({
-    path: join(folder, 'cryptographic-device.sqlite'),
+    path: registerPath(folder),
     applicationId: APPLICATION_ID,
     migrations: MIGRATIONS,
     onBroken,

@@ -4,16 +4,17 @@
  * Guarantees that what was started is closed in the reverse order when the process ends. Time and log are inputs, so that
  * tests start the same device as `main.ts` does.
  */
-import { mkdirSync } from 'node:fs';
+import { existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Clock } from '@countermark/node-platform/clock';
 import type { Fault } from '@countermark/node-platform/fault';
 import type { Log } from '@countermark/node-platform/logs';
 import { serveRpc } from '@countermark/node-platform/rpc';
-import { accept, type Result } from '@countermark/protocol/result';
+import { rejection } from '@countermark/protocol/rejection';
+import { accept, type Result, refuse } from '@countermark/protocol/result';
 import type { KeySource } from '@countermark/verify/verified';
 import { Authentication } from './authentication.ts';
-import { type DeviceRegister, openDeviceRegister } from './device-register.ts';
+import { type DeviceRegister, openDeviceRegister, registerPath } from './device-register.ts';
 import { Issuing } from './issuing.ts';
 import { KEY_ROLES, type KeyStore } from './key-store.ts';
 import { deviceOperations } from './operations.ts';
@@ -44,7 +45,12 @@ const SESSION_AUTHORITY = 'session-authority';
 /** Opens keys and register. Rejections: `store-damaged`, `store-in-use`. */
 export function openDevice(config: Config, onBroken: (fault: Fault) => void = () => undefined): Result<OpenedDevice> {
   mkdirSync(config.data, { recursive: true, mode: 0o700 });
-  const keys = openSoftwareKeys(join(config.data, 'keys'));
+  const folder = join(config.data, 'keys');
+  // Keys come first: with a register and without them this is not a first start, and new ones would be another identity.
+  if (!existsSync(folder) && existsSync(registerPath(config.data))) {
+    return refuse(rejection('store-damaged', { store: folder, reason: 'the keys of the enrolled devices are gone' }));
+  }
+  const keys = openSoftwareKeys(folder);
   if (!keys.ok) return keys;
   const store = keys.value;
   const roleKeys: KeySource = ({ holder, epoch }) => {

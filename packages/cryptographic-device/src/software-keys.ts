@@ -6,7 +6,17 @@
  * files are missing or broken is refused, never completed with new keys (that would silently start another identity).
  * Agreed MAC keys are kept in memory only, a bounded number of them.
  */
-import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync, renameSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeSync,
+} from 'node:fs';
 import { dirname, join } from 'node:path';
 import type { KeyObject } from 'node:crypto';
 import { errorText } from '@countermark/node-platform/fault';
@@ -59,6 +69,8 @@ export function openSoftwareKeys(directory: string, threads = 2): Result<KeyStor
 function create(directory: string): void {
   mkdirSync(dirname(directory), { recursive: true, mode: 0o700 });
   const growing = `${directory}.${process.pid}.new`;
+  // Left by a start that died here: its keys were never used.
+  rmSync(growing, { recursive: true, force: true });
   mkdirSync(growing, { mode: 0o700 });
   for (const name of NAMES) {
     const file = openSync(join(growing, `${name}.key`), 'wx', 0o600);
