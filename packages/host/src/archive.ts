@@ -8,7 +8,8 @@
 import { mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { JobId } from '@countermark/protocol/id';
-import type { Journal, RecordRow } from './journal.ts';
+import type { Journal } from './journal.ts';
+import type { RecordRow } from './journal-rows.ts';
 
 export class Archive {
   readonly #journal: Journal;

@@ -14,7 +14,8 @@ import { type DeviceStatus, MAX_CHUNK, PSD } from '@countermark/protocol/interfa
 import { concat } from '@countermark/protocol/bytes';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { encodeWith } from '@countermark/protocol/schema';
-import type { BatchRow, Journal } from './journal.ts';
+import type { Journal } from './journal.ts';
+import type { BatchRow } from './journal-rows.ts';
 import { damaged, type FrankedChunkRows, frankedChunks, pieceRecords } from './piece-archive.ts';
 import type { PsdClient } from './psd-client.ts';
 

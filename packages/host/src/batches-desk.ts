@@ -17,7 +17,7 @@ import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { closeBatch, type ClosingOptions } from './batch-closing.ts';
 import type { JobRunner } from './job-runner.ts';
-import type { BatchRow } from './journal.ts';
+import type { BatchRow } from './journal-rows.ts';
 import type { Outbox } from './outbox.ts';
 import { pieceByKey, pieceByNumber, pieceByRow, type PiecePlace } from './piece-archive.ts';
 import { parseNumbers } from './piece-numbers.ts';

@@ -8,7 +8,7 @@ import type { CustomerId, LicenseeId } from '@countermark/protocol/id';
 import type { Currency } from '@countermark/protocol/money';
 import { parseProgramme, type Programme } from '@countermark/tariff/programme';
 import { type ProgrammeCell, reckon } from '@countermark/tariff/programme-reckoning';
-import type { RunCell } from './journal.ts';
+import type { RunCell } from './journal-rows.ts';
 import type { GroupTotal } from './staging.ts';
 
 export type MailingCells = {

@@ -3,7 +3,8 @@
  *
  * Guarantees: told from the journal alone, so the same before and after a restart.
  */
-import type { Journal, RunRow } from './journal.ts';
+import type { Journal } from './journal.ts';
+import type { RunRow } from './journal-rows.ts';
 
 /** The run of the job that is being franked, or waits to be gone on with. */
 export function activeRun(journal: Journal, job: string): RunRow | undefined {

@@ -10,7 +10,7 @@ import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { shippedTariff } from '@countermark/tariff/shipped';
 import type { Archive } from './archive.ts';
 import type { RatedParts } from './host-parts.ts';
-import type { JobRow } from './journal.ts';
+import type { JobRow } from './journal-rows.ts';
 import { piecesFranked } from './job-progress.ts';
 import type { PendingWork } from './pending-work.ts';
 import { runFiles } from './printing.ts';

@@ -19,7 +19,7 @@ import type { Funds } from './funds.ts';
 import type { RatedParts } from './host-parts.ts';
 import { activeRun, piecesFranked, piecesRemaining } from './job-progress.ts';
 import type { JobReports } from './job-reports.ts';
-import type { JobRow, RunRow } from './journal.ts';
+import type { JobRow, RunRow } from './journal-rows.ts';
 import type { MailingIntake, NamedMailing } from './mailing-intake.ts';
 import type { News } from './news.ts';
 import type { Outbox } from './outbox.ts';

@@ -10,162 +10,35 @@
  */
 import { randomBytes } from 'node:crypto';
 import type { EmbeddedStore } from '@countermark/node-platform/embedded-store';
-import type { CellKey } from '@countermark/protocol/cell';
-import type { BatchId, CustomerId, JobId } from '@countermark/protocol/id';
+import type { BatchId, JobId } from '@countermark/protocol/id';
 import { CHUNK_ENTRY_BYTES } from '@countermark/protocol/interfaces/psd';
 import type { JobState } from '@countermark/protocol/interfaces/host';
 import type { Rejection } from '@countermark/protocol/rejection';
 import type Database from 'better-sqlite3';
+import {
+  type BadRow,
+  batchOf,
+  type BatchRow,
+  bytesOf,
+  chunkOf,
+  type ChunkRow,
+  type ConfirmedRecord,
+  frankedOf,
+  type FrankedRow,
+  grantOf,
+  type GrantRow,
+  jobOf,
+  type JobRow,
+  type KeptName,
+  type Raw,
+  recordOf,
+  type RecordRow,
+  type RunCell,
+  runOf,
+  type RunRow,
+  type RunState,
+} from './journal-rows.ts';
 
-/** "CMho" in the file's header. */
-export const HOST_APPLICATION_ID = 0x434d686f;
-
-export const HOST_MIGRATIONS: readonly string[] = [
-  `CREATE TABLE job (
-    job TEXT PRIMARY KEY, state TEXT NOT NULL, refusal TEXT, tariff TEXT NOT NULL, created_ms INTEGER NOT NULL,
-    rejected_rows INTEGER NOT NULL DEFAULT 0, errors_file TEXT, started_sequence INTEGER NOT NULL DEFAULT 0
-  ) STRICT;
-  -- One reading of a file for a job. state: staging, active, superseded, franked.
-  CREATE TABLE run (
-    run INTEGER PRIMARY KEY, job TEXT NOT NULL, ordinal INTEGER NOT NULL, file TEXT NOT NULL, file_digest BLOB NOT NULL,
-    columns TEXT NOT NULL, cells TEXT NOT NULL, state TEXT NOT NULL, warnings TEXT NOT NULL DEFAULT '[]',
-    keep_open INTEGER NOT NULL DEFAULT 0, printed INTEGER NOT NULL DEFAULT 0
-  ) STRICT;
-  CREATE INDEX run_job ON run (job);
-  -- state: planned, open, closed, sealed, dropped.
-  CREATE TABLE batch (
-    batch INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, run INTEGER, customer TEXT, product TEXT NOT NULL,
-    entry TEXT NOT NULL, mailing_date TEXT NOT NULL, state TEXT NOT NULL, expected INTEGER NOT NULL,
-    expected_cells INTEGER NOT NULL, declaration BLOB, franked INTEGER NOT NULL DEFAULT 0,
-    postage_mills INTEGER NOT NULL DEFAULT 0, first_number INTEGER, spoiled TEXT NOT NULL DEFAULT '[]',
-    reprints INTEGER NOT NULL DEFAULT 0, later_reprints INTEGER NOT NULL DEFAULT 0, incomplete INTEGER NOT NULL DEFAULT 0
-  ) STRICT;
-  CREATE INDEX batch_run ON batch (run);
-  CREATE TABLE chunk (
-    batch INTEGER NOT NULL, first_index INTEGER NOT NULL, pieces INTEGER NOT NULL, entries BLOB NOT NULL, cells BLOB NOT NULL,
-    line_numbers BLOB NOT NULL, texts BLOB NOT NULL, UNIQUE (batch, first_index)
-  ) STRICT;
-  CREATE TABLE franked (
-    batch INTEGER NOT NULL, first_index INTEGER NOT NULL, pieces INTEGER NOT NULL, first_number INTEGER NOT NULL,
-    indicia BLOB NOT NULL, salts BLOB NOT NULL, codes BLOB NOT NULL, UNIQUE (batch, first_index)
-  ) STRICT;
-  CREATE INDEX franked_number ON franked (first_number);
-  CREATE TABLE bad_row (run INTEGER NOT NULL, row INTEGER NOT NULL, field TEXT NOT NULL, value TEXT NOT NULL, cure TEXT NOT NULL) STRICT;
-  CREATE INDEX bad_row_run ON bad_row (run, row);
-  -- state: waiting, confirmed, quarantined. supply: bytes handed out to host memory, from which they are sent (hold).
-  CREATE TABLE record (
-    sequence INTEGER PRIMARY KEY, digest BLOB NOT NULL, batch TEXT, bytes BLOB NOT NULL, sealed_ms INTEGER NOT NULL,
-    hold_until_ms INTEGER, state TEXT NOT NULL, reason TEXT, attempts INTEGER NOT NULL DEFAULT 0, sent INTEGER NOT NULL DEFAULT 0,
-    confirmation BLOB, attestation BLOB, confirmed_ms INTEGER
-  ) STRICT;
-  CREATE INDEX record_state ON record (state);
-  CREATE TABLE piece_grant (
-    cursor INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, kind TEXT NOT NULL, bytes BLOB NOT NULL
-  ) STRICT;
-  CREATE TABLE grant_evidence (digest BLOB NOT NULL, cursor INTEGER NOT NULL, PRIMARY KEY (digest, cursor)) STRICT, WITHOUT ROWID;
-  CREATE TABLE funds_grant (number INTEGER PRIMARY KEY, job TEXT, bytes BLOB NOT NULL, applied INTEGER NOT NULL) STRICT;
-  CREATE TABLE kept (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;`,
-];
-
-/** A rated cell as a run's chunks refer to it. Amounts are mills of one piece. */
-export type RunCell = { readonly key: CellKey; readonly affixedMills: bigint; readonly declaredMills: bigint };
-
-export type JobRow = {
-  readonly job: JobId;
-  readonly state: JobState;
-  readonly refusal: Rejection | null;
-  readonly tariff: string;
-  readonly rejectedRows: number;
-  readonly errorsFile: string | null;
-};
-
-export type RunState = 'staging' | 'active' | 'superseded' | 'franked';
-export type RunRow = {
-  readonly run: number;
-  readonly job: JobId;
-  readonly ordinal: number;
-  readonly file: string;
-  readonly fileDigest: Uint8Array;
-  readonly columns: readonly string[];
-  readonly cells: readonly RunCell[];
-  readonly state: RunState;
-  readonly warnings: readonly string[];
-  readonly keepOpen: boolean;
-  readonly printed: boolean;
-};
-
-export type BatchRowState = 'planned' | 'open' | 'closed' | 'sealed' | 'dropped';
-export type BatchRow = {
-  readonly batch: number;
-  readonly id: BatchId;
-  /** Null: a batch that the host found at its PSD and knows nothing else of. */
-  readonly run: number | null;
-  readonly customer: CustomerId | null;
-  readonly product: string;
-  readonly entry: string;
-  readonly mailingDate: string;
-  readonly state: BatchRowState;
-  readonly expected: number;
-  readonly expectedCells: number;
-  readonly declaration: Uint8Array | null;
-  readonly franked: number;
-  readonly postageMills: bigint;
-  readonly firstNumber: number | null;
-  readonly spoiled: readonly number[];
-  readonly reprints: number;
-  readonly laterReprints: number;
-  readonly incomplete: boolean;
-};
-
-/** Pieces as staged. `entries`: as the PSD is asked, cell indices within `cells`; `cells`: indices into the run's cells. */
-export type ChunkRow = {
-  readonly firstIndex: number;
-  readonly pieces: number;
-  readonly entries: Uint8Array;
-  readonly cells: Uint16Array;
-  readonly rows: Uint32Array;
-  /** A JSON list of cells per row, one a line. */
-  readonly texts: Uint8Array;
-};
-
-export type FrankedRow = {
-  readonly firstIndex: number;
-  readonly pieces: number;
-  readonly firstNumber: number;
-  readonly indicia: Uint8Array;
-  readonly salts: Uint8Array;
-  readonly codes: Uint8Array;
-};
-
-export type RecordRow = {
-  readonly sequence: number;
-  readonly digest: Uint8Array;
-  readonly batch: BatchId | null;
-  readonly bytes: Uint8Array;
-  readonly sealedMs: number;
-  readonly holdUntilMs: number | null;
-  readonly state: 'waiting' | 'confirmed' | 'quarantined';
-  readonly reason: string | null;
-  readonly attempts: number;
-  readonly sent: boolean;
-  readonly confirmation: Uint8Array | null;
-  readonly attestation: Uint8Array | null;
-};
-
-/** A record that its device has deleted on a verified confirmation. */
-export type ConfirmedRecord = {
-  readonly sequence: number;
-  readonly confirmation: Uint8Array;
-  readonly attestation: Uint8Array | null;
-};
-
-export type BadRow = { readonly row: number; readonly field: string; readonly value: string; readonly cure: string };
-export type GrantRow = { readonly cursor: number; readonly kind: 'discount' | 'credit'; readonly bytes: Uint8Array };
-
-/** Small values kept by name. */
-type KeptName = 'certificate' | 'policy' | 'device';
-
-type Raw = Record<string, unknown>;
 const BATCHES = 'SELECT b.* FROM batch b';
 
 export class Journal {
@@ -783,112 +656,4 @@ export class Journal {
       });
     }
   }
-}
-
-function bytesOf(column: Uint16Array | Uint32Array): Buffer {
-  return Buffer.from(column.buffer, column.byteOffset, column.byteLength);
-}
-
-/** A column of a blob; copied, because a blob's bytes may lie at any address. */
-function aligned(blob: unknown): ArrayBuffer {
-  const bytes = blob as Buffer;
-  return bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.byteLength) as ArrayBuffer;
-}
-
-function jobOf(row: Raw): JobRow {
-  return {
-    job: row.job as JobId,
-    state: row.state as JobState,
-    refusal: row.refusal === null ? null : (JSON.parse(row.refusal as string) as Rejection),
-    tariff: row.tariff as string,
-    rejectedRows: Number(row.rejected_rows),
-    errorsFile: row.errors_file as string | null,
-  };
-}
-
-function runOf(row: Raw): RunRow {
-  const cells = JSON.parse(row.cells as string) as [CellKey, string, string][];
-  return {
-    run: Number(row.run),
-    job: row.job as JobId,
-    ordinal: Number(row.ordinal),
-    file: row.file as string,
-    fileDigest: row.file_digest as Uint8Array,
-    columns: JSON.parse(row.columns as string) as string[],
-    cells: cells.map(([key, affixed, declared]) => ({
-      key,
-      affixedMills: BigInt(affixed),
-      declaredMills: BigInt(declared),
-    })),
-    state: row.state as RunState,
-    warnings: JSON.parse(row.warnings as string) as string[],
-    keepOpen: row.keep_open === 1n,
-    printed: row.printed === 1n,
-  };
-}
-
-function batchOf(row: Raw): BatchRow {
-  return {
-    batch: Number(row.batch),
-    id: row.id as BatchId,
-    run: row.run === null ? null : Number(row.run),
-    customer: row.customer as CustomerId | null,
-    product: row.product as string,
-    entry: row.entry as string,
-    mailingDate: row.mailing_date as string,
-    state: row.state as BatchRowState,
-    expected: Number(row.expected),
-    expectedCells: Number(row.expected_cells),
-    declaration: row.declaration as Uint8Array | null,
-    franked: Number(row.franked),
-    postageMills: row.postage_mills as bigint,
-    firstNumber: row.first_number === null ? null : Number(row.first_number),
-    spoiled: JSON.parse(row.spoiled as string) as number[],
-    reprints: Number(row.reprints),
-    laterReprints: Number(row.later_reprints),
-    incomplete: row.incomplete === 1n,
-  };
-}
-
-function chunkOf(row: Raw): ChunkRow {
-  return {
-    firstIndex: Number(row.first_index),
-    pieces: Number(row.pieces),
-    entries: row.entries as Uint8Array,
-    cells: new Uint16Array(aligned(row.cells)),
-    rows: new Uint32Array(aligned(row.line_numbers)),
-    texts: row.texts as Uint8Array,
-  };
-}
-
-function frankedOf(row: Raw): FrankedRow {
-  return {
-    firstIndex: Number(row.first_index),
-    pieces: Number(row.pieces),
-    firstNumber: Number(row.first_number),
-    indicia: row.indicia as Uint8Array,
-    salts: row.salts as Uint8Array,
-    codes: row.codes as Uint8Array,
-  };
-}
-
-function recordOf(row: Raw): RecordRow {
-  return {
-    sequence: Number(row.sequence),
-    digest: row.digest as Uint8Array,
-    batch: row.batch as BatchId | null,
-    bytes: row.bytes as Uint8Array,
-    sealedMs: Number(row.sealed_ms),
-    holdUntilMs: row.hold_until_ms === null ? null : Number(row.hold_until_ms),
-    state: row.state as RecordRow['state'],
-    reason: row.reason as string | null,
-    attempts: Number(row.attempts),
-    sent: row.sent === 1n,
-    confirmation: row.confirmation as Uint8Array | null,
-    attestation: row.attestation as Uint8Array | null,
-  };
-}
-
-function grantOf(row: Raw): GrantRow {
-  return { cursor: Number(row.cursor), kind: row.kind as GrantRow['kind'], bytes: row.bytes as Uint8Array };
 }

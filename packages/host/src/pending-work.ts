@@ -6,7 +6,7 @@
 import type { PendingReport } from '@countermark/protocol/interfaces/host';
 import type { HostParts } from './host-parts.ts';
 import { piecesRemaining } from './job-progress.ts';
-import type { RecordRow } from './journal.ts';
+import type { RecordRow } from './journal-rows.ts';
 import type { Outbox } from './outbox.ts';
 import { isHeld, rejectionReport, wasOpened } from './report.ts';
 import type { SettlementFollower } from './settlement.ts';

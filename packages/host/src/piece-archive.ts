@@ -11,7 +11,8 @@ import { SALT_BYTES } from '@countermark/protocol/merkle';
 import { pieceRecordBytes, pieceRecordHead, REFERENCE_BYTES } from '@countermark/protocol/messages/piece-record';
 import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
-import type { BatchRow, ChunkRow, FrankedRow, Journal, RunCell } from './journal.ts';
+import type { Journal } from './journal.ts';
+import type { BatchRow, ChunkRow, FrankedRow, RunCell } from './journal-rows.ts';
 import { keyOf, readIndex, readPostage, readReference } from './staging.ts';
 
 /** A chunk with its answer. */

@@ -15,7 +15,9 @@ import {
 } from '@countermark/protocol/layout';
 import { SHIPPED_TARIFFS, type ShippedTariff } from '@countermark/tariff/shipped';
 import { Archive } from './archive.ts';
-import { HOST_APPLICATION_ID, HOST_MIGRATIONS, Journal, type RunRow } from './journal.ts';
+import { Journal } from './journal.ts';
+import type { RunRow } from './journal-rows.ts';
+import { HOST_APPLICATION_ID, HOST_MIGRATIONS } from './journal-schema.ts';
 import { takeMailing } from './mailing-desk.ts';
 import { filePrinter, type PrintPiece, type PrintPort, type PrintRequest } from './print-port.ts';
 import { batchesOfNumbers, type PrintingOptions, reprint, RunPrinting, runFiles } from './printing.ts';

@@ -8,7 +8,7 @@ import type { Defect } from '@countermark/tariff/defect';
 import { ratePiece } from '@countermark/tariff/rate';
 import type { RatedCell, Tariff } from '@countermark/tariff/tariff';
 import { parseWeight, type WeightUnit } from '@countermark/tariff/weight';
-import type { RunCell } from './journal.ts';
+import type { RunCell } from './journal-rows.ts';
 
 /** A cell's number in the run, and its postage in mills; or what is wrong. */
 export type Rating =

@@ -31,7 +31,8 @@ import { describeRejection, type Rejection } from '@countermark/protocol/rejecti
 import { nodeVerification } from '@countermark/node-platform/verification';
 import { messageDigest } from '@countermark/protocol/cose';
 import { fundsGrantOf } from './funds.ts';
-import type { BatchRow, GrantRow, Journal, RecordRow } from './journal.ts';
+import type { Journal } from './journal.ts';
+import type { BatchRow, GrantRow, RecordRow } from './journal-rows.ts';
 import { type PiecePlace, pieceRecords } from './piece-archive.ts';
 import { readIndex, readPostage, readReference } from './staging.ts';
 

@@ -17,7 +17,8 @@ import { parseTrustBundle, trustedKeys } from '@countermark/verify/trust-bundle'
 import type { KeySource } from '@countermark/verify/verified';
 import { hostHandlers } from './api.ts';
 import type { HostConfig } from './config.ts';
-import { HOST_APPLICATION_ID, HOST_MIGRATIONS, Journal } from './journal.ts';
+import { Journal } from './journal.ts';
+import { HOST_APPLICATION_ID, HOST_MIGRATIONS } from './journal-schema.ts';
 import { filePrinter, type PrintPort } from './print-port.ts';
 import { type PsdClient, psdAt, statusOf } from './psd-client.ts';
 import { ServerClient } from './server-client.ts';

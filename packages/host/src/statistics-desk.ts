@@ -16,7 +16,7 @@ import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { writeOnce } from './archive.ts';
 import type { HostParts } from './host-parts.ts';
-import type { RecordRow } from './journal.ts';
+import type { RecordRow } from './journal-rows.ts';
 import type { News } from './news.ts';
 import type { Outbox } from './outbox.ts';
 import { statusOf } from './psd-client.ts';
