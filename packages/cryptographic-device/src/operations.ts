@@ -4,12 +4,10 @@
  * Guarantees that parameters are parsed strictly before anything is done with them. The socket is as private as its
  * directory: whoever reaches it may ask, and gets nothing signed that is not warranted by signed bytes.
  */
-import type { RpcHandler, RpcHandlers } from '@countermark/node-platform/rpc';
+import { type RpcHandlers, served } from '@countermark/node-platform/rpc';
 import { CRYPTOGRAPHIC_DEVICE } from '@countermark/protocol/interfaces/cryptographic-device';
-import type { Operation } from '@countermark/protocol/interfaces/operation';
 import type { Rejection } from '@countermark/protocol/rejection';
 import { accept, type Result } from '@countermark/protocol/result';
-import { parseValue } from '@countermark/protocol/schema';
 import type { Authentication } from './authentication.ts';
 import type { Issuing } from './issuing.ts';
 import type { KeyStore } from './key-store.ts';
@@ -53,22 +51,6 @@ export function deviceOperations({ keys, authentication, issuing, sessionAuthori
       named('suspension', await issuing.suspend(device, licensee, suspended, reason)),
     ),
   ]);
-}
-
-/** An operation with its handler: parameters parsed, the answer encoded, by its own schemas. */
-export function served<Request, Answer>(
-  operation: Operation<Request, Answer>,
-  handle: (request: Request) => Promise<Result<Answer>> | Result<Answer>,
-): readonly [string, RpcHandler] {
-  return [
-    operation.name,
-    async (parameters) => {
-      const request = parseValue(operation.request, parameters);
-      if (!request.ok) return request;
-      const answer = await handle(request.value);
-      return answer.ok ? accept(operation.answer.toCbor(answer.value)) : answer;
-    },
-  ];
 }
 
 type Named<Name extends string> = { readonly [K in Name]: Uint8Array };

@@ -6,7 +6,7 @@
  * Revocation is not here: the session's end looks the device up.
  */
 import { type KeyObject, randomBytes, webcrypto } from 'node:crypto';
-import { generateSigningKey, publicKeyBytes } from '@countermark/node-platform/signing';
+import { generateSigningKey, publicKeyBytes, publicKeyInfo } from '@countermark/node-platform/signing';
 import type * as X509 from '@peculiar/x509';
 import type { KeyStore } from './key-store.ts';
 
@@ -22,8 +22,6 @@ const SERVER_VALIDITY_MS = 24 * HOUR_MS;
 const DEVICE_VALIDITY_MS = 10 * YEAR_MS;
 const AUTHORITY_VALIDITY_MS = 25 * YEAR_MS;
 const ECDSA = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' };
-/** SubjectPublicKeyInfo of P-256 up to the point (RFC 5480). */
-const SPKI_PREFIX = Buffer.from('3059301306072a8648ce3d020106082a8648ce3d030107034200', 'hex');
 
 /** The server end's key and certificate, and until when it may be used. */
 export type SessionServerCredentials = {
@@ -80,15 +78,6 @@ export async function sessionServerCredentials(keys: KeyStore, nowMs: number): P
   return { privateKey, certificate: certificate.toString('pem'), expiresAtMs };
 }
 
-/** A DER certificate as PEM, as TLS wants it. */
-export function certificatePem(der: Uint8Array): string {
-  const lines =
-    Buffer.from(der)
-      .toString('base64')
-      .match(/.{1,64}/g) ?? [];
-  return `-----BEGIN CERTIFICATE-----\n${lines.join('\n')}\n-----END CERTIFICATE-----\n`;
-}
-
 async function library(): Promise<typeof X509> {
   await import('reflect-metadata');
   return import('@peculiar/x509');
@@ -111,7 +100,7 @@ async function create(keys: KeyStore, wanted: Wanted): Promise<X509.X509Certific
       issuer: AUTHORITY_NAME,
       notBefore: wholeSecond(wanted.fromMs),
       notAfter: wholeSecond(wanted.toMs),
-      publicKey: Buffer.concat([SPKI_PREFIX, wanted.point]),
+      publicKey: publicKeyInfo(wanted.point),
       signingKey: { algorithm: ECDSA },
       signingAlgorithm: ECDSA,
       extensions: [...wanted.extensions],

@@ -8,14 +8,16 @@
  * frames and calls in hand are bounded (the peer is held back, nothing is dropped); a handler's fault never ends the process; when
  * a connection breaks, every call in flight ends with a fault and no call is repeated by itself: whether it took effect is for the
  * operation to tell when asked again.
- * Does not check parameters: handlers parse them with protocol schemas.
+ * Does not check parameters: handlers parse them with protocol schemas (`served`).
  */
 import { randomBytes } from 'node:crypto';
 import { createServer, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { type CborValue, decode, encode, FRAME_LIMITS } from '@countermark/protocol/cbor';
+import type { Operation } from '@countermark/protocol/interfaces/operation';
 import { isRejectionCode, type Rejection, type RejectionDetail, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
+import { parseValue } from '@countermark/protocol/schema';
 import { errorText, Fault, type Retry } from './fault.ts';
 import { FrameChannel } from './socket-frames.ts';
 import { connectPrivately, listenPrivately } from './unix-sockets.ts';
@@ -97,6 +99,22 @@ export interface RpcClient {
   call(operation: string, parameters: CborValue, options?: RpcCallOptions): Promise<Result<CborValue>>;
   /** Ends the connection; calls in flight end with a fault. */
   close(): void;
+}
+
+/** An operation of an interface with its handler: parameters parsed and the answer encoded by its own schemas. */
+export function served<Request, Answer>(
+  operation: Operation<Request, Answer>,
+  handle: (request: Request) => Promise<Result<Answer>> | Result<Answer>,
+): readonly [string, RpcHandler] {
+  return [
+    operation.name,
+    async (parameters) => {
+      const request = parseValue(operation.request, parameters);
+      if (!request.ok) return request;
+      const answer = await handle(request.value);
+      return answer.ok ? accept(operation.answer.toCbor(answer.value)) : answer;
+    },
+  ];
 }
 
 /**

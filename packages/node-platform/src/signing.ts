@@ -27,6 +27,11 @@ export const PUBLIC_KEY_BYTES = 65;
 /** SubjectPublicKeyInfo for id-ecPublicKey on prime256v1 up to the point (RFC 5480). */
 const SPKI_PREFIX = Buffer.from('3059301306072a8648ce3d020106082a8648ce3d030107034200', 'hex');
 
+/** The SubjectPublicKeyInfo (DER) of an uncompressed P-256 point, which is not checked. */
+export function publicKeyInfo(point: Uint8Array): Buffer<ArrayBuffer> {
+  return Buffer.concat([SPKI_PREFIX, point]);
+}
+
 /** A new P-256 key pair. */
 export function generateSigningKey(): { readonly privateKey: KeyObject; readonly publicKey: KeyObject } {
   return generateKeyPairSync('ec', { namedCurve: 'P-256' });
@@ -48,7 +53,7 @@ export function publicKeyBytes(key: KeyObject): Uint8Array {
 export function importPublicKey(point: Uint8Array): KeyObject | undefined {
   if (point.length !== PUBLIC_KEY_BYTES || point[0] !== 4) return undefined;
   try {
-    return createPublicKey({ key: Buffer.concat([SPKI_PREFIX, point]), format: 'der', type: 'spki' });
+    return createPublicKey({ key: publicKeyInfo(point), format: 'der', type: 'spki' });
   } catch {
     return undefined;
   }

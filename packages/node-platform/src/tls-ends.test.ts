@@ -230,8 +230,8 @@ describe('one device', () => {
     expect(sessions).toHaveLength(4);
     expect(refusals.map(({ code }) => code)).toEqual(['session-failed']);
     const [first] = held;
-    first?.end();
-    if (first !== undefined) await once(first, 'close');
+    first.end();
+    await once(first, 'close');
     const again = await open();
     again.write('a record');
     await once(again, 'data');

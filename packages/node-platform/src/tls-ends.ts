@@ -63,6 +63,15 @@ const SESSIONS_PER_DEVICE = 4;
 
 const CLOCK_CODES = new Set(['CERT_NOT_YET_VALID', 'CERT_HAS_EXPIRED']);
 
+/** A DER certificate as PEM, as TLS wants it. */
+export function certificatePem(der: Uint8Array): string {
+  const lines =
+    Buffer.from(der)
+      .toString('base64')
+      .match(/.{1,64}/g) ?? [];
+  return `-----BEGIN CERTIFICATE-----\n${lines.join('\n')}\n-----END CERTIFICATE-----\n`;
+}
+
 /** Serves the server end on a Unix socket in a 0700 directory. Faults: those of `listenPrivately`. */
 export async function serveSessions(path: string, options: SessionServerOptions): Promise<SessionServer> {
   const open = new Map<TLSSocket, string>();

@@ -10,7 +10,7 @@ import { X509Certificate } from 'node:crypto';
 import { createServer, type Server, type Socket } from 'node:net';
 import { errorText, Fault } from '@countermark/node-platform/fault';
 import { type RpcClient, rpcOver } from '@countermark/node-platform/rpc';
-import { openSession } from '@countermark/node-platform/tls-ends';
+import { certificatePem, openSession } from '@countermark/node-platform/tls-ends';
 import { listenPrivately } from '@countermark/node-platform/unix-sockets';
 import type { CborValue } from '@countermark/protocol/cbor';
 import { sameBytes } from '@countermark/protocol/digest';
@@ -123,8 +123,8 @@ export async function sendInSession(
     const session = await openSession(connection, {
       credentials: {
         privateKey: device.sessionKey,
-        certificate: pem(certificates.value.certificate),
-        issuers: [pem(certificates.value.authority)],
+        certificate: certificatePem(certificates.value.certificate),
+        issuers: [certificatePem(certificates.value.authority)],
       },
       serverName: SERVER_NAME,
     });
@@ -229,11 +229,4 @@ function outsideItsDates(der: Uint8Array): Rejection | null {
   return rejection('session-clock', {
     reason: `this device's is valid from ${certificate.validFrom} to ${certificate.validTo}`,
   });
-}
-
-function pem(der: Uint8Array): string {
-  const lines = Buffer.from(der)
-    .toString('base64')
-    .replaceAll(/(.{64})(?=.)/g, '$1\n');
-  return `-----BEGIN CERTIFICATE-----\n${lines}\n-----END CERTIFICATE-----\n`;
 }

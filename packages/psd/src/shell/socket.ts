@@ -9,14 +9,13 @@ import {
   type RpcHandlers,
   type RpcListenOptions,
   type RpcServer,
+  served,
   serveRpc,
 } from '@countermark/node-platform/rpc';
 import { type CborValue } from '@countermark/protocol/cbor';
-import type { Operation } from '@countermark/protocol/interfaces/operation';
 import { CHUNK_ENTRY_BYTES, MAX_CHUNK, PSD } from '@countermark/protocol/interfaces/psd';
 import { rejection } from '@countermark/protocol/rejection';
-import { accept, type Result, refuse } from '@countermark/protocol/result';
-import { parseValue } from '@countermark/protocol/schema';
+import { accept, refuse } from '@countermark/protocol/result';
 import type { Device } from './device.ts';
 import { sendInSession, type SessionSocket } from './session.ts';
 
@@ -32,55 +31,39 @@ export async function serveDevice(
 
 function handlersOf(device: Device, sessions: SessionSocket): RpcHandlers {
   return Object.fromEntries([
-    on(PSD.status, () => accept(device.status())),
-    on(PSD.enrolmentRequest, () => accept({ request: device.enrolmentRequest() })),
-    on(PSD.install, ({ certificate, policy }) => device.install(certificate, policy)),
-    on(PSD.policy, ({ policy }) => device.policy(policy)),
-    on(PSD.signedTime, ({ time }) => device.signedTime(time)),
-    on(PSD.openBatch, ({ declaration }) => device.openBatch(declaration)),
+    served(PSD.status, () => accept(device.status())),
+    served(PSD.enrolmentRequest, () => accept({ request: device.enrolmentRequest() })),
+    served(PSD.install, ({ certificate, policy }) => device.install(certificate, policy)),
+    served(PSD.policy, ({ policy }) => device.policy(policy)),
+    served(PSD.signedTime, ({ time }) => device.signedTime(time)),
+    served(PSD.openBatch, ({ declaration }) => device.openBatch(declaration)),
     chunkHandler(device),
-    on(PSD.spoil, ({ batch, pieceNumbers }) => device.spoil(batch, pieceNumbers)),
-    on(PSD.closeBatch, ({ batch, reprints }) => device.closeBatch(batch, reprints)),
-    on(PSD.recount, (records) => device.recount(records)),
-    on(PSD.seal, ({ batch, incomplete }) => device.seal(batch, incomplete)),
-    on(PSD.records, () =>
+    served(PSD.spoil, ({ batch, pieceNumbers }) => device.spoil(batch, pieceNumbers)),
+    served(PSD.closeBatch, ({ batch, reprints }) => device.closeBatch(batch, reprints)),
+    served(PSD.recount, (records) => device.recount(records)),
+    served(PSD.seal, ({ batch, incomplete }) => device.seal(batch, incomplete)),
+    served(PSD.records, () =>
       accept({
         records: device.records().map(({ sequence, digest, batch, bytes }) => ({ sequence, digest, batch, bytes })),
       }),
     ),
-    on(PSD.record, ({ sequence }) => {
+    served(PSD.record, ({ sequence }) => {
       const record = device.record(sequence);
       return record.ok ? accept({ record: record.value }) : record;
     }),
-    on(PSD.confirm, ({ confirmation }) => device.confirm(confirmation)),
-    on(PSD.fundsRequest, ({ amountMills }) => device.fundsRequest(amountMills)),
-    on(PSD.fundsGrant, ({ grant }) => device.fundsGrant(grant)),
-    on(PSD.send, async ({ items }) => {
+    served(PSD.confirm, ({ confirmation }) => device.confirm(confirmation)),
+    served(PSD.fundsRequest, ({ amountMills }) => device.fundsRequest(amountMills)),
+    served(PSD.fundsGrant, ({ grant }) => device.fundsGrant(grant)),
+    served(PSD.send, async ({ items }) => {
       const results = await sendInSession(device, sessions, items);
       return results.ok ? accept({ results: results.value }) : results;
     }),
   ]);
 }
 
-/** Parses, asks, encodes. */
-function on<Request, Answer>(
-  operation: Operation<Request, Answer>,
-  answer: (request: Request) => Promise<Result<Answer>> | Result<Answer>,
-): [string, RpcHandler] {
-  return [
-    operation.name,
-    async (parameters) => {
-      const request = parseValue(operation.request, parameters);
-      if (!request.ok) return request;
-      const answered = await answer(request.value);
-      return answered.ok ? accept(operation.answer.toCbor(answered.value)) : answered;
-    },
-  ];
-}
-
 /** A chunk beyond the bound is told so, with the number of its pieces, before its schema would call it malformed. */
 function chunkHandler(device: Device): [string, RpcHandler] {
-  const [name, handler] = on(PSD.frankChunk, (request) => device.frankChunk(request));
+  const [name, handler] = served(PSD.frankChunk, (request) => device.frankChunk(request));
   return [
     name,
     (parameters, context) => {
