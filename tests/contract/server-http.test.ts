@@ -86,6 +86,22 @@ describe('The server', () => {
     });
   });
 
+  it('registers as many customers as a policy holds, and refuses more without losing the policy', async () => {
+    const own = await licensee(parties, 'lic_many');
+    const simulated = await enrolled(parties, own, 'lic_many');
+    const customers = Array.from({ length: 4_096 }, (_, i) => `c${String(i).padStart(6, '0')}`);
+    const register = (some: readonly string[]) =>
+      ask(parties, own, '/v1/licensees/lic_many/customers', { customers: some });
+    expect((await register(customers)).status).toBe(200);
+    const long = Array.from({ length: 2_000 }, (_, i) => `customer-with-a-long-name-${String(i).padStart(6, '0')}`);
+    const wide = await ask(parties, credential, `/v1/licensees/${ID}/customers`, { customers: long });
+    expect(wide.json()).toMatchObject({ code: 'limit-exceeded' });
+    expect((await register(['one-more'])).json()).toMatchObject({ code: 'limit-exceeded', status: 413 });
+    expect((await register(customers.slice(0, 2))).status).toBe(200);
+    const policy = await ask(parties, own, `/v1/devices/${simulated.device}/policy`);
+    expect(value(verifyMessage(POLICY, policy.body, trust())).message.customers).toEqual(customers);
+  });
+
   it('accepts records, and answers the same confirmation for ever, also after it was started again', async () => {
     const simulated = await device();
     const records = [simulated.record(), simulated.record(), simulated.record()];

@@ -317,7 +317,7 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
       async (request) => {
         const licensee = await ownLicensee(request);
         const { customers } = request.body as Static<typeof CustomersBody>;
-        const all = await registry.addCustomers(licensee, customers as CustomerId[]);
+        const all = taken(await registry.addCustomers(licensee, customers as CustomerId[]));
         for (const device of await registry.devicesOf(licensee))
           taken(await parts.policies.renewed(device, licensee, all));
         return { customers: all };
@@ -419,7 +419,7 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
           verifyMessage(DEVICE_CERTIFICATE, issued, { port: nodeVerification, keys: parts.roleKeys }),
         );
         await registry.addDevice(requestBytes, certificate);
-        const customers = await registry.addCustomers(licensee, []);
+        const customers = await registry.customersOf(licensee);
         const policy = taken(await parts.policies.renewed(certificate.message.device, licensee, customers));
         return reply.code(201).send({ certificate: base64url(issued), policy: base64url(policy) });
       },
@@ -430,7 +430,7 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
       { preHandler: anyone, ...describe("The device's newest policy", { params: DeviceParams, ...produced }) },
       async (request, reply) => {
         const { device, licensee } = await ownDevice(request);
-        const customers = await registry.addCustomers(licensee, []);
+        const customers = await registry.customersOf(licensee);
         return sendCbor(reply, taken(await parts.policies.renewed(device, licensee, customers)));
       },
     );

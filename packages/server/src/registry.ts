@@ -10,8 +10,11 @@ import { nodeVerification, sha256 } from '@countermark/node-platform/verificatio
 import type { Digest } from '@countermark/protocol/digest';
 import { type CustomerId, type DeviceId, hex, type LicenseeId, unhex } from '@countermark/protocol/id';
 import { DEVICE_CERTIFICATE, type DeviceCertificate } from '@countermark/protocol/messages/enrolment';
+import { rejection } from '@countermark/protocol/rejection';
+import { accept, type Result, refuse } from '@countermark/protocol/result';
 import type { SqlDatabase } from '@countermark/sql/database';
 import { type KeySource, type Verified, verifyMessage } from '@countermark/verify/verified';
+import type { Kysely } from 'kysely';
 import type { ServerTables } from './tables.ts';
 
 export type LicenseeKind = 'mailer' | 'bureau';
@@ -19,6 +22,9 @@ export type Licensee = { readonly licensee: LicenseeId; readonly name: string; r
 
 const CERTIFICATES_IN_MEMORY = 20_000;
 const CREDENTIALS_IN_MEMORY = 10_000;
+/** What one policy can name: its schema's bound, and the signed message's 64 KiB. */
+const CUSTOMERS_MAX = 4_096;
+const CUSTOMERS_BYTES = 60_000;
 
 export class Registry {
   readonly #database: SqlDatabase<ServerTables>;
@@ -76,9 +82,23 @@ export class Registry {
     return row.licensee as LicenseeId;
   }
 
-  /** Registers customers that are not yet, and answers all of the licensee's, in order. */
-  async addCustomers(licensee: LicenseeId, customers: readonly CustomerId[]): Promise<readonly CustomerId[]> {
+  /** The licensee's customers, in order. */
+  async customersOf(licensee: LicenseeId): Promise<readonly CustomerId[]> {
+    return this.#database.read((tables) => customersIn(tables, licensee));
+  }
+
+  /**
+   * Registers customers that are not yet, and answers all of the licensee's, in order; none where a policy could not name
+   * them all. Rejection: `limit-exceeded`.
+   */
+  async addCustomers(licensee: LicenseeId, customers: readonly CustomerId[]): Promise<Result<readonly CustomerId[]>> {
     return this.#database.transaction(async (tables) => {
+      const known = await customersIn(tables, licensee);
+      const all = [...new Set([...known, ...customers])].sort((one, other) => (one < other ? -1 : 1));
+      if (all.length > CUSTOMERS_MAX || all.reduce((sum, name) => sum + name.length + 2, 0) > CUSTOMERS_BYTES) {
+        const limit = `${CUSTOMERS_MAX}, with their names in ${CUSTOMERS_BYTES} bytes`;
+        return refuse(rejection('limit-exceeded', { what: 'the number of customers', value: all.length, limit }));
+      }
       if (customers.length > 0) {
         await tables
           .insertInto('customer')
@@ -86,13 +106,7 @@ export class Registry {
           .onConflict((conflict) => conflict.doNothing())
           .execute();
       }
-      const rows = await tables
-        .selectFrom('customer')
-        .select('customer')
-        .where('licensee', '=', licensee)
-        .orderBy('customer')
-        .execute();
-      return rows.map((row) => row.customer as CustomerId);
+      return accept(all);
     });
   }
 
@@ -223,6 +237,19 @@ export class Registry {
 export function credentialHash(credential: string): string | null {
   const bytes = unhex(credential);
   return bytes?.length === 32 ? hex(sha256(bytes)) : null;
+}
+
+async function customersIn(
+  tables: Pick<Kysely<ServerTables>, 'selectFrom'>,
+  licensee: LicenseeId,
+): Promise<readonly CustomerId[]> {
+  const rows = await tables
+    .selectFrom('customer')
+    .select('customer')
+    .where('licensee', '=', licensee)
+    .orderBy('customer')
+    .execute();
+  return rows.map((row) => row.customer as CustomerId);
 }
 
 function remember<T>(memory: Map<string, T>, name: string, value: T, most: number): void {
