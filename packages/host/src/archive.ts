@@ -35,11 +35,11 @@ export class Archive {
   layOut(job: JobId): void {
     const folder = this.recordsFolder(job);
     mkdirSync(folder, { recursive: true });
-    for (const batch of this.#journal.batchesOfJob(job)) {
-      const record = this.#journal.recordOfBatch(batch.id);
+    for (const batch of this.#journal.batches.ofJob(job)) {
+      const record = this.#journal.records.ofBatch(batch.id);
       if (record !== undefined) layOutRecord(folder, batch.id, record);
     }
-    for (const grant of this.#journal.grantsOfJob(job)) {
+    for (const grant of this.#journal.grants.ofJob(job)) {
       writeOnce(join(folder, `${grant.kind}-${String(grant.cursor)}.grant.cose`), grant.bytes);
     }
     const certificate = this.#journal.kept('certificate');

@@ -46,7 +46,7 @@ export async function closeBatch(
     // It was sealed, and the answer was lost with this process: the device has the record, or had it.
     return closed.rejection.code === 'no-open-batch' ? takeSealed(options, batch, closed) : closed;
   }
-  journal.closeBatch(batch.batch, incomplete);
+  journal.batches.close(batch.batch, incomplete);
   if (device.memory === 'host' && !incomplete) {
     if (closed.value.pieces !== batch.franked)
       return refuse(damaged(batch, batch.franked, 'the journal ends before it'));
@@ -81,10 +81,10 @@ export async function adoptRecords(options: ClosingOptions): Promise<void> {
   const records = await psd.call(PSD.records, {});
   if (!records.ok) return;
   for (const { sequence, digest, batch: id } of records.value.records) {
-    if (journal.record(sequence) !== undefined) continue;
+    if (journal.records.get(sequence) !== undefined) continue;
     const record = await psd.call(PSD.record, { sequence });
     if (!record.ok) continue;
-    const batch = id === undefined ? undefined : journal.batch(id);
+    const batch = id === undefined ? undefined : journal.batches.get(id);
     store(options, batch ?? null, sequence, digest, record.value.record, id ?? null);
   }
 }
@@ -98,7 +98,7 @@ function store(
   id = batch?.id ?? null,
 ): void {
   const sealedMs = clock.nowMs();
-  journal.addRecord(batch?.batch ?? null, {
+  journal.records.add(batch?.batch ?? null, {
     sequence,
     digest,
     id,
@@ -111,7 +111,7 @@ function store(
     const envelope = parseEnvelope(bytes);
     const statistics = envelope.ok ? parsePayload(BATCH_STATISTICS, envelope.value) : envelope;
     if (statistics.ok) {
-      journal.setDeclaration(batch.batch, encodeWith(batchDeclaration, statistics.value.declaration));
+      journal.batches.setDeclaration(batch.batch, encodeWith(batchDeclaration, statistics.value.declaration));
     }
   }
 }
@@ -122,7 +122,7 @@ async function recount(
   device: DeviceStatus,
   progress: ClosingProgress,
 ): Promise<Result<null>> {
-  const cells = batch.run === null ? [] : (journal.run(batch.run)?.cells ?? []);
+  const cells = batch.run === null ? [] : (journal.runs.get(batch.run)?.cells ?? []);
   let done = 0;
   let asked: Promise<Result<unknown>> | null = null;
   const settle = async (): Promise<Result<unknown>> => {

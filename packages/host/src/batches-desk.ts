@@ -40,8 +40,8 @@ export class BatchesDesk {
 
   list(job: string | undefined): Result<{ readonly batches: readonly BatchReport[] }> {
     const { journal, clock } = this.#closing;
-    const rows = job === undefined ? journal.batches() : journal.batchesOfJob(job);
-    if (job !== undefined && journal.job(job) === undefined) return refuse(rejection('unknown-job', { job }));
+    const rows = job === undefined ? journal.batches.all() : journal.batches.ofJob(job);
+    if (job !== undefined && journal.jobs.get(job) === undefined) return refuse(rejection('unknown-job', { job }));
     return accept({
       batches: rows.filter(wasOpened).map((batch) => batchReport(journal, batch, clock.nowMs())),
     });
@@ -61,7 +61,7 @@ export class BatchesDesk {
         piece: pieceReport(journal, device, place),
       });
     }
-    const batch = journal.batch(parameters.batch ?? '');
+    const batch = journal.batches.get(parameters.batch ?? '');
     if (batch === undefined) return refuse(rejection('unknown-batch', { batch: parameters.batch ?? '' }));
     return accept({ batch: batchReport(journal, batch, clock.nowMs()) });
   }
@@ -75,11 +75,11 @@ export class BatchesDesk {
     const spoiled = await psd.call(PSD.spoil, { batch: open.batch, pieceNumbers: numbers });
     if (!spoiled.ok) return spoiled;
     const batch = this.#adopted(device) as BatchRow;
-    journal.setSpoiled(
+    journal.batches.setSpoiled(
       batch.batch,
       [...new Set([...batch.spoiled, ...numbers])].sort((a, b) => a - b),
     );
-    return accept(batchReport(journal, journal.batch(batch.id) as BatchRow, clock.nowMs()));
+    return accept(batchReport(journal, journal.batches.get(batch.id) as BatchRow, clock.nowMs()));
   }
 
   /** Closes and seals a batch; `incomplete` where its piece records are gone for good. */
@@ -88,7 +88,7 @@ export class BatchesDesk {
     const job = this.#runner.inHand;
     if (job !== null) return refuse(rejection('job-conflict', { job }));
     const device = await statusOf(psd);
-    const batch = id === undefined ? this.#adopted(device) : (journal.batch(id) ?? this.#adoptedAs(device, id));
+    const batch = id === undefined ? this.#adopted(device) : (journal.batches.get(id) ?? this.#adoptedAs(device, id));
     if (batch === null) {
       return refuse(
         id === undefined ? rejection('no-open-batch', { batch: '(none)' }) : rejection('unknown-batch', { batch: id }),
@@ -99,7 +99,7 @@ export class BatchesDesk {
       if (!closed.ok) return closed;
       this.#outbox.kick();
     }
-    return accept(batchReport(journal, journal.batch(batch.id) as BatchRow, clock.nowMs()));
+    return accept(batchReport(journal, journal.batches.get(batch.id) as BatchRow, clock.nowMs()));
   }
 
   /** Prints pieces again. Nothing is debited; reprints of a batch that is not closed are declared in its record. */
@@ -107,7 +107,7 @@ export class BatchesDesk {
     const { journal } = this.#closing;
     let batches: readonly { readonly batch: BatchRow; readonly numbers: ReadonlySet<number> | null }[];
     if (id !== undefined) {
-      const batch = journal.batch(id);
+      const batch = journal.batches.get(id);
       if (batch === undefined) return refuse(rejection('unknown-batch', { batch: id }));
       batches = [{ batch, numbers: null }];
     } else {
@@ -120,8 +120,8 @@ export class BatchesDesk {
     const printed = await reprint(this.#printing, batches);
     if (!printed.ok) return printed;
     for (const { batch, numbers: some } of batches) {
-      const now = journal.batch(batch.id) as BatchRow;
-      journal.addReprints(batch.batch, some?.size ?? batch.franked, now.state !== 'open');
+      const now = journal.batches.get(batch.id) as BatchRow;
+      journal.batches.addReprints(batch.batch, some?.size ?? batch.franked, now.state !== 'open');
     }
     return printed;
   }
@@ -130,7 +130,7 @@ export class BatchesDesk {
   #place({ pieceNumber, pieceRef, row, job: named }: ShowParameters): PiecePlace | null | undefined {
     const { journal } = this.#closing;
     if (pieceNumber !== undefined) return pieceByNumber(journal, pieceNumber);
-    const job = named ?? journal.lastJob() ?? '';
+    const job = named ?? journal.jobs.last() ?? '';
     if (pieceRef !== undefined) return pieceByKey(journal, job, pieceRef);
     return row === undefined ? undefined : pieceByRow(journal, job, row);
   }
@@ -141,8 +141,8 @@ export class BatchesDesk {
     const open = device.batch;
     if (open === undefined) return null;
     return (
-      journal.batch(open.batch) ??
-      journal.adoptBatch(open.batch, open.customer ?? null, open.pieces, open.postageMills, open.firstPieceNumber)
+      journal.batches.get(open.batch) ??
+      journal.batches.adopt(open.batch, open.customer ?? null, open.pieces, open.postageMills, open.firstPieceNumber)
     );
   }
 

@@ -40,7 +40,7 @@ export class DryRun {
       progress({ phase: 'checking', done: rows, total: 0 });
     });
     if (!taken.ok) return taken;
-    journal.dropRun(taken.value.run);
+    journal.runs.drop(taken.value.run);
     const { staged, errorsFile, warnings } = taken.value;
     const { currency } = this.#intake.tariffOf(mailing).tariff;
     const discounts = await this.#discounts(staged, device, currency);

@@ -350,7 +350,7 @@ async function take(content: string, options: { job?: string; acceptGood?: boole
 async function staged(content: string, options: { job?: string; acceptGood?: boolean } = {}): Promise<RunRow> {
   const { taken } = await take(content, options);
   if (!taken.ok) throw new Error(JSON.stringify(taken.rejection));
-  journal.activate(taken.value.run, {
+  journal.runs.activate(taken.value.run, {
     job: (options.job ?? 'job-1') as JobId,
     tariff: TARIFF.tariff.id,
     nowMs: 0,
@@ -358,7 +358,7 @@ async function staged(content: string, options: { job?: string; acceptGood?: boo
     errorsFile: null,
     keepOpen: false,
   });
-  return journal.run(taken.value.run) as RunRow;
+  return journal.runs.get(taken.value.run) as RunRow;
 }
 
 function franking(psd: PsdClient, run: RunRow, stopped: () => boolean = () => false): Franking {
@@ -415,7 +415,7 @@ describe('a mailing is franked', () => {
     expect(psd.references).toEqual(expected);
     expect(psd.records).toHaveLength(2);
     expect(psd.ascendingMills).toBe(302n * LETTER_MILLS);
-    expect(journal.batches().map(({ state, franked, customer }) => [state, franked, customer])).toEqual(
+    expect(journal.batches.all().map(({ state, franked, customer }) => [state, franked, customer])).toEqual(
       expect.arrayContaining([
         ['sealed', 300, 'alder'],
         ['sealed', 2, 'birch'],
@@ -429,10 +429,12 @@ describe('a mailing is franked', () => {
     psd.onCall = (name, when, request) => {
       if (name !== PSD.frankChunk.name || when !== 'before') return;
       const { batch, firstIndex } = request as FrankChunk;
-      const row = journal.batch(batch);
+      const row = journal.batches.get(batch);
       expect(row?.franked).toBe(firstIndex);
       // The request stands in the journal before it is asked.
-      expect(journal.chunk(row?.batch ?? 0, firstIndex)?.entries).toEqual(Buffer.from((request as FrankChunk).pieces));
+      expect(journal.chunks.get(row?.batch ?? 0, firstIndex)?.entries).toEqual(
+        Buffer.from((request as FrankChunk).pieces),
+      );
       asked += 1;
     };
     await frank(psd, await staged(csv(letters(600))));
@@ -478,14 +480,14 @@ describe('a mailing is franked', () => {
           }
           expect(psd.references.toSorted()).toEqual(referencesOf(lines).toSorted());
           expect(
-            journal
-              .batchesOfJob(job)
+            journal.batches
+              .ofJob(job)
               .every(({ state, expected, franked }) => state === 'sealed' && expected === franked),
           ).toBe(true);
-          expect(journal.batchesOfJob(job).reduce((sum, { postageMills }) => sum + postageMills, 0n)).toBe(
+          expect(journal.batches.ofJob(job).reduce((sum, { postageMills }) => sum + postageMills, 0n)).toBe(
             psd.ascendingMills,
           );
-          expect(psd.records).toHaveLength(journal.batchesOfJob(job).length);
+          expect(psd.records).toHaveLength(journal.batches.ofJob(job).length);
         },
       ),
       { numRuns: 25 },
@@ -500,7 +502,7 @@ describe('a mailing is franked', () => {
       if (name === PSD.frankChunk.name && when === 'after') chunks += 1;
     };
     expect(await franking(psd, run, () => chunks >= 1).frank()).toEqual({ state: 'stopped' });
-    expect(journal.batches()[0]?.franked).toBe(256);
+    expect(journal.batches.all()[0]?.franked).toBe(256);
     expect(await frank(psd, run)).toEqual({ state: 'done' });
     expect(psd.references).toEqual(referencesOf(letters(600)));
   });
@@ -510,7 +512,7 @@ describe('a mailing is franked', () => {
     const run = await staged(csv(letters(600)));
     expect(refusedWith(await frank(psd, run)).code).toBe('insufficient-funds');
     expect(psd.pieces).toBe(300);
-    expect(journal.batches()[0]).toMatchObject({ franked: 300, state: 'open', postageMills: 300n * LETTER_MILLS });
+    expect(journal.batches.all()[0]).toMatchObject({ franked: 300, state: 'open', postageMills: 300n * LETTER_MILLS });
     restart();
     psd.descendingMills += 1_000_000n;
     expect(await frank(psd, run)).toEqual({ state: 'done' });
@@ -597,7 +599,7 @@ describe('bad rows', () => {
     expect(errors[1]).toContain('write 0.9');
     expect(errors[2]).toContain('02108: a spreadsheet dropped the leading zero');
     expect(errors[8]).toContain(",'=cmd(),");
-    expect(journal.runs('job-1')).toEqual([]);
+    expect(journal.runs.ofJob('job-1')).toEqual([]);
     expect(store.database.prepare('SELECT count(*) FROM chunk').pluck().get()).toBe(0n);
   });
 
@@ -634,7 +636,7 @@ describe('with memory in the host', () => {
     const run = await staged(csv(letters(600)));
     await expect(frank(killedAtClosing(psd), run)).rejects.toThrow(Killed);
     psd.onCall = () => undefined;
-    const open = journal.batchesOfRun(run.run)[0];
+    const open = journal.batches.ofRun(run.run)[0];
     expect(open?.franked).toBe(600);
     store.transaction(() => {
       spoil(open?.batch ?? 0);
@@ -642,7 +644,7 @@ describe('with memory in the host', () => {
     const { code, detail } = refusedWith(await frank(psd, run));
     // The operator's way out: a record of the registers alone.
     const options = { journal, psd, clock: systemClock, holdForMs: null };
-    const row = journal.batchesOfRun(run.run)[0];
+    const row = journal.batches.ofRun(run.run)[0];
     if (row === undefined) throw new Error('The batch is gone.');
     expect(await closeBatch(options, row, psd.status(), true)).toMatchObject({ ok: true });
     expect(psd.records.at(-1)?.incomplete).toBe(true);
@@ -656,12 +658,12 @@ describe('with memory in the host', () => {
     const psd = new FakePsd('host');
     await frank(psd, await staged(csv(letters(1_500))));
     expect(psd.records).toHaveLength(1);
-    expect(journal.batches()[0]?.state).toBe('sealed');
+    expect(journal.batches.all()[0]?.state).toBe('sealed');
   });
 
   test('a journal that was altered by a byte is named by its piece', async () => {
     const altered = await closed((batch) => {
-      const salts = Buffer.from(journal.franked(batch, 256)?.salts as Uint8Array);
+      const salts = Buffer.from(journal.chunks.franked(batch, 256)?.salts as Uint8Array);
       salts[16 * 4] = (salts[16 * 4] as number) ^ 1;
       sql('UPDATE franked SET salts = ? WHERE batch = ? AND first_index = 256', salts, batch);
     });
@@ -670,9 +672,9 @@ describe('with memory in the host', () => {
 
   test('a postage that was altered is named by its piece', async () => {
     const altered = await closed((batch) => {
-      const entries = Buffer.from(journal.chunk(batch, 0)?.entries as Uint8Array);
+      const entries = Buffer.from(journal.chunks.get(batch, 0)?.entries as Uint8Array);
       entries.writeUInt32BE(1, 3 * CHUNK_ENTRY_BYTES + 2);
-      journal.setEntries(batch, 0, entries);
+      journal.chunks.setEntries(batch, 0, entries);
     });
     expect(altered).toEqual({ code: 'recount-altered', pieceNumber: 7 + 3 + 1 });
   });
@@ -701,7 +703,7 @@ describe('with memory in the host', () => {
     openJournal();
     const open = psd.status().batch;
     if (open === undefined) throw new Error('Nothing is open.');
-    const adopted = journal.adoptBatch(open.batch, null, open.pieces, open.postageMills, open.firstPieceNumber);
+    const adopted = journal.batches.adopt(open.batch, null, open.pieces, open.postageMills, open.firstPieceNumber);
     const options = { journal, psd, clock: systemClock, holdForMs: null };
     expect(await closeBatch(options, adopted, psd.status(), false)).toMatchObject({
       ok: false,

@@ -77,7 +77,7 @@ export class Franking {
   async frank(): Promise<RunOutcome> {
     const { journal, psd } = this.#options;
     this.#device = await statusOf(psd);
-    const batches = journal.batchesOfRun(this.#run.run);
+    const batches = journal.batches.ofRun(this.#run.run);
     this.#total = batches.reduce((sum, batch) => sum + batch.expected, 0);
     this.#done = batches.reduce((sum, batch) => sum + batch.franked, 0);
     for (const [i, { batch }] of batches.entries()) {
@@ -95,8 +95,8 @@ export class Franking {
   async finishOpen(): Promise<Result<null>> {
     const { journal, psd } = this.#options;
     this.#device = await statusOf(psd);
-    for (const { batch } of journal.batchesOfRun(this.#run.run)) {
-      const row = journal.batchByNumber(batch) as BatchRow;
+    for (const { batch } of journal.batches.ofRun(this.#run.run)) {
+      const row = journal.batches.byNumber(batch) as BatchRow;
       if (row.state !== 'open' && row.state !== 'closed') continue;
       const inDevice = this.#device.batch;
       if (inDevice?.batch === row.id && inDevice.pieces > row.franked) {
@@ -110,11 +110,11 @@ export class Franking {
       if (inDevice?.batch !== row.id && row.franked === 0 && row.state === 'open') {
         const known = await psd.call(PSD.records, {});
         if (known.ok && !known.value.records.some((record) => record.batch === row.id)) {
-          journal.dropBatch(batch);
+          journal.batches.drop(batch);
           continue;
         }
       }
-      const closed = await this.#close(journal.batchByNumber(batch) as BatchRow);
+      const closed = await this.#close(journal.batches.byNumber(batch) as BatchRow);
       if (!closed.ok) return closed;
     }
     return accept(null);
@@ -122,7 +122,7 @@ export class Franking {
 
   async #batch(number: number, keepOpen: boolean): Promise<RunOutcome | null> {
     const { journal } = this.#options;
-    const batch = journal.batchByNumber(number) as BatchRow;
+    const batch = journal.batches.byNumber(number) as BatchRow;
     if (batch.state === 'sealed') return null;
     if (batch.state !== 'closed') {
       if (batch.franked < batch.expected) {
@@ -134,14 +134,14 @@ export class Franking {
       }
       if (keepOpen) return null;
     }
-    const closed = await this.#close(journal.batchByNumber(number) as BatchRow);
+    const closed = await this.#close(journal.batches.byNumber(number) as BatchRow);
     return closed.ok ? null : { state: 'waiting', rejection: closed.rejection };
   }
 
   async #open(batch: BatchRow): Promise<Result<unknown>> {
     const { journal, psd, makeRoom } = this.#options;
     const declaration = this.#declaration(batch);
-    journal.openBatch(batch.batch, encodeWith(batchDeclaration, declaration));
+    journal.batches.open(batch.batch, encodeWith(batchDeclaration, declaration));
     const opened = await psd.call(PSD.openBatch, { declaration });
     if (opened.ok || (opened.rejection.code !== 'memory-full' && opened.rejection.code !== 'device-locked'))
       return opened;
@@ -175,7 +175,7 @@ export class Franking {
 
   async #chunks(number: number): Promise<RunOutcome | null> {
     const { journal, psd, progress, onFranked, stopped } = this.#options;
-    const at = (): BatchRow => journal.batchByNumber(number) as BatchRow;
+    const at = (): BatchRow => journal.batches.byNumber(number) as BatchRow;
     let batch = at();
     let asked = this.#prepare(batch, batch.franked);
     while (asked !== null) {
@@ -210,7 +210,7 @@ export class Franking {
   }
 
   #prepare(batch: BatchRow, firstIndex: number): Asked | null {
-    const chunk = this.#options.journal.chunk(batch.batch, firstIndex);
+    const chunk = this.#options.journal.chunks.get(batch.batch, firstIndex);
     if (chunk === undefined) return null;
     const cells = Array.from(chunk.cells, (cell) => (this.#run.cells[cell] as RunCell).key);
     let postageMills = 0;
@@ -237,7 +237,7 @@ export class Franking {
       });
     }
     const { firstPieceNumber: firstNumber, indicia, salts, codes } = answer;
-    this.#options.journal.addFranked(
+    this.#options.journal.chunks.addFranked(
       batch.batch,
       { firstIndex, pieces, firstNumber, indicia, salts, codes },
       postageMills,
@@ -259,7 +259,7 @@ export class Franking {
       affordable += 1;
     }
     if (affordable === 0) return { state: 'waiting', rejection: refused };
-    if (affordable < asked.chunk.pieces) journal.splitChunk(batch.batch, asked.chunk, affordable);
+    if (affordable < asked.chunk.pieces) journal.chunks.split(batch.batch, asked.chunk, affordable);
     return this.#prepare(batch, asked.chunk.firstIndex) ?? { state: 'waiting', rejection: refused };
   }
 
@@ -267,9 +267,9 @@ export class Franking {
   #missing(batch: BatchRow, asked: Asked): bigint {
     const { journal } = this.#options;
     let missing = 0n;
-    for (const other of journal.batchesOfRun(this.#run.run)) {
+    for (const other of journal.batches.ofRun(this.#run.run)) {
       if (other.state === 'sealed' || other.state === 'closed') continue;
-      for (const firstIndex of journal.chunkIndices(other.batch)) {
+      for (const firstIndex of journal.chunks.indices(other.batch)) {
         if (other.batch === batch.batch && firstIndex < asked.chunk.firstIndex) continue;
         missing += this.#prepare(other, firstIndex)?.postageMills ?? 0n;
       }

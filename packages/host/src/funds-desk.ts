@@ -49,7 +49,7 @@ export class FundsDesk {
     }
     const enrolled = await this.#link.enrolled();
     if (!enrolled.ok) return enrolled;
-    const granted = await this.#funds.request(asked, journal.lastJob());
+    const granted = await this.#funds.request(asked, journal.jobs.last());
     if (!granted.ok) return granted;
     const { amountMills: grantedMills, draws, refusal } = granted.value;
     return accept({

@@ -69,11 +69,11 @@ export class Funds {
     if (!envelope.ok) return envelope;
     const parsed = parsePayload(FUNDS_GRANT, envelope.value);
     if (!parsed.ok) return parsed;
-    this.#journal.addFundsGrant(request.value.number, job, grant.value);
+    this.#journal.grants.addFunds(request.value.number, job, grant.value);
     // Its signature is for the device to check: only it is believed there.
     const booked = await this.#psd.call(PSD.fundsGrant, { grant: grant.value });
     if (!booked.ok) return booked;
-    this.#journal.fundsGrantApplied(request.value.number);
+    this.#journal.grants.fundsApplied(request.value.number);
     return accept(parsed.value);
   }
 }

@@ -18,13 +18,13 @@ export class GrantsDesk {
   }
 
   list(): { readonly grants: readonly GrantReport[] } {
-    return { grants: this.#journal.grants().map(grantReport) };
+    return { grants: this.#journal.grants.all().map(grantReport) };
   }
 
   /** The grant with this digest, in hex. Rejection: `unknown-grant`. */
   show(digest: string): Result<GrantReport> {
     const bytes = unhex(digest);
-    const row = bytes === null ? undefined : this.#journal.grant(bytes);
+    const row = bytes === null ? undefined : this.#journal.grants.get(bytes);
     return row === undefined ? refuse(rejection('unknown-grant', { grant: digest })) : accept(grantReport(row));
   }
 }

@@ -33,7 +33,7 @@ export async function hostStatus(parts: HostParts, pending: PendingWork): Promis
       transport: config.transport,
       forwarding: config.forwarding,
       holdForMs: config.holdForMs,
-      jobs: journal.jobs().map(({ job, state }) => ({
+      jobs: journal.jobs.all().map(({ job, state }) => ({
         job,
         state,
         pieces: piecesFranked(journal, job),

@@ -28,7 +28,7 @@ export class JobReports {
     this.#parts = parts;
     this.#archive = archive;
     this.#pending = pending;
-    for (const { job } of parts.journal.jobs()) this.#resumed.set(job, true);
+    for (const { job } of parts.journal.jobs.all()) this.#resumed.set(job, true);
   }
 
   /** The job is asked for, now: what is franked of it so far was franked before. */
@@ -37,7 +37,7 @@ export class JobReports {
   }
 
   async job(job: string): Promise<Result<JobReport>> {
-    if (this.#parts.journal.job(job) === undefined) return refuse(rejection('unknown-job', { job }));
+    if (this.#parts.journal.jobs.get(job) === undefined) return refuse(rejection('unknown-job', { job }));
     return accept(await this.of(job as JobId));
   }
 
@@ -46,15 +46,15 @@ export class JobReports {
     const { journal, clock, config, psd, tariff } = this.#parts;
     const nowMs = clock.nowMs();
     this.#archive.layOut(job);
-    const row = journal.job(job) as JobRow;
+    const row = journal.jobs.get(job) as JobRow;
     const { currency } = (shippedTariff(row.tariff) ?? tariff).tariff;
-    const batches = journal
-      .batchesOfJob(job)
+    const batches = journal.batches
+      .ofJob(job)
       .filter(wasOpened)
       .map((batch) => batchReport(journal, batch, nowMs));
-    const grants = journal.grantsOfJob(job).map(grantReport);
-    const printed = journal
-      .runs(job)
+    const grants = journal.grants.ofJob(job).map(grantReport);
+    const printed = journal.runs
+      .ofJob(job)
       .filter((run) => run.printed)
       .at(-1);
     const files = printed === undefined ? null : runFiles(this.#archive, printed, config.pages);
@@ -70,7 +70,7 @@ export class JobReports {
       batches,
       discounts: grants.filter(({ kind }) => kind === 'discount'),
       credits: grants.filter(({ kind }) => kind === 'credit'),
-      draws: drawReports(journal.fundsGrantsOfJob(job)),
+      draws: drawReports(journal.grants.fundsOfJob(job)),
       registers: registersReport(device.registers),
       pending: this.#pending.of(job),
       rejectedRows: row.rejectedRows,

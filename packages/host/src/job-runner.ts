@@ -84,7 +84,7 @@ export class JobRunner {
   /** Goes on with a mailing that a crash cut off, unless one is in hand. */
   async resume(): Promise<void> {
     const { journal, log } = this.#options.parts;
-    const interrupted = journal.jobs().find(({ state }) => state === 'franking');
+    const interrupted = journal.jobs.all().find(({ state }) => state === 'franking');
     const run = interrupted === undefined ? undefined : activeRun(journal, interrupted.job);
     if (run === undefined || this.#active !== null || this.#closing) return;
     log.info('A mailing that was interrupted is gone on with', { job: run.job });
@@ -123,7 +123,7 @@ export class JobRunner {
       .catch((error: unknown) => {
         // The job stays where its journal says; it is taken up at the next start or command.
         const { journal } = this.#options.parts;
-        if (journal.job(job)?.state === 'franking') journal.setJob(job, 'stopped', null);
+        if (journal.jobs.get(job)?.state === 'franking') journal.jobs.set(job, 'stopped', null);
         throw error;
       })
       .finally(() => {
@@ -145,16 +145,16 @@ export class JobRunner {
     const foreign = foreignBatch(journal, device.value, job);
     if (foreign !== null) return refuse(foreign);
 
-    const last = journal.runs(job).at(-1);
+    const last = journal.runs.ofJob(job).at(-1);
     const known = last !== undefined && sameBytes(last.fileDigest, digest) ? last : undefined;
     if (known?.state === 'franked') {
-      journal.setKeepOpen(known.run, keepOpen);
+      journal.runs.setKeepOpen(known.run, keepOpen);
       return accept(await this.#answer(job, 0, null, known.warnings));
     }
     if (known?.state === 'active') {
-      journal.setKeepOpen(known.run, keepOpen);
-      journal.setJob(job, 'franking', null);
-      return this.#runJob(journal.run(known.run) as RunRow, known.warnings, active);
+      journal.runs.setKeepOpen(known.run, keepOpen);
+      journal.jobs.set(job, 'franking', null);
+      return this.#runJob(journal.runs.get(known.run) as RunRow, known.warnings, active);
     }
     return this.#frankNew(mailing, named, device.value, active);
   }
@@ -182,11 +182,11 @@ export class JobRunner {
     const { run, staged, errorsFile, warnings } = taken.value;
     const ready = await readiness.readyFor(device, staged, job);
     if (!ready.ok) {
-      journal.dropRun(run);
+      journal.runs.drop(run);
       return ready;
     }
     if (before !== undefined) await this.#printRun(before);
-    journal.activate(run, {
+    journal.runs.activate(run, {
       job,
       tariff: tariff.tariff.id,
       nowMs: clock.nowMs(),
@@ -194,7 +194,7 @@ export class JobRunner {
       errorsFile,
       keepOpen: mailing.keepOpen === true,
     });
-    return this.#runJob(journal.run(run) as RunRow, warnings, active);
+    return this.#runJob(journal.runs.get(run) as RunRow, warnings, active);
   }
 
   async #runJob(run: RunRow, warnings: readonly string[], active: Active): Promise<Result<FrankAnswer>> {
@@ -214,20 +214,20 @@ export class JobRunner {
       const total = run.keepOpen ? piecesFranked(journal, job) : 0;
       tell(active, { phase: 'printing', done: printing.printed, total });
       await printing.finish();
-      journal.setRun(run.run, 'franked');
-      journal.setJob(job, 'done', null);
+      journal.runs.set(run.run, 'franked');
+      journal.jobs.set(job, 'done', null);
       return accept(await this.#answer(job, franked, null, warnings));
     }
     await printing.abandon();
     const refused = outcome.state === 'waiting' ? outcome.rejection : null;
-    journal.setJob(job, outcome.state, refused);
+    journal.jobs.set(job, outcome.state, refused);
     return accept(await this.#answer(job, franked, refused, warnings));
   }
 
   #franking(run: RunRow, active: Active, printing?: RunPrinting): Franking {
     const { parts, closing, link, funds, outbox } = this.#options;
     const { config, journal } = parts;
-    const { tariff, bytes } = shippedTariff(journal.job(run.job)?.tariff ?? config.tariff) ?? parts.tariff;
+    const { tariff, bytes } = shippedTariff(journal.jobs.get(run.job)?.tariff ?? config.tariff) ?? parts.tariff;
     return new Franking(
       {
         ...closing,
@@ -256,7 +256,7 @@ export class JobRunner {
   /** Prints what was franked of a run that ends here. */
   async #printRun(run: RunRow): Promise<void> {
     const { journal } = this.#options.parts;
-    if (run.printed || journal.batchesOfRun(run.run).every(({ franked }) => franked === 0)) return;
+    if (run.printed || journal.batches.ofRun(run.run).every(({ franked }) => franked === 0)) return;
     await new RunPrinting(this.#options.printing, run).finish();
   }
 
@@ -267,7 +267,7 @@ export class JobRunner {
     warnings: readonly string[],
   ): Promise<FrankAnswer> {
     const { parts, reports } = this.#options;
-    const { state } = parts.journal.job(job) as JobRow;
+    const { state } = parts.journal.jobs.get(job) as JobRow;
     return {
       job,
       state,

@@ -60,7 +60,7 @@ export async function takeMailing(
   if (!isMailingDate(mailingDate)) {
     return refuse(rejection('usage', { reason: `The mailing date ${mailingDate} is no day such as ${today}.` }));
   }
-  const run = journal.beginRun(mailing.job, mailing.file, digest);
+  const run = journal.runs.begin(mailing.job, mailing.file, digest);
   try {
     const taken = await stage(
       journal,
@@ -75,10 +75,10 @@ export async function takeMailing(
       memory,
       progress,
     );
-    if (!taken.ok) journal.dropRun(run);
+    if (!taken.ok) journal.runs.drop(run);
     return taken;
   } catch (error) {
-    journal.dropRun(run);
+    journal.runs.drop(run);
     throw error;
   }
 }
@@ -132,7 +132,7 @@ async function stage(
   const { rows } = read.value;
   let errorsFile = `${file}.errors.csv`;
   if (staged.badRows > 0) {
-    const [first] = journal.badRows(run);
+    const [first] = journal.runs.badRows(run);
     errorsFile = await writeErrors(errorsFile, output, journal, run);
     if (mailing.acceptGood !== true) {
       return refuse(
@@ -151,7 +151,7 @@ async function stage(
   const all = staged.warnings.map(describeShortfall);
   const more = all.length - WARNINGS_MAX;
   const warnings = more > 0 ? [...all.slice(0, WARNINGS_MAX), `And ${String(more)} more of the same kind.`] : all;
-  journal.describeRun(run, columns, staged.cells, warnings);
+  journal.runs.describe(run, columns, staged.cells, warnings);
   return accept({ run, staged, rows, errorsFile: staged.badRows > 0 ? errorsFile : null, warnings });
 }
 
@@ -187,7 +187,7 @@ async function writeErrorsTo(path: string, journal: Journal, run: number): Promi
   const failed = finished(out);
   failed.catch(() => undefined);
   out.write('row,field,value,cure\r\n');
-  for (const { row, field, value, cure } of journal.badRows(run)) {
+  for (const { row, field, value, cure } of journal.runs.badRows(run)) {
     const line = [String(row), field, value, cure].map(guarded).join(',');
     if (!out.write(`${line}\r\n`)) {
       await Promise.race([new Promise<void>((resolve) => out.once('drain', resolve)), failed]);

@@ -186,7 +186,7 @@ function makeOutbox(options: { hold?: boolean; session?: SessionRelay | null; on
 function sealed(from: number, to: number, holdMs: number | null = null): void {
   for (let sequence = from; sequence <= to; sequence++) {
     psd.kept.set(sequence, recordOf(sequence));
-    journal.addRecord(null, {
+    journal.records.add(null, {
       sequence,
       digest: digestOf(sequence),
       id: null,
@@ -197,7 +197,7 @@ function sealed(from: number, to: number, holdMs: number | null = null): void {
   }
 }
 
-const states = (): string[] => journal.records().map(({ state }) => state);
+const states = (): string[] => journal.records.all().map(({ state }) => state);
 const refusedAs =
   (code: RejectionCode, detail: Record<string, string | number> = {}) =>
   (): Partial<Answer> => ({
@@ -214,7 +214,7 @@ describe('records are sent', () => {
     expect(psd.read).toHaveLength(300);
     expect(psd.kept.size).toBe(0);
     expect(new Set(states())).toEqual(new Set(['confirmed']));
-    expect(journal.records().every(({ attestation }) => attestation !== null)).toBe(true);
+    expect(journal.records.all().every(({ attestation }) => attestation !== null)).toBe(true);
   });
 
   test('by itself as soon as one is sealed', async () => {
@@ -310,7 +310,7 @@ describe('a hold', () => {
 
   test('does not lose a record that was altered in host memory: the device has its own', async () => {
     sealed(1, 1, 0);
-    journal.replaceRecordBytes(1, Buffer.from('record 1, altered'));
+    journal.records.replaceBytes(1, Buffer.from('record 1, altered'));
     answer = (sequence, bytes) =>
       sameBytes(bytes, recordOf(sequence))
         ? { outcome: 'accepted', confirmation: confirmationOf(sequence) }
@@ -331,10 +331,10 @@ describe('an answer decides what is tried', () => {
     };
     const outbox = makeOutbox();
     expect(await outbox.send()).toMatchObject({ sent: 1, confirmed: 0, trouble: 'server-unreachable' });
-    expect(journal.record(1)).toMatchObject({ state: 'waiting', attempts: 1, reason: 'server-unreachable' });
+    expect(journal.records.get(1)).toMatchObject({ state: 'waiting', attempts: 1, reason: 'server-unreachable' });
     answer = up;
     expect(await outbox.send()).toMatchObject({ confirmed: 1 });
-    expect(journal.record(1)?.reason).toBeNull();
+    expect(journal.records.get(1)?.reason).toBeNull();
   });
 
   test('the outbox goes on trying by itself', async () => {
@@ -353,7 +353,7 @@ describe('an answer decides what is tried', () => {
     sealed(1, 1);
     answer = refusedAs(code);
     await makeOutbox().send();
-    expect(journal.record(1)).toMatchObject({ state: 'quarantined', reason: code });
+    expect(journal.records.get(1)).toMatchObject({ state: 'quarantined', reason: code });
     expect(psd.kept.size).toBe(1);
   });
 
@@ -387,7 +387,7 @@ describe('an answer decides what is tried', () => {
     sealed(1, 1);
     answer = () => ({ outcome: 'accepted', confirmation: confirmationOf(1, digestOf(99)) });
     expect(await makeOutbox().send()).toMatchObject({ confirmed: 0, trouble: 'confirmation-mismatch' });
-    expect(journal.record(1)).toMatchObject({ state: 'quarantined', reason: 'confirmation-mismatch' });
+    expect(journal.records.get(1)).toMatchObject({ state: 'quarantined', reason: 'confirmation-mismatch' });
     expect(psd.kept.size).toBe(1);
   });
 

@@ -127,7 +127,7 @@ export class Outbox {
     const { journal, clock } = this.#options;
     const nowMs = clock.nowMs();
     const due: RecordRow[] = [];
-    for (const record of journal.waitingRecords(limit)) {
+    for (const record of journal.records.waiting(limit)) {
       if (record.holdUntilMs !== null && record.holdUntilMs > nowMs) break;
       due.push(record);
     }
@@ -154,7 +154,7 @@ export class Outbox {
   /** Until the first hold ends, by the hold's clock. */
   async #untilDue(wake: AbortSignal): Promise<void> {
     const { journal, clock } = this.#options;
-    const [first] = journal.waitingRecords(1);
+    const [first] = journal.records.waiting(1);
     const untilMs = first?.holdUntilMs ?? null;
     if (untilMs === null) await aborted(wake);
     else await clock.sleep(Math.max(1, untilMs - clock.nowMs()), wake);
@@ -193,7 +193,7 @@ export class Outbox {
       trouble = error instanceof Fault ? error.code : errorText(error);
     }
     // The device has deleted them; a crash before this only sends them again.
-    journal.settleAttempt(sequences, trouble, confirmed, clock.nowMs());
+    journal.records.settleAttempt(sequences, trouble, confirmed, clock.nowMs());
     this.#trouble = trouble;
     if (trouble === null) this.#backoff.reset();
     else log.warn('Records were not all confirmed', { reason: trouble, count: sequences.length });
@@ -208,7 +208,7 @@ export class Outbox {
     const [first] = due;
     const candidates =
       this.#resendFrom !== null && first !== undefined && this.#resendFrom < first.sequence
-        ? journal.recordsFrom(this.#resendFrom, MAX_SUBMISSION).filter(({ state }) => state === 'confirmed')
+        ? journal.records.from(this.#resendFrom, MAX_SUBMISSION).filter(({ state }) => state === 'confirmed')
         : [];
     const chosen = candidates.length > 0 ? candidates : due;
     let bytes = 0;
@@ -275,7 +275,7 @@ export class Outbox {
     const attestation = this.attestation(record, outcome.attestation);
     const given = await this.confirm(confirmation).catch((error: unknown) => {
       // The server has it; the device is told when it answers again.
-      journal.markSent(record.sequence, confirmation);
+      journal.records.markSent(record.sequence, confirmation);
       throw error;
     });
     if (given.ok) {
@@ -285,7 +285,7 @@ export class Outbox {
     // What is wrong with a confirmation says nothing of the record, unless it is authentic and names another.
     const { code } = given.rejection;
     if (code === 'confirmation-mismatch') this.#quarantine(record, code);
-    else journal.noteReason(record.sequence, code);
+    else journal.records.noteReason(record.sequence, code);
     return code;
   }
 
@@ -323,12 +323,12 @@ export class Outbox {
       return code;
     }
     if (FINAL.has(code)) this.#quarantine(record, code);
-    else journal.noteReason(record.sequence, code);
+    else journal.records.noteReason(record.sequence, code);
     return code;
   }
 
   #quarantine({ sequence }: RecordRow, code: string): void {
-    this.#options.journal.quarantine(sequence, code);
+    this.#options.journal.records.quarantine(sequence, code);
     this.#options.log.warn('A record was quarantined', { sequence, code });
   }
 
@@ -337,7 +337,7 @@ export class Outbox {
     const { journal, psd } = this.#options;
     const own = await psd.call(PSD.record, { sequence: record.sequence });
     if (!own.ok || sameBytes(own.value.record, record.bytes)) return false;
-    journal.replaceRecordBytes(record.sequence, own.value.record);
+    journal.records.replaceBytes(record.sequence, own.value.record);
     return true;
   }
 }

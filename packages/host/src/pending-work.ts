@@ -29,8 +29,8 @@ export class PendingWork {
   /** Of this job; of all where none is named. */
   of(job: string | undefined): PendingReport[] {
     const { journal } = this.#parts;
-    const batches = (job === undefined ? journal.batches() : journal.batchesOfJob(job)).filter(wasOpened);
-    const sealed = batches.filter(({ state }) => state === 'sealed').map(({ id }) => journal.recordOfBatch(id));
+    const batches = (job === undefined ? journal.batches.all() : journal.batches.ofJob(job)).filter(wasOpened);
+    const sealed = batches.filter(({ state }) => state === 'sealed').map(({ id }) => journal.records.ofBatch(id));
     const records = [...sealed.filter((record) => record !== undefined), ...(job === undefined ? this.#strays() : [])];
     const pending: PendingReport[] = [
       ...this.#pieces(job),
@@ -50,7 +50,7 @@ export class PendingWork {
   #pieces(job: string | undefined): PendingReport[] {
     const { journal } = this.#parts;
     const pending: PendingReport[] = [];
-    for (const row of journal.jobs()) {
+    for (const row of journal.jobs.all()) {
       if (job !== undefined && row.job !== job) continue;
       const remaining = piecesRemaining(journal, row.job);
       if (remaining <= 0 && row.refusal === null) continue;
@@ -64,7 +64,7 @@ export class PendingWork {
   /** After a journal was lost: records that only the device had kept, of batches that nothing else is known of. */
   #strays(): RecordRow[] {
     const { journal } = this.#parts;
-    return journal.records().filter(({ batch }) => batch === null || journal.batch(batch) === undefined);
+    return journal.records.all().filter(({ batch }) => batch === null || journal.batches.get(batch) === undefined);
   }
 
   #unconfirmed(record: RecordRow): PendingReport {

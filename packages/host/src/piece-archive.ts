@@ -25,8 +25,8 @@ export type FrankedChunkRows = { readonly chunk: ChunkRow; readonly franked: Fra
 export function* frankedChunks(journal: Journal, batch: BatchRow, codes: boolean): Generator<Result<FrankedChunkRows>> {
   let next = 0;
   while (next < batch.franked) {
-    const franked = journal.franked(batch.batch, next);
-    const chunk = journal.chunk(batch.batch, next);
+    const franked = journal.chunks.franked(batch.batch, next);
+    const chunk = journal.chunks.get(batch.batch, next);
     const reason = defectOf(chunk, franked, codes);
     if (reason !== null || chunk === undefined || franked === undefined) {
       yield refuse(damaged(batch, next, reason ?? 'it is missing'));
@@ -93,10 +93,10 @@ export function pieceRecords(
 export type PiecePlace = FrankedChunkRows & { readonly batch: BatchRow; readonly at: number };
 
 export function pieceByNumber(journal: Journal, pieceNumber: number): PiecePlace | null {
-  const found = journal.frankedByNumber(pieceNumber);
+  const found = journal.chunks.frankedByNumber(pieceNumber);
   if (found === undefined) return null;
-  const batch = journal.batchByNumber(found.batch);
-  const chunk = journal.chunk(found.batch, found.franked.firstIndex);
+  const batch = journal.batches.byNumber(found.batch);
+  const chunk = journal.chunks.get(found.batch, found.franked.firstIndex);
   if (batch === undefined || chunk === undefined) return null;
   return { batch, chunk, franked: found.franked, at: pieceNumber - found.franked.firstNumber };
 }
@@ -115,10 +115,10 @@ export function pieceByRow(journal: Journal, job: string, row: number): PiecePla
 }
 
 function search(journal: Journal, job: string, find: (chunk: ChunkRow) => number): PiecePlace | null {
-  for (const batch of journal.batchesOfJob(job).reverse()) {
-    for (const firstIndex of journal.frankedIndices(batch.batch)) {
-      const chunk = journal.chunk(batch.batch, firstIndex);
-      const franked = journal.franked(batch.batch, firstIndex);
+  for (const batch of journal.batches.ofJob(job).reverse()) {
+    for (const firstIndex of journal.chunks.frankedIndices(batch.batch)) {
+      const chunk = journal.chunks.get(batch.batch, firstIndex);
+      const franked = journal.chunks.franked(batch.batch, firstIndex);
       const at = chunk === undefined ? -1 : find(chunk);
       if (chunk !== undefined && franked !== undefined && at >= 0) return { batch, chunk, franked, at };
     }

@@ -61,7 +61,7 @@ async function staged(pieces: number): Promise<RunRow> {
     () => undefined,
   );
   if (!taken.ok) throw new Error(taken.rejection.code);
-  journal.activate(taken.value.run, {
+  journal.runs.activate(taken.value.run, {
     job: 'job-1' as JobId,
     tariff: TARIFF.tariff.id,
     nowMs: 0,
@@ -69,7 +69,7 @@ async function staged(pieces: number): Promise<RunRow> {
     errorsFile: null,
     keepOpen: false,
   });
-  return journal.run(taken.value.run) as RunRow;
+  return journal.runs.get(taken.value.run) as RunRow;
 }
 
 function payload(number: number): Uint8Array {
@@ -88,12 +88,12 @@ function payload(number: number): Uint8Array {
 
 /** Franks the next chunk in the journal as a device would; false when all is. */
 function frankNext(run: RunRow): boolean {
-  const [batch] = journal.batchesOfRun(run.run);
+  const [batch] = journal.batches.ofRun(run.run);
   if (batch === undefined || batch.franked === batch.expected) return false;
-  const chunk = journal.chunk(batch.batch, batch.franked);
+  const chunk = journal.chunks.get(batch.batch, batch.franked);
   if (chunk === undefined) throw new Error('The chunk is missing.');
   const firstNumber = batch.franked + 1;
-  journal.addFranked(
+  journal.chunks.addFranked(
     batch.batch,
     {
       firstIndex: chunk.firstIndex,
@@ -153,13 +153,13 @@ describe('a run is printed', () => {
     await printing.finish();
     expect(prints).toHaveLength(1);
     expect(prints[0]?.pieces.map(({ row }) => row)).toEqual(Array.from({ length: 600 }, (_, i) => i + 1));
-    expect(prints[0]).toMatchObject({ state: 'ended', batches: [journal.batches()[0]?.id] });
+    expect(prints[0]).toMatchObject({ state: 'ended', batches: [journal.batches.all()[0]?.id] });
     expect(prints[0]?.pieces[41]).toMatchObject({
       level: 'aadc',
       addressee: 'Name 42',
       payload: Buffer.from(payload(42)),
     });
-    expect(journal.run(run.run)?.printed).toBe(true);
+    expect(journal.runs.get(run.run)?.printed).toBe(true);
   });
 
   test('again from the first piece after an interruption, of which nothing is left', async () => {
@@ -168,7 +168,7 @@ describe('a run is printed', () => {
     frankNext(run);
     await new RunPrinting(options(port), run).abandon();
     expect(prints[0]?.state).toBe('abandoned');
-    expect(journal.run(run.run)?.printed).toBe(false);
+    expect(journal.runs.get(run.run)?.printed).toBe(false);
     const again = new RunPrinting(options(port), run);
     while (frankNext(run)) again.notify();
     await again.finish();

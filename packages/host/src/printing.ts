@@ -99,7 +99,7 @@ export class RunPrinting {
       reprint: false,
     });
     try {
-      for (const { batch } of journal.batchesOfRun(run.run)) {
+      for (const { batch } of journal.batches.ofRun(run.run)) {
         await this.#batch(print, batch);
         if (this.#abandoned) break;
       }
@@ -108,7 +108,7 @@ export class RunPrinting {
         return;
       }
       await print.end();
-      journal.markPrinted(run.run);
+      journal.runs.markPrinted(run.run);
     } catch (error) {
       await print.abandon();
       throw error;
@@ -120,10 +120,10 @@ export class RunPrinting {
     let next = 0;
     for (;;) {
       if (this.#abandoned) return;
-      const batch = journal.batchByNumber(number);
+      const batch = journal.batches.byNumber(number);
       if (batch === undefined) return;
-      const franked = next < batch.franked ? journal.franked(number, next) : undefined;
-      const chunk = franked === undefined ? undefined : journal.chunk(number, next);
+      const franked = next < batch.franked ? journal.chunks.franked(number, next) : undefined;
+      const chunk = franked === undefined ? undefined : journal.chunks.get(number, next);
       if (franked !== undefined && chunk !== undefined) {
         if (next === 0) await print.openBatch(printBatch(batch, this.#run.job, licensee));
         await print.pieces(piecesOf(this.#run, { chunk, franked }));
@@ -177,11 +177,11 @@ export async function reprint(
   const { journal, archive, port, clock, currency, sheet, licensee } = options;
   const nowMs = clock.nowMs();
   const [first] = batches;
-  const job = first === undefined ? null : journal.jobOfBatch(first.batch);
+  const job = first === undefined ? null : journal.batches.jobOf(first.batch);
   if (first === undefined || job === null) return refuse(rejection('unknown-batch', { batch: first?.batch.id ?? '' }));
   const stamp = new Date(nowMs).toISOString().replaceAll(/[:.]/g, '-');
   const file = join(archive.jobFolder(job), `reprint-${stamp}.pdf`);
-  const run = first.batch.run === null ? undefined : journal.run(first.batch.run);
+  const run = first.batch.run === null ? undefined : journal.runs.get(first.batch.run);
   if (run === undefined) return refuse(rejection('unknown-batch', { batch: first.batch.id }));
   const print = await port.open({
     title: `${job} (reprint)`,
@@ -196,12 +196,12 @@ export async function reprint(
   let pieces = 0;
   try {
     for (const { batch, numbers } of batches) {
-      const ofRun = batch.run === null ? undefined : journal.run(batch.run);
+      const ofRun = batch.run === null ? undefined : journal.runs.get(batch.run);
       if (ofRun === undefined) continue;
       await print.openBatch(printBatch(batch, job, licensee));
-      for (const firstIndex of journal.frankedIndices(batch.batch)) {
-        const franked = journal.franked(batch.batch, firstIndex);
-        const chunk = journal.chunk(batch.batch, firstIndex);
+      for (const firstIndex of journal.chunks.frankedIndices(batch.batch)) {
+        const franked = journal.chunks.franked(batch.batch, firstIndex);
+        const chunk = journal.chunks.get(batch.batch, firstIndex);
         if (franked === undefined || chunk === undefined) continue;
         const some = piecesOf(ofRun, { chunk, franked }, numbers ?? undefined);
         if (some.length > 0) await print.pieces(some);

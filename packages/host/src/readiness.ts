@@ -17,8 +17,8 @@ import type { StagedRun } from './staging.ts';
 export function foreignBatch(journal: Journal, device: DeviceStatus, job: string): Rejection | null {
   const open = device.batch;
   if (open === undefined) return null;
-  const batch = journal.batch(open.batch);
-  if (batch !== undefined && journal.jobOfBatch(batch) === job && batch.state !== 'sealed') return null;
+  const batch = journal.batches.get(open.batch);
+  if (batch !== undefined && journal.batches.jobOf(batch) === job && batch.state !== 'sealed') return null;
   return rejection('batch-open', { batch: open.batch });
 }
 

@@ -67,12 +67,12 @@ export function wasOpened({ state }: BatchRow): boolean {
 }
 
 export function batchReport(journal: Journal, batch: BatchRow, nowMs: number): BatchReport {
-  const record = batch.state === 'sealed' ? journal.recordOfBatch(batch.id) : undefined;
+  const record = batch.state === 'sealed' ? journal.records.ofBatch(batch.id) : undefined;
   const statistics = record === undefined ? null : statisticsOf(record.bytes);
   const observed = statistics?.observed;
   return {
     id: batch.id,
-    job: statistics?.declaration.job ?? journal.jobOfBatch(batch) ?? '',
+    job: statistics?.declaration.job ?? journal.batches.jobOf(batch) ?? '',
     customer: batch.customer,
     product: statistics?.declaration.product ?? batch.product,
     pieces: observed?.pieces ?? batch.franked,
@@ -117,10 +117,10 @@ function recordCells(observed: BatchStatistics['observed']): CellReport[] {
 }
 
 function journalCells(journal: Journal, batch: BatchRow): CellReport[] {
-  const cells = batch.run === null ? [] : (journal.run(batch.run)?.cells ?? []);
+  const cells = batch.run === null ? [] : (journal.runs.get(batch.run)?.cells ?? []);
   const counts = new Map<string, { key: CellKey; pieces: number; postageMills: bigint }>();
-  for (const firstIndex of journal.frankedIndices(batch.batch)) {
-    const chunk = journal.chunk(batch.batch, firstIndex);
+  for (const firstIndex of journal.chunks.frankedIndices(batch.batch)) {
+    const chunk = journal.chunks.get(batch.batch, firstIndex);
     if (chunk === undefined) continue;
     for (let i = 0; i < chunk.pieces; i++) {
       const key = cells[chunk.cells[readIndex(chunk.entries, i)] as number]?.key;
@@ -141,12 +141,12 @@ export function recordReport(
   nowMs: number,
   nextAttemptMs: number | null,
 ): RecordReport {
-  const batch = record.batch === null ? undefined : journal.batch(record.batch);
+  const batch = record.batch === null ? undefined : journal.batches.get(record.batch);
   return {
     sequence: record.sequence,
     digest: digestText(record.digest),
     batch: record.batch,
-    job: batch === undefined ? null : journal.jobOfBatch(batch),
+    job: batch === undefined ? null : journal.batches.jobOf(batch),
     state:
       record.state === 'waiting' ? (isHeld(record, nowMs) ? 'held' : record.sent ? 'sent' : 'waiting') : record.state,
     sealedAtMs: record.sealedMs,
@@ -193,7 +193,7 @@ export function drawReports(fundsGrants: readonly Uint8Array[]): DrawReport[] {
 
 export function pieceReport(journal: Journal, device: DeviceStatus, place: PiecePlace): PieceReport {
   const { batch, chunk, franked, at } = place;
-  const cells = batch.run === null ? [] : (journal.run(batch.run)?.cells ?? []);
+  const cells = batch.run === null ? [] : (journal.runs.get(batch.run)?.cells ?? []);
   const key = cells[chunk.cells[readIndex(chunk.entries, at)] as number]?.key;
   const indiciumBytes = franked.indicia.length / franked.pieces;
   const record = pieceRecords(device.device, batch.id, cells, { chunk, franked })[at];

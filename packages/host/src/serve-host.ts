@@ -114,18 +114,18 @@ export function checkHost(config: HostConfig): Result<readonly string[]> {
   try {
     const problems = store.value.integrityProblems();
     const journal = new Journal(store.value);
-    for (const batch of journal.batches()) {
-      const indices = journal.frankedIndices(batch.batch);
+    for (const batch of journal.batches.all()) {
+      const indices = journal.chunks.frankedIndices(batch.batch);
       let next = 0;
       for (const firstIndex of indices) {
         if (firstIndex !== next) break;
-        next += journal.franked(batch.batch, firstIndex)?.pieces ?? 0;
+        next += journal.chunks.franked(batch.batch, firstIndex)?.pieces ?? 0;
       }
       const forgotten = indices.length === 0 && batch.state === 'sealed';
       if (next !== batch.franked && !forgotten && batch.run !== null) {
         problems.push(`the batch ${batch.id} lacks the piece with index ${String(next)} of ${String(batch.franked)}`);
       }
-      if (batch.state === 'sealed' && journal.recordOfBatch(batch.id) === undefined) {
+      if (batch.state === 'sealed' && journal.records.ofBatch(batch.id) === undefined) {
         problems.push(`the record of the batch ${batch.id} is missing`);
       }
     }

@@ -131,7 +131,7 @@ export class HostService {
   /** Takes up what was interrupted: sends what waits, and goes on with a mailing that a crash cut off. */
   start(): void {
     const { journal, config, clock } = this.#parts;
-    journal.forgetPieces(clock.nowMs() - config.retentionMs);
+    journal.chunks.forget(clock.nowMs() - config.retentionMs);
     void this.#takingUp.start();
   }
 

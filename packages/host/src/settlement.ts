@@ -108,13 +108,13 @@ export class SettlementFollower {
   /** One turn; true when nothing is outstanding. */
   async #turn(): Promise<Result<boolean>> {
     const { journal, psd, server, link, funds, licensee } = this.#options;
-    const { confirmed } = journal.lastSequences();
+    const { confirmed } = journal.records.lastSequences();
     const status = await statusOf(psd, 2_000);
     await this.#attestations(status.device);
     const settlement = await server.settlement(status.device);
     if (!settlement.ok) return settlement;
     const { evaluated, grantsCursor, drawableMills } = settlement.value;
-    let cursor = journal.lastGrantCursor();
+    let cursor = journal.grants.lastCursor();
     for (;;) {
       const grants = await server.grants(licensee, cursor);
       if (!grants.ok) return grants;
@@ -126,7 +126,7 @@ export class SettlementFollower {
       if (grants.value.length === 0) break;
     }
     if (BigInt(drawableMills) > 0n) {
-      const drawn = await funds.request(0n, journal.lastJob());
+      const drawn = await funds.request(0n, journal.jobs.last());
       if (!drawn.ok) return drawn;
     }
     if (cursor < grantsCursor || evaluated < confirmed) return accept(false);
@@ -145,11 +145,11 @@ export class SettlementFollower {
 
   async #attestations(device: Parameters<ServerClient['attestation']>[0]): Promise<void> {
     const { journal, server, keys } = this.#options;
-    for (const sequence of journal.unattested(ATTESTATIONS_AT_ONCE)) {
+    for (const sequence of journal.records.unattested(ATTESTATIONS_AT_ONCE)) {
       const attestation = await server.attestation(device, sequence);
       if (!attestation.ok) return;
       const verified = verifyMessage(ATTESTATION, attestation.value, { port: nodeVerification, keys });
-      if (verified.ok) journal.addAttestation(sequence, attestation.value);
+      if (verified.ok) journal.records.addAttestation(sequence, attestation.value);
     }
   }
 
@@ -167,7 +167,7 @@ export class SettlementFollower {
       return refuse(refused);
     }
     const { digest, message } = verified.value;
-    journal.addGrant(cursor, digest, credit ? 'credit' : 'discount', bytes, message.evidence);
+    journal.grants.add(cursor, digest, credit ? 'credit' : 'discount', bytes, message.evidence);
     onNews();
     return accept(null);
   }

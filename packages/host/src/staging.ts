@@ -191,7 +191,7 @@ export class Staging {
   }
 
   #writeBad(): void {
-    this.#journal.addBadRows(this.#options.run, this.#bad);
+    this.#journal.runs.addBadRows(this.#options.run, this.#bad);
     this.#bad = [];
   }
 
@@ -276,13 +276,13 @@ export class Staging {
 
   #startBatch(group: Group): void {
     const mailingDate = this.#mailingDate ?? this.#options.mailingDate;
-    group.batch = this.#journal.addBatch(this.#options.run, group.customer, group.product, group.entry, mailingDate);
+    group.batch = this.#journal.batches.add(this.#options.run, group.customer, group.product, group.entry, mailingDate);
     group.written = 0;
     group.batchCells = new Set();
   }
 
   #write(): void {
-    if (this.#chunks.length > 0) this.#journal.addChunks(this.#chunks);
+    if (this.#chunks.length > 0) this.#journal.chunks.add(this.#chunks);
     this.#chunks = [];
   }
 
@@ -313,7 +313,7 @@ export class Staging {
   #rekey(rows: readonly { batch: number; firstIndex: number; at: number; occurrence: number }[]): void {
     const [first] = rows;
     if (first === undefined) return;
-    const chunk = this.#journal.chunk(first.batch, first.firstIndex);
+    const chunk = this.#journal.chunks.get(first.batch, first.firstIndex);
     if (chunk === undefined) return;
     const entries = Buffer.from(chunk.entries);
     const lines = Buffer.from(chunk.texts).toString('utf8').split('\n');
@@ -321,7 +321,7 @@ export class Staging {
       const key = keyOfRow(lines[at] as string, occurrence);
       entries.set(key.subarray(0, REFERENCE_BYTES), at * CHUNK_ENTRY_BYTES + REFERENCE_AT);
     }
-    this.#journal.setEntries(first.batch, first.firstIndex, entries);
+    this.#journal.chunks.setEntries(first.batch, first.firstIndex, entries);
   }
 
   /** Which rows are not to be franked: keys that stood before in the file (bad rows), or that the job has franked. */
@@ -330,7 +330,8 @@ export class Staging {
     const twice: BadRow[] = [];
     let frankedBefore = 0;
     let before = 0;
-    for (const entries of this.#journal.frankedEntries(this.#options.job)) before += entries.length / CHUNK_ENTRY_BYTES;
+    for (const entries of this.#journal.chunks.frankedEntries(this.#options.job))
+      before += entries.length / CHUNK_ENTRY_BYTES;
     const partitions = partitionsFor(this.#staged + before);
     const note = (row: number, value: string): void => {
       left.add(row);
@@ -340,11 +341,11 @@ export class Staging {
         value: value.slice(0, VALUE_MAX),
         cure: 'it stands twice in the file: give each piece its own, or remove one',
       });
-      if (twice.length >= 2_000) this.#journal.addBadRows(this.#options.run, twice.splice(0));
+      if (twice.length >= 2_000) this.#journal.runs.addBadRows(this.#options.run, twice.splice(0));
     };
     for (let partition = 0; partition < partitions; partition++) {
       table.clear();
-      for (const entries of this.#journal.frankedEntries(this.#options.job)) {
+      for (const entries of this.#journal.chunks.frankedEntries(this.#options.job)) {
         for (let at = REFERENCE_AT; at < entries.length; at += CHUNK_ENTRY_BYTES) {
           if (partitionOf(entries, at, partitions) === partition) table.put(entries, at, 0);
         }
@@ -375,7 +376,7 @@ export class Staging {
         await pause();
       }
     }
-    if (twice.length > 0) this.#journal.addBadRows(this.#options.run, twice);
+    if (twice.length > 0) this.#journal.runs.addBadRows(this.#options.run, twice);
     return { left, frankedBefore };
   }
 
@@ -386,30 +387,30 @@ export class Staging {
 
   /** Lays the batches out again without these rows. */
   async #leaveOut(left: RowSet, pause: () => Promise<void>): Promise<void> {
-    for (const { batch } of this.#journal.batchesOfRun(this.#options.run)) {
-      const indices = this.#journal.chunkIndices(batch);
+    for (const { batch } of this.#journal.batches.ofRun(this.#options.run)) {
+      const indices = this.#journal.chunks.indices(batch);
       let next = 0;
       for (const firstIndex of indices) {
-        const chunk = this.#journal.chunk(batch, firstIndex) as ChunkRow;
+        const chunk = this.#journal.chunks.get(batch, firstIndex) as ChunkRow;
         const kept: number[] = [];
         for (let i = 0; i < chunk.pieces; i++) if (!left.has(chunk.rows[i] as number)) kept.push(i);
         if (kept.length < chunk.pieces || next !== firstIndex) {
           this.#journal.transaction(() => {
-            this.#journal.deleteChunk(batch, firstIndex);
-            if (kept.length > 0) this.#journal.addChunksInside([{ batch, ...part(chunk, kept, next) }]);
+            this.#journal.chunks.delete(batch, firstIndex);
+            if (kept.length > 0) this.#journal.chunks.addInside([{ batch, ...part(chunk, kept, next) }]);
           });
         }
         next += kept.length;
         await pause();
       }
-      if (next === 0) this.#journal.dropBatch(batch);
+      if (next === 0) this.#journal.batches.drop(batch);
     }
   }
 
   *#stagedChunks(): Generator<{ batch: number; chunk: ChunkRow }> {
-    for (const { batch } of this.#journal.batchesOfRun(this.#options.run)) {
-      for (const firstIndex of this.#journal.chunkIndices(batch)) {
-        yield { batch, chunk: this.#journal.chunk(batch, firstIndex) as ChunkRow };
+    for (const { batch } of this.#journal.batches.ofRun(this.#options.run)) {
+      for (const firstIndex of this.#journal.chunks.indices(batch)) {
+        yield { batch, chunk: this.#journal.chunks.get(batch, firstIndex) as ChunkRow };
       }
     }
   }
@@ -423,7 +424,7 @@ export class Staging {
     >();
     let pieces = 0;
     let postageMills = 0n;
-    const batches = this.#journal.batchesOfRun(run);
+    const batches = this.#journal.batches.ofRun(run);
     for (const batch of batches) {
       const { customer, product, entry } = batch;
       const name = `${customer ?? ''}\t${product}\t${entry}`;
@@ -431,8 +432,8 @@ export class Staging {
       groups.set(name, group);
       const ofBatch = new Set<number>();
       let inBatch = 0;
-      for (const firstIndex of this.#journal.chunkIndices(batch.batch)) {
-        const chunk = this.#journal.chunk(batch.batch, firstIndex) as ChunkRow;
+      for (const firstIndex of this.#journal.chunks.indices(batch.batch)) {
+        const chunk = this.#journal.chunks.get(batch.batch, firstIndex) as ChunkRow;
         for (let i = 0; i < chunk.pieces; i++) {
           const cell = chunk.cells[readIndex(chunk.entries, i)] as number;
           ofBatch.add(cell);
@@ -441,7 +442,7 @@ export class Staging {
         inBatch += chunk.pieces;
       }
       pieces += inBatch;
-      this.#journal.setExpected(
+      this.#journal.batches.setExpected(
         batch.batch,
         inBatch,
         Math.max(1, ofBatch.size),
@@ -454,7 +455,7 @@ export class Staging {
     return {
       pieces,
       postageMills,
-      badRows: this.#journal.countBadRows(run),
+      badRows: this.#journal.runs.countBadRows(run),
       frankedBefore,
       cells,
       groups: [...groups.values()],

@@ -41,12 +41,12 @@ export class StatisticsDesk {
   }
 
   list() {
-    return { records: this.#reports(this.#parts.journal.records()) };
+    return { records: this.#reports(this.#parts.journal.records.all()) };
   }
 
   async send(): Promise<SendAnswer> {
     const outcome = await this.#outbox.send();
-    const waiting = this.#parts.journal.records().filter(({ state }) => state !== 'confirmed');
+    const waiting = this.#parts.journal.records.all().filter(({ state }) => state !== 'confirmed');
     this.#settlement.kick();
     return {
       sent: outcome.sent,
@@ -61,7 +61,7 @@ export class StatisticsDesk {
     const { journal, psd, config, clock } = this.#parts;
     const device = await statusOf(psd);
     const due = this.#outbox.due(1_000_000);
-    const held = journal.records().filter((record) => isHeld(record, clock.nowMs())).length;
+    const held = journal.records.all().filter((record) => isHeld(record, clock.nowMs())).length;
     try {
       mkdirSync(directory, { recursive: true });
       const files: string[] = [];
@@ -117,12 +117,12 @@ export class StatisticsDesk {
       const bytes = readFileSync(join(directory, file));
       const envelope = parseEnvelope(bytes);
       const said = envelope.ok ? parsePayload(CONFIRMATION, envelope.value) : envelope;
-      const record = said.ok ? journal.record(said.value.sequence) : undefined;
+      const record = said.ok ? journal.records.get(said.value.sequence) : undefined;
       const given = said.ok ? await this.#outbox.confirm(bytes) : said;
       if (given.ok && record !== undefined) {
         const beside = join(directory, file.replace('.confirmation.', '.attestation.'));
         const attestation = existsSync(beside) ? this.#outbox.attestation(record, readFileSync(beside)) : null;
-        journal.settleAttempt(
+        journal.records.settleAttempt(
           [],
           null,
           [{ sequence: record.sequence, confirmation: bytes, attestation }],

@@ -39,7 +39,7 @@ export class Waiting {
   /** Waits until everything of a job (or of all) is confirmed and its grants have arrived, or cannot by waiting. */
   async wait(job: string | undefined, timeoutMs = WAIT_DEFAULT_MS): Promise<Result<WaitAnswer>> {
     const { journal, news, pending, runner, takingUp } = this.#options;
-    if (job !== undefined && journal.job(job) === undefined && runner.inHand !== job) {
+    if (job !== undefined && journal.jobs.get(job) === undefined && runner.inHand !== job) {
       return refuse(rejection('unknown-job', { job }));
     }
     const deadline = AbortSignal.any([AbortSignal.timeout(timeoutMs), this.#ended.signal]);
@@ -71,7 +71,7 @@ export class Waiting {
     const { journal, reports, pending } = this.#options;
     return accept({
       outcome,
-      report: job !== undefined && journal.job(job) !== undefined ? await reports.of(job as JobId) : null,
+      report: job !== undefined && journal.jobs.get(job) !== undefined ? await reports.of(job as JobId) : null,
       pending: pending.of(job),
     });
   }

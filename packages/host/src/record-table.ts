@@ -1,0 +1,135 @@
+/**
+ * The journal's records: sealed, waiting, confirmed or in quarantine, with their confirmations and attestations.
+ *
+ * Guarantees: what a method wrote is durable when it returns; a record is there in one step with its batch's state. Bytes are kept
+ * exactly as they were authenticated.
+ */
+import type { BatchId } from '@countermark/protocol/id';
+import { type ConfirmedRecord, recordOf, type RecordRow } from './journal-rows.ts';
+import type { JournalStatements } from './journal-statements.ts';
+
+export class RecordTable {
+  readonly #sql: JournalStatements;
+
+  constructor(sql: JournalStatements) {
+    this.#sql = sql;
+  }
+
+  /** The sealed record, in one step with its batch's state. */
+  add(
+    batch: number | null,
+    record: {
+      readonly sequence: number;
+      readonly digest: Uint8Array;
+      readonly id: BatchId | null;
+      readonly bytes: Uint8Array;
+      readonly sealedMs: number;
+      readonly holdUntilMs: number | null;
+    },
+  ): void {
+    this.#sql.transaction(() => {
+      this.#sql.run(
+        `INSERT INTO record (sequence, digest, batch, bytes, sealed_ms, hold_until_ms, state) VALUES (?, ?, ?, ?, ?, ?, 'waiting')
+         ON CONFLICT (sequence) DO NOTHING`,
+        record.sequence,
+        record.digest,
+        record.id,
+        record.bytes,
+        record.sealedMs,
+        record.holdUntilMs,
+      );
+      if (batch !== null) this.#sql.run("UPDATE batch SET state = 'sealed' WHERE batch = ?", batch);
+    });
+  }
+
+  get(sequence: number): RecordRow | undefined {
+    const row = this.#sql.one('SELECT * FROM record WHERE sequence = ?', sequence);
+    return row === undefined ? undefined : recordOf(row);
+  }
+
+  ofBatch(id: string): RecordRow | undefined {
+    const row = this.#sql.one('SELECT * FROM record WHERE batch = ?', id);
+    return row === undefined ? undefined : recordOf(row);
+  }
+
+  all(): RecordRow[] {
+    return this.#sql.all('SELECT * FROM record ORDER BY sequence').map(recordOf);
+  }
+
+  from(sequence: number, limit: number): RecordRow[] {
+    return this.#sql
+      .all('SELECT * FROM record WHERE sequence >= ? ORDER BY sequence LIMIT ?', sequence, limit)
+      .map(recordOf);
+  }
+
+  waiting(limit: number): RecordRow[] {
+    return this.#sql.all("SELECT * FROM record WHERE state = 'waiting' ORDER BY sequence LIMIT ?", limit).map(recordOf);
+  }
+
+  /** The last sequence whose record is confirmed, 0 for none; and of any record. */
+  lastSequences(): { readonly confirmed: number; readonly sealed: number } {
+    const row = this.#sql.one(
+      "SELECT coalesce(max(CASE WHEN state = 'confirmed' THEN sequence END), 0) AS confirmed, coalesce(max(sequence), 0) AS sealed FROM record",
+    );
+    return { confirmed: Number(row?.confirmed ?? 0), sealed: Number(row?.sealed ?? 0) };
+  }
+
+  /** What became of one attempt: what was confirmed, and for the rest that it was tried. */
+  settleAttempt(
+    sequences: readonly number[],
+    reason: string | null,
+    confirmed: readonly ConfirmedRecord[],
+    nowMs: number,
+  ): void {
+    this.#sql.transaction(() => {
+      for (const { sequence, confirmation, attestation } of confirmed) {
+        this.#sql.run(
+          `UPDATE record SET state = 'confirmed', sent = 1, reason = NULL, confirmation = ?, confirmed_ms = ?,
+             attestation = coalesce(attestation, ?) WHERE sequence = ?`,
+          confirmation,
+          nowMs,
+          attestation,
+          sequence,
+        );
+      }
+      for (const sequence of sequences) {
+        this.#sql.run(
+          `UPDATE record SET attempts = attempts + 1, reason = CASE WHEN state = 'waiting' THEN ? ELSE reason END
+             WHERE sequence = ?`,
+          reason,
+          sequence,
+        );
+      }
+    });
+  }
+
+  noteReason(sequence: number, reason: string | null): void {
+    this.#sql.run('UPDATE record SET reason = ? WHERE sequence = ?', reason, sequence);
+  }
+
+  replaceBytes(sequence: number, bytes: Uint8Array): void {
+    this.#sql.run('UPDATE record SET bytes = ? WHERE sequence = ?', bytes, sequence);
+  }
+
+  /** The server has it and confirmed it; the PSD has not been told yet. */
+  markSent(sequence: number, confirmation: Uint8Array): void {
+    this.#sql.run('UPDATE record SET sent = 1, confirmation = ? WHERE sequence = ?', confirmation, sequence);
+  }
+
+  addAttestation(sequence: number, attestation: Uint8Array): void {
+    this.#sql.run('UPDATE record SET attestation = ? WHERE sequence = ?', attestation, sequence);
+  }
+
+  unattested(limit: number): number[] {
+    return this.#sql
+      .all(
+        "SELECT sequence FROM record WHERE state = 'confirmed' AND attestation IS NULL ORDER BY sequence LIMIT ?",
+        limit,
+      )
+      .map((row) => Number(row.sequence));
+  }
+
+  quarantine(sequence: number, reason: string): void {
+    this.#sql.run("UPDATE record SET state = 'quarantined', reason = ? WHERE sequence = ?", reason, sequence);
+  }
+}
