@@ -40,8 +40,8 @@ describe('reporting deadlines by signed time', () => {
     expect(code(device.open(batchNumbered(3)))).toBe('device-locked');
     const [first, second] = device.state.unconfirmed;
     device.confirm(first!.sequence, first!.digest);
-    // The second was sealed at the day of the lock: its own deadline has just begun.
-    expect(status()).toMatchObject({ state: 'operational', warnsAtMs: START_MS + 31 * DAY_MS });
+    // The second was opened on the third day: its own deadline runs since then.
+    expect(status()).toMatchObject({ state: 'operational', locksAtMs: START_MS + 31 * DAY_MS });
     device.confirm(second!.sequence, second!.digest);
     expect(status().locksAtMs).toBeUndefined();
     expect(code(device.open(batchNumbered(3)))).toBe('ok');
@@ -53,6 +53,18 @@ describe('reporting deadlines by signed time', () => {
     device.time(START_MS + 28 * DAY_MS);
     device.frank(batchNumbered(1), 0, pieces(1));
     expect(code(device.ask(chunkOf(batchNumbered(1), 1, pieces(1))))).toBe('device-locked');
+  });
+
+  it('are not lifted by closing and sealing: only by reporting', () => {
+    const device = readyDevice({ policy: { lockAfterDays: 28 } });
+    device.open(batchNumbered(1));
+    device.frank(batchNumbered(1), 0, pieces(1));
+    device.time(START_MS + 28 * DAY_MS);
+    device.finish(batchNumbered(1));
+    expect(code(device.open(batchNumbered(2)))).toBe('device-locked');
+    const [record] = device.state.unconfirmed;
+    device.confirm(record!.sequence, record!.digest);
+    expect(code(device.open(batchNumbered(2)))).toBe('ok');
   });
 
   it('begin with the first signed time for records sealed before it', () => {

@@ -2,8 +2,8 @@
  * The limits within which a device franks: hard ones on what is unconfirmed, deadlines by signed time.
  *
  * A lock forbids opening and franking only: closing, recounting, sending, confirming and refilling go on, and reporting
- * lifts it. The deadline runs from the oldest record that is not confirmed, and from the opening of a batch in which
- * was franked: otherwise a batch that is never closed would escape it.
+ * lifts it. The deadline runs from the opening of the oldest batch in which was franked and whose record is not confirmed,
+ * be it open or sealed: a batch that is never closed would escape it otherwise, and closing would lift the lock.
  * Time is the last signed time that the device has seen; it never reads a clock.
  */
 import type { DeviceStatus } from '@countermark/protocol/interfaces/psd';

@@ -52,13 +52,16 @@ export function sealBatch(
   const unsealed = unsealedMessage(BATCH_STATISTICS, identity.authentication, key, statistics);
   const digest = messageDigest(unsealed, ports.sha256);
   const { sequence } = statistics;
+  const pieces = batchPieces(state, batch);
+  // What was franked waits since the opening: if closing began the deadline anew, it would lift the lock without a report.
+  const since = pieces > 0 ? batch.openedAfterMs : null;
   const held = {
     sequence,
     digest,
     batch: batchId,
-    pieces: batchPieces(state, batch),
+    pieces,
     postageMills: batchPostageMills(state, batch),
-    agedFromMs: closing.afterMs ?? state.signedTimeMs,
+    agedFromMs: since ?? closing.afterMs ?? state.signedTimeMs,
     bytes: unsealed.payload.length,
   };
   return accept({
