@@ -22,6 +22,7 @@ import { type MessageType, unsealedMessage } from '@countermark/protocol/message
 import { BATCH_STATISTICS, type BatchStatistics } from '@countermark/protocol/messages/batch-statistics';
 import { ENROLMENT_REQUEST } from '@countermark/protocol/messages/enrolment';
 import { FUNDS_REQUEST, type FundsRequest } from '@countermark/protocol/messages/funds';
+import { KEY_ROTATION } from '@countermark/protocol/messages/key-rotation';
 import { mills } from '@countermark/protocol/money';
 import { type Funds, NO_FUNDS, type Registers, ZERO_REGISTERS } from '@countermark/protocol/registers';
 
@@ -44,6 +45,8 @@ export class SimulatedDevice {
   registers: Registers = ZERO_REGISTERS;
   funds: Funds = NO_FUNDS;
   sequence = 0;
+  /** Of its key. */
+  epoch = EPOCH;
   head: Digest = NO_DIGEST;
   session = generateSigningKey();
   #signing = generateSigningKey();
@@ -56,7 +59,7 @@ export class SimulatedDevice {
   }
 
   get #key() {
-    return { holder: this.device, epoch: EPOCH };
+    return { holder: this.device, epoch: this.epoch };
   }
 
   /** A copy of the device's store: the same keys and registers, and from now on another history. */
@@ -66,6 +69,7 @@ export class SimulatedDevice {
     copy.registers = this.registers;
     copy.funds = this.funds;
     copy.sequence = this.sequence;
+    copy.epoch = this.epoch;
     copy.head = this.head;
     copy.session = this.session;
     copy.#signing = this.#signing;
@@ -78,7 +82,7 @@ export class SimulatedDevice {
   enrolmentRequest(nonce: Uint8Array = new Uint8Array(16)): Uint8Array {
     return this.#signed(ENROLMENT_REQUEST, {
       device: this.device,
-      epoch: EPOCH,
+      epoch: this.epoch,
       authentication: this.authentication,
       memory: 'psd',
       publicKey: publicKeyBytes(this.#signing.publicKey),
@@ -183,7 +187,7 @@ export class SimulatedDevice {
         software: { version: '0', measurement: ZERO },
         specimen: true,
         currency: CURRENCY,
-        epoch: EPOCH,
+        epoch: this.epoch,
         ...(openedAfterMs === undefined ? {} : { openedAfterMs }),
       },
     };
@@ -201,6 +205,25 @@ export class SimulatedDevice {
   /** The next record. */
   record(batch: SimulatedBatch = {}): Uint8Array {
     return this.seal(this.statistics(batch));
+  }
+
+  /** The next record, a rotation to the next epoch, whose key is the same: only the certificate is another. */
+  rotation(newCertificate: Digest): Uint8Array {
+    const rotation = {
+      device: this.device,
+      licensee: this.licensee,
+      sequence: this.sequence + 1,
+      previous: this.head,
+      newEpoch: this.epoch + 1,
+      newCertificate,
+      registers: this.registers,
+      funds: this.funds,
+    };
+    const unsealed = unsealedMessage(KEY_ROTATION, this.authentication, this.#key, rotation);
+    this.sequence += 1;
+    this.epoch += 1;
+    this.head = digestOf(Uint8Array.from(messageDigest(unsealed, sha256)));
+    return seal(unsealed, signP1363(this.#signing.privateKey, toBeAuthenticated(unsealed)));
   }
 
   #authenticator(unsealed: Unsealed): Uint8Array {

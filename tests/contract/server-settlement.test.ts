@@ -501,6 +501,18 @@ describe.each(['SQLite', 'PostgreSQL'])('Settlement on %s', (kind) => {
     parties.authority.evaluatedThrough = undefined;
   });
 
+  it.skipIf(skipped)('takes no key rotation to another certificate than the one of the new epoch', async () => {
+    const id = 'lic_rotated';
+    const credential = await licensee(parties, id);
+    const device = await enrolled(parties, credential, id);
+    device.receive(50_000n);
+    await submit(parties, credential, [device.record()]);
+    const rotation = device.copy().rotation(digestOf(new Uint8Array(32).fill(1)));
+    expect((await submit(parties, credential, [rotation]))[0]!.rejection).toMatchObject({ code: 'inconsistent' });
+    expect((await submit(parties, credential, [device.record()]))[0]!.outcome).toBe('accepted');
+    expect(await settled(credential, device)).toMatchObject({ logged: 2, suspended: false });
+  });
+
   it.skipIf(skipped)('asks for grants until there are none, however short the lists', async () => {
     const id = 'lic_lists';
     const credential = await licensee(parties, id);

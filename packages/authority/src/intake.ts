@@ -8,10 +8,12 @@
  * nothing and gets the same answers.
  * Takes nothing from the server but bytes and their order. Rating and granting follow by the cursor (`settlement.ts`).
  */
-import type { Digest } from '@countermark/protocol/digest';
+import { type Digest, sameBytes } from '@countermark/protocol/digest';
 import { parseEnvelope } from '@countermark/protocol/cose';
 import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
 import type { Delivery } from '@countermark/protocol/interfaces/delivery';
+import { parsePayload } from '@countermark/protocol/message';
+import { KEY_ROTATION } from '@countermark/protocol/messages/key-rotation';
 import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
 import { SUSPENSION, type Suspension } from '@countermark/protocol/messages/policy';
 import { type Rejection, rejection } from '@countermark/protocol/rejection';
@@ -119,6 +121,10 @@ export async function certifiedKeys(
     if (!envelope.ok) continue;
     const { holder, epoch } = envelope.value.key;
     wanted.set(`${holder}#${epoch}`, { device: holder, epoch });
+    const rotation = envelope.value.type === KEY_ROTATION.type ? parsePayload(KEY_ROTATION, envelope.value) : null;
+    if (rotation?.ok !== true) continue;
+    const { device, newEpoch } = rotation.value;
+    wanted.set(`${device}#${newEpoch}`, { device, epoch: newEpoch });
   }
   const keys = await store.certificates([...wanted.values()]);
   const byId = new Map(keys.map((key) => [`${key.device}#${key.epoch}`, key]));
@@ -153,6 +159,15 @@ export function verifyItem(
     return refuse(
       rejection('attestation-mismatch', { what: 'licensee', attested: key.licensee, actual: message.licensee }),
     );
+  }
+  if (record.type === 'key-rotation') {
+    // There is one certificate for an epoch, for ever: what comes after the rotation stands under the one that it names.
+    const { device, sequence, newEpoch, newCertificate } = record.verified.message;
+    const next = certified(device, newEpoch);
+    if (next === null || !sameBytes(next.digest, newCertificate)) {
+      const reason = `the certificate that it names is not that of epoch ${newEpoch}`;
+      return refuse(rejection('inconsistent', { device, sequence, reason }));
+    }
   }
   return accept({ record, attestation: item.attestation });
 }

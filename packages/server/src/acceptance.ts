@@ -207,9 +207,19 @@ export class Acceptance {
     return this.#item(verified.value.record, attestation);
   }
 
-  #item(record: VerifiedRecord, attestation: Uint8Array): Result<LogItem> {
+  async #item(record: VerifiedRecord, attestation: Uint8Array): Promise<Result<LogItem>> {
+    const { registry } = this.#parts;
     const { holder, epoch } = record.verified.envelope.key;
-    const certificate = this.#parts.registry.certificateInMemory(holder, epoch);
+    const certificate = registry.certificateInMemory(holder, epoch);
+    if (record.type === 'key-rotation') {
+      // There is one certificate for an epoch, for ever: what comes after the rotation stands under the one that it names.
+      const { device, sequence, newEpoch, newCertificate } = record.verified.message;
+      const next = await registry.certificate(device, newEpoch);
+      if (next === null || !sameBytes(next.digest, newCertificate)) {
+        const reason = `the certificate that it names is not that of epoch ${newEpoch}`;
+        return refuse(rejection('inconsistent', { device, sequence, reason }));
+      }
+    }
     return certificate === null
       ? refuse(rejection('unknown-device', { device: holder }))
       : accept({ record, attestation, certificate: certificate.digest });

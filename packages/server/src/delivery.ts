@@ -9,8 +9,11 @@
  */
 import { Fault } from '@countermark/node-platform/fault';
 import type { Log } from '@countermark/node-platform/logs';
+import { parseEnvelope } from '@countermark/protocol/cose';
 import { type Digest, digestText } from '@countermark/protocol/digest';
 import type { DeviceId } from '@countermark/protocol/id';
+import { parsePayload } from '@countermark/protocol/message';
+import { KEY_ROTATION } from '@countermark/protocol/messages/key-rotation';
 import { describeRejection } from '@countermark/protocol/rejection';
 import type { SqlDatabase } from '@countermark/sql/database';
 import type { AuthorityClient } from './authority-client.ts';
@@ -68,9 +71,11 @@ export class DeliveryFollower {
   async #send(entries: readonly LogEntry[]): Promise<{ readonly intake: bigint; readonly again: bigint | null }> {
     const { authority, registry, log, logs } = this.#parts;
     const wanted = new Map<string, Digest>();
-    for (const { certificate } of entries) {
-      const name = digestText(certificate);
-      if (!this.#sent.has(name)) wanted.set(name, certificate);
+    for (const { certificate, record } of entries) {
+      for (const needed of [certificate, ...rotatedTo(record)]) {
+        const name = digestText(needed);
+        if (!this.#sent.has(name)) wanted.set(name, needed);
+      }
     }
     const suspensions = await this.#suspensionsOf(entries);
     const answer = await authority.deliver({
@@ -121,6 +126,14 @@ export class DeliveryFollower {
     }
     return signed;
   }
+}
+
+/** The certificate that a key rotation names. */
+function rotatedTo(record: Uint8Array): readonly Digest[] {
+  const envelope = parseEnvelope(record);
+  if (!envelope.ok || envelope.value.type !== KEY_ROTATION.type) return [];
+  const rotation = parsePayload(KEY_ROTATION, envelope.value);
+  return rotation.ok ? [rotation.value.newCertificate] : [];
 }
 
 /** Up to where a device's standing changes: a delivery's suspensions hold for all of its items. */
