@@ -63,6 +63,15 @@ describe('frames', () => {
     );
   });
 
+  it('arrive whole also where each byte comes alone, thousands of them, in a frame after a frame', async () => {
+    const frames = [5_000, 1, 2_600, 0, 3_000].map((length, seed) =>
+      Uint8Array.from({ length }, (_, i) => (i * 7 + seed) & 255),
+    );
+    const bytes = framed(frames);
+    const alone = Array.from({ length: bytes.length }, (_, i) => i);
+    expect(await heard(cut(bytes, alone), 10_000)).toEqual({ frames, fault: undefined });
+  });
+
   it('that are cut off are told of, and never delivered', async () => {
     await fc.assert(
       fc.asyncProperty(

@@ -14,6 +14,9 @@ const FRAME_BYTES_MAX = 4 * 1024 * 1024;
 
 const LENGTH_BYTES = 4;
 
+/** Pieces of a frame that are kept apart: each takes some 100 bytes of its own, and a peer may send a byte at a time. */
+const PIECES_MAX = 1_024;
+
 /** What the owner of a channel hears. Neither may throw. */
 export interface FrameListener {
   /** One whole frame. The bytes are a view of a buffer that nobody writes to again. */
@@ -28,6 +31,8 @@ export class FrameChannel {
   readonly #listener: FrameListener;
   readonly #bytesMax: number;
   #chunks: Buffer[] = [];
+  /** Of `#chunks`, how many at the end came since pieces were last joined. */
+  #loose = 0;
   #chunkBytes = 0;
   #wanted = LENGTH_BYTES;
   #paused = false;
@@ -46,6 +51,12 @@ export class FrameChannel {
     stream.on('data', (chunk: Buffer) => {
       this.#chunks.push(chunk);
       this.#chunkBytes += chunk.length;
+      this.#loose += 1;
+      // Only the last ones: joining all of them again and again would take time with the square of the frame.
+      if (this.#loose >= PIECES_MAX) {
+        this.#chunks.push(Buffer.concat(this.#chunks.splice(-this.#loose)));
+        this.#loose = 0;
+      }
       this.#deliver();
     });
     stream.on('end', () => {
@@ -155,6 +166,7 @@ export class FrameChannel {
       }
       this.#wanted = LENGTH_BYTES;
       this.#chunks = buffer.length > end ? [buffer.subarray(end)] : [];
+      this.#loose = 0;
       this.#chunkBytes = buffer.length - end;
       this.#listener.onFrame(buffer.subarray(LENGTH_BYTES, end));
     }
@@ -173,6 +185,7 @@ export class FrameChannel {
     if (first !== undefined && this.#chunks.length === 1) return first;
     const joined = Buffer.concat(this.#chunks, this.#chunkBytes);
     this.#chunks = [joined];
+    this.#loose = 0;
     return joined;
   }
 
