@@ -6,8 +6,6 @@
  * answer that names the piece; the record is in the store before anyone is told of it.
  */
 import type { Clock } from '@countermark/node-platform/clock';
-import { parseEnvelope } from '@countermark/protocol/cose';
-import { parsePayload } from '@countermark/protocol/message';
 import { BATCH_STATISTICS } from '@countermark/protocol/messages/batch-statistics';
 import { batchDeclaration } from '@countermark/protocol/messages/batch-declaration';
 import { type DeviceStatus, MAX_CHUNK, PSD } from '@countermark/protocol/interfaces/psd';
@@ -18,6 +16,7 @@ import type { Journal } from './journal.ts';
 import type { BatchRow } from './journal-rows.ts';
 import { damaged, type FrankedChunkRows, frankedChunks, pieceRecords } from './piece-archive.ts';
 import type { PsdClient } from './psd-client.ts';
+import { readUnverified } from './unverified-message.ts';
 
 export type ClosingOptions = {
   readonly journal: Journal;
@@ -108,8 +107,7 @@ function store(
   });
   if (batch?.declaration === null) {
     // A batch that was found at the device: what was declared of it stands in its record.
-    const envelope = parseEnvelope(bytes);
-    const statistics = envelope.ok ? parsePayload(BATCH_STATISTICS, envelope.value) : envelope;
+    const statistics = readUnverified(BATCH_STATISTICS, bytes);
     if (statistics.ok) {
       journal.batches.setDeclaration(batch.batch, encodeWith(batchDeclaration, statistics.value.declaration));
     }

@@ -7,13 +7,12 @@
 import { Fault } from '@countermark/node-platform/fault';
 import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
 import { type DeviceStatus, PSD } from '@countermark/protocol/interfaces/psd';
-import { parseEnvelope } from '@countermark/protocol/cose';
-import { parsePayload } from '@countermark/protocol/message';
 import { POLICY, type Policy } from '@countermark/protocol/messages/policy';
 import { accept, type Result } from '@countermark/protocol/result';
 import type { Journal } from './journal.ts';
 import { type PsdClient, statusOf } from './psd-client.ts';
 import type { ServerClient } from './server-client.ts';
+import { readUnverified } from './unverified-message.ts';
 
 export class DeviceLink {
   readonly #psd: PsdClient;
@@ -65,9 +64,7 @@ export class DeviceLink {
   policy(): Policy | null {
     const bytes = this.#journal.kept('policy');
     if (bytes === undefined) return null;
-    const envelope = parseEnvelope(bytes);
-    if (!envelope.ok) return null;
-    const policy = parsePayload(POLICY, envelope.value);
+    const policy = readUnverified(POLICY, bytes);
     return policy.ok ? policy.value : null;
   }
 

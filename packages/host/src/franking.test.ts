@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { systemClock } from '@countermark/node-platform/clock';
-import { type EmbeddedStore, openEmbeddedStore } from '@countermark/node-platform/embedded-store';
+import type { EmbeddedStore } from '@countermark/node-platform/embedded-store';
 import { cellKeyBytes } from '@countermark/protocol/cell';
 import { NO_DIGEST, sameBytes } from '@countermark/protocol/digest';
 import type { BatchId, DeviceId, JobId } from '@countermark/protocol/id';
@@ -32,7 +32,7 @@ import { closeBatch } from './batch-closing.ts';
 import { Franking, type RunOutcome } from './franking.ts';
 import { Journal } from './journal.ts';
 import type { RunRow } from './journal-rows.ts';
-import { HOST_APPLICATION_ID, HOST_MIGRATIONS } from './journal-schema.ts';
+import { openHostStore } from './journal-schema.ts';
 import { takeMailing } from './mailing-desk.ts';
 import { pieceByKey, pieceByNumber, pieceByRow, pieceRecords } from './piece-archive.ts';
 import type { PsdClient } from './psd-client.ts';
@@ -291,11 +291,7 @@ let store: EmbeddedStore;
 let journal: Journal;
 
 function openJournal(): void {
-  const opened = openEmbeddedStore({
-    path: join(folder, 'host.sqlite'),
-    applicationId: HOST_APPLICATION_ID,
-    migrations: HOST_MIGRATIONS,
-  });
+  const opened = openHostStore(join(folder, 'host.sqlite'));
   if (!opened.ok) throw new Error(opened.rejection.code);
   store = opened.value;
   journal = new Journal(store);

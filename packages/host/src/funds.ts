@@ -4,16 +4,15 @@
  * Guarantees: a request whose answer was lost is brought again as the same bytes, and granted once; a grant is in the store
  * before the device takes it; what is asked while an older request is pending is asked after that one was answered.
  */
-import { parseEnvelope } from '@countermark/protocol/cose';
 import type { JobId } from '@countermark/protocol/id';
 import { PSD } from '@countermark/protocol/interfaces/psd';
-import { parsePayload } from '@countermark/protocol/message';
 import { FUNDS_GRANT, type FundsGrant } from '@countermark/protocol/messages/funds';
 import { type Mills, mills } from '@countermark/protocol/money';
 import { accept, type Result } from '@countermark/protocol/result';
 import type { Journal } from './journal.ts';
 import { type PsdClient, statusOf } from './psd-client.ts';
 import type { ServerClient } from './server-client.ts';
+import { readUnverified } from './unverified-message.ts';
 
 export class Funds {
   readonly #psd: PsdClient;
@@ -65,9 +64,7 @@ export class Funds {
     if (!request.ok) return request;
     const grant = await this.#server.fundsRequest(request.value.request);
     if (!grant.ok) return grant;
-    const envelope = parseEnvelope(grant.value);
-    if (!envelope.ok) return envelope;
-    const parsed = parsePayload(FUNDS_GRANT, envelope.value);
+    const parsed = readUnverified(FUNDS_GRANT, grant.value);
     if (!parsed.ok) return parsed;
     this.#journal.grants.addFunds(request.value.number, job, grant.value);
     // Its signature is for the device to check: only it is believed there.
@@ -80,8 +77,6 @@ export class Funds {
 
 /** The funds grant of these bytes, which the device has taken. */
 export function fundsGrantOf(bytes: Uint8Array): FundsGrant | null {
-  const envelope = parseEnvelope(bytes);
-  if (!envelope.ok) return null;
-  const grant = parsePayload(FUNDS_GRANT, envelope.value);
+  const grant = readUnverified(FUNDS_GRANT, bytes);
   return grant.ok ? grant.value : null;
 }

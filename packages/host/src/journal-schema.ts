@@ -4,11 +4,13 @@
  * A mailing is staged as chunks of at most 256 pieces, each with its batch, its first index and the very bytes that the PSD is
  * asked with. A chunk's answer is a row of its own beside it. Migrations are only ever appended to.
  */
+import { type EmbeddedStore, openEmbeddedStore } from '@countermark/node-platform/embedded-store';
+import type { Result } from '@countermark/protocol/result';
 
 /** "CMho" in the file's header. */
-export const HOST_APPLICATION_ID = 0x434d686f;
+const HOST_APPLICATION_ID = 0x434d686f;
 
-export const HOST_MIGRATIONS: readonly string[] = [
+const HOST_MIGRATIONS: readonly string[] = [
   `CREATE TABLE job (
     job TEXT PRIMARY KEY, state TEXT NOT NULL, refusal TEXT, tariff TEXT NOT NULL, created_ms INTEGER NOT NULL,
     rejected_rows INTEGER NOT NULL DEFAULT 0, errors_file TEXT, started_sequence INTEGER NOT NULL DEFAULT 0
@@ -54,3 +56,16 @@ export const HOST_MIGRATIONS: readonly string[] = [
   CREATE TABLE funds_grant (number INTEGER PRIMARY KEY, job TEXT, bytes BLOB NOT NULL, applied INTEGER NOT NULL) STRICT;
   CREATE TABLE kept (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;`,
 ];
+
+/**
+ * Opens the host's store. Rejections and faults: those of `openEmbeddedStore`.
+ * @param onBroken told once when the store takes nothing more
+ */
+export function openHostStore(path: string, onBroken?: (fault: unknown) => void): Result<EmbeddedStore> {
+  return openEmbeddedStore({
+    path,
+    applicationId: HOST_APPLICATION_ID,
+    migrations: HOST_MIGRATIONS,
+    ...(onBroken === undefined ? {} : { onBroken }),
+  });
+}

@@ -62,19 +62,17 @@ export async function takeMailing(
   }
   const run = journal.runs.begin(mailing.job, mailing.file, digest);
   try {
-    const taken = await stage(
-      journal,
-      customers,
-      output,
-      mailing,
+    const most = policy?.maxPiecesPerBatch ?? 100_000_000;
+    const staging = new Staging(journal, {
       run,
-      digest,
+      job: mailing.job,
       tariff,
+      customers,
       mailingDate,
-      policy,
-      memory,
-      progress,
-    );
+      maxPiecesPerBatch: memory === 'psd' && policy !== null ? Math.min(most, policy.memoryPieces) : most,
+      maxCellsPerBatch: policy?.maxCellsPerBatch ?? MAX_CELLS,
+    });
+    const taken = await stage({ journal, output }, staging, run, mailing, digest, progress);
     if (!taken.ok) journal.runs.drop(run);
     return taken;
   } catch (error) {
@@ -84,29 +82,14 @@ export async function takeMailing(
 }
 
 async function stage(
-  journal: Journal,
-  customers: 'one' | 'many',
-  output: string,
-  mailing: MailingOptions & { readonly job: string },
+  { journal, output }: Pick<DeskOptions, 'journal' | 'output'>,
+  staging: Staging,
   run: number,
+  mailing: MailingOptions,
   digest: Uint8Array,
-  tariff: Tariff,
-  mailingDate: string,
-  policy: Policy | null,
-  memory: 'psd' | 'host' | null,
   progress: (rows: number) => void,
 ): Promise<Result<Taken>> {
   const { file } = mailing;
-  const most = policy?.maxPiecesPerBatch ?? 100_000_000;
-  const staging = new Staging(journal, {
-    run,
-    job: mailing.job,
-    tariff,
-    customers,
-    mailingDate,
-    maxPiecesPerBatch: memory === 'psd' && policy !== null ? Math.min(most, policy.memoryPieces) : most,
-    maxCellsPerBatch: policy?.maxCellsPerBatch ?? MAX_CELLS,
-  });
   let columns: readonly string[] = [];
   const read = await readMailing(file, mailing.encoding, {
     header: (header) => {

@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { type EmbeddedStore, openEmbeddedStore } from '@countermark/node-platform/embedded-store';
+import type { EmbeddedStore } from '@countermark/node-platform/embedded-store';
 import { Fault } from '@countermark/node-platform/fault';
 import { openLog } from '@countermark/node-platform/logs';
 import { ManualClock } from '@countermark/node-platform/manual-clock';
@@ -20,7 +20,7 @@ import { CONFIRMATION } from '@countermark/protocol/messages/confirmation';
 import { type RejectionCode, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { Journal } from './journal.ts';
-import { HOST_APPLICATION_ID, HOST_MIGRATIONS } from './journal-schema.ts';
+import { openHostStore } from './journal-schema.ts';
 import { Outbox } from './outbox.ts';
 import type { PsdClient } from './psd-client.ts';
 import type { SessionRelay } from './session-relay.ts';
@@ -126,7 +126,7 @@ let outboxes: Outbox[];
 
 function openJournal(): void {
   const path = join(folder, 'host.sqlite');
-  const opened = openEmbeddedStore({ path, applicationId: HOST_APPLICATION_ID, migrations: HOST_MIGRATIONS });
+  const opened = openHostStore(path);
   if (!opened.ok) throw new Error(opened.rejection.code);
   store = opened.value;
   journal = new Journal(store);

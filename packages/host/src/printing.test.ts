@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { systemClock } from '@countermark/node-platform/clock';
-import { type EmbeddedStore, openEmbeddedStore } from '@countermark/node-platform/embedded-store';
+import type { EmbeddedStore } from '@countermark/node-platform/embedded-store';
 import type { DeviceId, JobId } from '@countermark/protocol/id';
 import {
   indiciumBytes,
@@ -17,7 +17,7 @@ import { SHIPPED_TARIFFS, type ShippedTariff } from '@countermark/tariff/shipped
 import { Archive } from './archive.ts';
 import { Journal } from './journal.ts';
 import type { RunRow } from './journal-rows.ts';
-import { HOST_APPLICATION_ID, HOST_MIGRATIONS } from './journal-schema.ts';
+import { openHostStore } from './journal-schema.ts';
 import { takeMailing } from './mailing-desk.ts';
 import { filePrinter, type PrintPiece, type PrintPort, type PrintRequest } from './print-port.ts';
 import { batchesOfNumbers, type PrintingOptions, reprint, RunPrinting, runFiles } from './printing.ts';
@@ -32,11 +32,7 @@ let archive: Archive;
 
 beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), 'printing-'));
-  const opened = openEmbeddedStore({
-    path: join(folder, 'host.sqlite'),
-    applicationId: HOST_APPLICATION_ID,
-    migrations: HOST_MIGRATIONS,
-  });
+  const opened = openHostStore(join(folder, 'host.sqlite'));
   if (!opened.ok) throw new Error(opened.rejection.code);
   store = opened.value;
   journal = new Journal(store);

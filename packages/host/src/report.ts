@@ -35,6 +35,7 @@ import type { Journal } from './journal.ts';
 import type { BatchRow, GrantRow, RecordRow } from './journal-rows.ts';
 import { type PiecePlace, pieceRecords } from './piece-archive.ts';
 import { readIndex, readPostage, readReference } from './staging.ts';
+import { readUnverified } from './unverified-message.ts';
 
 /** A rejection for people. What a server said in words is passed on as it said it. */
 export function rejectionReport(refused: Rejection): RejectionReport {
@@ -101,9 +102,7 @@ function stateOf(batch: BatchRow, record: RecordRow | undefined, nowMs: number):
 }
 
 function statisticsOf(bytes: Uint8Array): BatchStatistics | null {
-  const envelope = parseEnvelope(bytes);
-  if (!envelope.ok) return null;
-  const statistics = parsePayload(BATCH_STATISTICS, envelope.value);
+  const statistics = readUnverified(BATCH_STATISTICS, bytes);
   return statistics.ok ? statistics.value : null;
 }
 

@@ -7,7 +7,6 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Clock, systemClock } from '@countermark/node-platform/clock';
-import { openEmbeddedStore } from '@countermark/node-platform/embedded-store';
 import { errorText, Fault } from '@countermark/node-platform/fault';
 import type { Log } from '@countermark/node-platform/logs';
 import { serveRpc } from '@countermark/node-platform/rpc';
@@ -18,7 +17,7 @@ import type { KeySource } from '@countermark/verify/verified';
 import { hostHandlers } from './api.ts';
 import type { HostConfig } from './config.ts';
 import { Journal } from './journal.ts';
-import { HOST_APPLICATION_ID, HOST_MIGRATIONS } from './journal-schema.ts';
+import { openHostStore } from './journal-schema.ts';
 import { filePrinter, type PrintPort } from './print-port.ts';
 import { type PsdClient, psdAt, statusOf } from './psd-client.ts';
 import { ServerClient } from './server-client.ts';
@@ -64,12 +63,7 @@ export async function serveHost(config: HostConfig, inputs: HostInputs): Promise
     psd.close();
     return enough;
   }
-  const store = openEmbeddedStore({
-    path: storePath(config),
-    applicationId: HOST_APPLICATION_ID,
-    migrations: HOST_MIGRATIONS,
-    ...(inputs.onBroken === undefined ? {} : { onBroken: inputs.onBroken }),
-  });
+  const store = openHostStore(storePath(config), inputs.onBroken);
   if (!store.ok) {
     psd.close();
     return store;
@@ -105,11 +99,7 @@ export async function serveHost(config: HostConfig, inputs: HostInputs): Promise
 
 /** What is wrong with the host's store, in words. */
 export function checkHost(config: HostConfig): Result<readonly string[]> {
-  const store = openEmbeddedStore({
-    path: storePath(config),
-    applicationId: HOST_APPLICATION_ID,
-    migrations: HOST_MIGRATIONS,
-  });
+  const store = openHostStore(storePath(config));
   if (!store.ok) return store;
   try {
     const problems = store.value.integrityProblems();

@@ -7,10 +7,8 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { errorText } from '@countermark/node-platform/fault';
-import { parseEnvelope } from '@countermark/protocol/cose';
 import type { ExportAnswer, ImportAnswer, RecordReport, SendAnswer } from '@countermark/protocol/interfaces/host';
 import { PSD } from '@countermark/protocol/interfaces/psd';
-import { parsePayload } from '@countermark/protocol/message';
 import { CONFIRMATION } from '@countermark/protocol/messages/confirmation';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
@@ -22,6 +20,7 @@ import type { Outbox } from './outbox.ts';
 import { statusOf } from './psd-client.ts';
 import { isHeld, recordReport, rejectionReport } from './report.ts';
 import type { SettlementFollower } from './settlement.ts';
+import { readUnverified } from './unverified-message.ts';
 
 const RECORD_ENDING = '.record.cose';
 /** Record files that are brought to the server in one submission. */
@@ -115,8 +114,7 @@ export class StatisticsDesk {
     const results: ImportAnswer['results'][number][] = [];
     for (const file of files.value) {
       const bytes = readFileSync(join(directory, file));
-      const envelope = parseEnvelope(bytes);
-      const said = envelope.ok ? parsePayload(CONFIRMATION, envelope.value) : envelope;
+      const said = readUnverified(CONFIRMATION, bytes);
       const record = said.ok ? journal.records.get(said.value.sequence) : undefined;
       const given = said.ok ? await this.#outbox.confirm(bytes) : said;
       if (given.ok && record !== undefined) {
