@@ -5,7 +5,7 @@
  * cannot be reached is the rejection `try-again`, never a fault of the caller.
  * Believes what the device says: the socket lies in a directory that only this user enters.
  */
-import { errorText, Fault } from '@countermark/node-platform/fault';
+import { Fault } from '@countermark/node-platform/fault';
 import { lazyRpc, type RpcClient } from '@countermark/node-platform/rpc';
 import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
 import { CRYPTOGRAPHIC_DEVICE } from '@countermark/protocol/interfaces/cryptographic-device';
@@ -107,7 +107,8 @@ async function call<Request, Answer>(
     return answer.ok ? parseValue(operation.answer, answer.value) : answer;
   } catch (error) {
     if (!(error instanceof Fault)) throw error;
-    return refuse(rejection('try-again', { reason: `cryptographic device: ${errorText(error)}`.slice(0, 200) }));
+    // The code alone: the text may name a path of this machine, and hosts read the reason.
+    return refuse(rejection('try-again', { reason: `the cryptographic device does not answer (${error.code})` }));
   }
 }
 
