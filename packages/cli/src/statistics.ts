@@ -70,26 +70,36 @@ export function declare(program: Command): void {
     });
   });
 
-  withShared(
-    statistics
-      .command('import')
-      .description(
-        'Brings the record files of a folder, of any device, to the server, and writes confirmations and attestations beside them.',
-      )
-      .argument('<dir>', 'folder with record files'),
-    ['countermark statistics import /media/stick'],
-  ).action(async (directory: string, options: SharedOptions) => {
+  declareImport(statistics, {
+    does: 'Brings the record files of a folder, of any device, to the server, and writes confirmations and attestations beside them.',
+    directory: 'folder with record files',
+    operation: HOST.importRecords,
+  });
+}
+
+/** Declares the `import` of a folder's files; exit code 3 where one was refused. */
+export function declareImport(
+  parent: Command,
+  of: {
+    readonly does: string;
+    readonly directory: string;
+    readonly operation: typeof HOST.importRecords;
+  },
+): void {
+  withShared(parent.command('import').description(of.does).argument('<dir>', of.directory), [
+    `countermark ${parent.name()} import /media/stick`,
+  ]).action(async (directory: string, options: SharedOptions) => {
     await carryOut(options, async () => {
       const answer = await withHost(userPath(options.data), (host) =>
-        host.call(HOST.importRecords, { directory: userPath(directory) }),
+        host.call(of.operation, { directory: userPath(directory) }),
       );
       return tellImport(answer, options);
     });
   });
 }
 
-/** Says what became of each file; exit code 3 where one was refused. */
-export function tellImport(answer: ImportAnswer, options: SharedOptions): number {
+/** Says what became of each file. */
+function tellImport(answer: ImportAnswer, options: SharedOptions): number {
   if (options.json === true) printJson(answer);
   else {
     print(`${countText(answer.read)} files read in ${answer.directory}.`);
