@@ -37,7 +37,7 @@ function code(hexText: string): string {
 
 function independent(bytes: Uint8Array): { readonly value: unknown } | null {
   try {
-    return { value: independentDecode(bytes, { ...cdeDecodeOptions, preferMap: true }) };
+    return { value: independentDecode(bytes, { ...cdeDecodeOptions, preferMap: true, rejectFloats: true }) };
   } catch {
     return null;
   }
@@ -45,7 +45,9 @@ function independent(bytes: Uint8Array): { readonly value: unknown } | null {
 
 /** Integers, strings, lists, maps with keys of integers or texts, true, false, null. */
 function isOfOurTypes(decoded: unknown): boolean {
-  if (decoded === null || ['boolean', 'bigint'].includes(typeof decoded)) return true;
+  if (decoded === null || typeof decoded === 'boolean') return true;
+  // Beyond 64 bits an integer stands behind a tag, which is no type of ours.
+  if (typeof decoded === 'bigint') return decoded >= -(2n ** 64n) && decoded < 2n ** 64n;
   if (typeof decoded === 'string') return !decoded.startsWith('\ufeff');
   if (typeof decoded === 'number') return Number.isSafeInteger(decoded);
   if (decoded instanceof Uint8Array) return true;
