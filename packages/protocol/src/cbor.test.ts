@@ -37,7 +37,14 @@ function code(hexText: string): string {
 
 function independent(bytes: Uint8Array): { readonly value: unknown } | null {
   try {
-    return { value: independentDecode(bytes, { ...cdeDecodeOptions, preferMap: true, rejectFloats: true }) };
+    return {
+      value: independentDecode(bytes, {
+        ...cdeDecodeOptions,
+        preferMap: true,
+        rejectFloats: true,
+        rejectBigInts: true,
+      }),
+    };
   } catch {
     return null;
   }
