@@ -342,6 +342,23 @@ async function take(content: string, options: { job?: string; acceptGood?: boole
   return { taken, file };
 }
 
+describe('prices whose time is over', () => {
+  const about = async (content: string): Promise<readonly string[]> => {
+    const { taken } = await take(content);
+    return taken.ok ? taken.value.warnings.filter((warning) => warning.includes('2026-07-11')) : ['refused'];
+  };
+  test('are told, and franked all the same', async () => {
+    expect(await about(csv(letters(1)))).toEqual([
+      'The prices of usps-2025-07-13 are those of 2025-07-13 to 2026-07-11, and this mailing is of 2026-11-30. It is franked at them: ask for the present tariff.',
+    ]);
+  });
+  test('are not told of a mailing of their time', async () => {
+    expect(
+      await about('customer,product,level,weight_oz,zip,mailing_date\nalder,usps-fcm-letter,aadc,1,10001,2026-07-11\n'),
+    ).toEqual([]);
+  });
+});
+
 /** Takes a file in and makes it its job's run. */
 async function staged(content: string, options: { job?: string; acceptGood?: boolean } = {}): Promise<RunRow> {
   const { taken } = await take(content, options);

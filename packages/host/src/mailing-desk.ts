@@ -17,7 +17,7 @@ import type { Policy } from '@countermark/protocol/messages/policy';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { describeShortfall } from '@countermark/tariff/minimums';
-import type { Tariff } from '@countermark/tariff/tariff';
+import { isInEffect, type Tariff } from '@countermark/tariff/tariff';
 import type { Journal } from './journal.ts';
 import { readMailing } from './mailing.ts';
 import { isMailingDate, type StagedRun, Staging } from './staging.ts';
@@ -72,7 +72,7 @@ export async function takeMailing(
       maxPiecesPerBatch: memory === 'psd' && policy !== null ? Math.min(most, policy.memoryPieces) : most,
       maxCellsPerBatch: policy?.maxCellsPerBatch ?? MAX_CELLS,
     });
-    const taken = await stage({ journal, output }, staging, run, mailing, digest, progress);
+    const taken = await stage({ journal, output, tariff }, staging, run, mailing, digest, progress);
     if (!taken.ok) journal.runs.drop(run);
     return taken;
   } catch (error) {
@@ -82,7 +82,7 @@ export async function takeMailing(
 }
 
 async function stage(
-  { journal, output }: Pick<DeskOptions, 'journal' | 'output'>,
+  { journal, output, tariff }: Pick<DeskOptions, 'journal' | 'output'> & { readonly tariff: Tariff },
   staging: Staging,
   run: number,
   mailing: MailingOptions,
@@ -131,11 +131,23 @@ async function stage(
       );
     }
   } else removeStale(errorsFile);
-  const all = staged.warnings.map(describeShortfall);
+  const all = [...outdatedPrices(tariff, staged.mailingDate), ...staged.warnings.map(describeShortfall)];
   const more = all.length - WARNINGS_MAX;
   const warnings = more > 0 ? [...all.slice(0, WARNINGS_MAX), `And ${String(more)} more of the same kind.`] : all;
   journal.runs.describe(run, columns, staged.cells, warnings);
   return accept({ run, staged, rows, errorsFile: staged.badRows > 0 ? errorsFile : null, warnings });
+}
+
+/** A warning where the mailing's day is outside the tariff's time. Never a refusal: which tariff is right, the post decides. */
+function outdatedPrices(tariff: Tariff, mailingDate: string): string[] {
+  if (isInEffect(tariff, mailingDate)) return [];
+  const time =
+    tariff.effectiveTo === null
+      ? `those from ${tariff.effectiveFrom} on`
+      : `those of ${tariff.effectiveFrom} to ${tariff.effectiveTo}`;
+  return [
+    `The prices of ${tariff.id} are ${time}, and this mailing is of ${mailingDate}. It is franked at them: ask for the present tariff.`,
+  ];
 }
 
 /** Each bad row: its number below the header, the field, the value as it stands, and what to write. */
