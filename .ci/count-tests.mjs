@@ -18,11 +18,13 @@ function readReport() {
 
 const count = { passed: 0, failed: 0, skipped: 0 };
 for (const { name, status, message, assertionResults } of readReport().testResults) {
-  for (const { status: outcome, fullName } of assertionResults) {
+  for (const { status: outcome, fullName, failureMessages } of assertionResults) {
     if (outcome === 'passed') count.passed += 1;
     else if (outcome === 'failed') count.failed += 1;
     else count.skipped += 1;
     if (outcome !== 'passed') process.stderr.write(`${outcome}: ${fullName} (${name})\n`);
+    if (outcome === 'failed')
+      for (const said of failureMessages ?? []) process.stderr.write(`  ${said.split('\n', 3).join(' | ')}\n`);
   }
   if (status === 'failed' && !assertionResults.some((result) => result.status === 'failed')) {
     count.failed += 1;

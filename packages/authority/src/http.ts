@@ -9,6 +9,7 @@ import { randomUUID, timingSafeEqual } from 'node:crypto';
 import swagger from '@fastify/swagger';
 import type { Log } from '@countermark/node-platform/logs';
 import { errorCode } from '@countermark/node-platform/fault';
+import { dropUnread } from '@countermark/node-platform/unread-body';
 import { nodeVerification } from '@countermark/node-platform/verification';
 import { utf8 } from '@countermark/protocol/bytes';
 import {
@@ -337,7 +338,8 @@ function refuseWell(app: FastifyInstance, log: Log): void {
       rejection('unknown-operation', { operation: `${request.method} ${request.url.split('?')[0]}` }),
     ),
   );
-  app.setErrorHandler((error: unknown, request, reply) => {
+  app.setErrorHandler(async (error: unknown, request, reply) => {
+    await dropUnread(request.raw);
     const code = errorCode(error) ?? '';
     if (code === 'FST_ERR_CTP_BODY_TOO_LARGE') {
       const limit = DELIVERY_LIMITS.maxBytes;

@@ -9,21 +9,20 @@
  */
 import { randomBytes, timingSafeEqual } from 'node:crypto';
 import type { Log } from '@countermark/node-platform/logs';
+import { dropUnread } from '@countermark/node-platform/unread-body';
 import { parseEnvelope } from '@countermark/protocol/cose';
 import { type CustomerId, type DeviceId, DEVICE_ID, type LicenseeId, LICENSEE_ID } from '@countermark/protocol/id';
 import { answersSchema, MAX_RECORD_BYTES, submissionSchema } from '@countermark/protocol/interfaces/answer';
-import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
 import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import type { Result } from '@countermark/protocol/result';
 import { bytes, encodeWith, field, list, type Of, parseBytes, struct } from '@countermark/protocol/schema';
-import { nodeVerification } from '@countermark/node-platform/verification';
-import { type KeySource, verifyMessage } from '@countermark/verify/verified';
 import swagger from '@fastify/swagger';
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import { type Static, Type } from 'typebox';
 import type { Acceptance } from './acceptance.ts';
 import type { AuthorityClient } from './authority-client.ts';
 import type { CryptographicDevice } from './cryptographic-device-client.ts';
+import type { Enrolment } from './enrolment.ts';
 import type { Funds } from './funds.ts';
 import type { GrantIntake } from './grant-intake.ts';
 import { ACCOUNT, type Ledger } from './ledger.ts';
@@ -128,6 +127,7 @@ export type HttpParts = {
   readonly acceptance: Acceptance;
   readonly authority: AuthorityClient;
   readonly cryptographicDevice: CryptographicDevice;
+  readonly enrolment: Enrolment;
   readonly funds: Funds;
   readonly grants: GrantIntake;
   readonly ledger: Ledger;
@@ -135,7 +135,6 @@ export type HttpParts = {
   readonly policies: Policies;
   readonly registry: Registry;
   readonly settlement: Settlement;
-  readonly roleKeys: KeySource;
   readonly trustBundle: string;
   readonly operatorCredential: string;
   readonly cdSessionSocket: string;
@@ -220,8 +219,10 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
   app.addContentTypeParser(CBOR, { parseAs: 'buffer', bodyLimit: CBOR_BODY_BYTES }, (_request, body, done) => {
     done(null, body);
   });
-  app.setErrorHandler((error, request, reply) => {
+  app.setErrorHandler(async (error, request, reply) => {
+    await dropUnread(request.raw);
     answerError(error, request, reply, logs);
+    return reply;
   });
   app.setNotFoundHandler((request, reply) => {
     refuseWith(
@@ -411,17 +412,9 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
         const body = request.body as Static<typeof DeviceBody>;
         const licensee = body.licensee as LicenseeId;
         own(request, licensee);
-        if ((await registry.licensee(licensee)) === null)
-          throw new Refusal(rejection('unknown-licensee', { licensee }));
         const requestBytes = new Uint8Array(Buffer.from(body.request, 'base64url'));
-        const issued = taken(await parts.cryptographicDevice.enrol(requestBytes, licensee));
-        const certificate = taken(
-          verifyMessage(DEVICE_CERTIFICATE, issued, { port: nodeVerification, keys: parts.roleKeys }),
-        );
-        await registry.addDevice(requestBytes, certificate);
-        const customers = await registry.customersOf(licensee);
-        const policy = taken(await parts.policies.renewed(certificate.message.device, licensee, customers));
-        return reply.code(201).send({ certificate: base64url(issued), policy: base64url(policy) });
+        const { certificate, policy } = taken(await parts.enrolment.enrol(licensee, requestBytes));
+        return reply.code(201).send({ certificate: base64url(certificate), policy: base64url(policy) });
       },
     );
 

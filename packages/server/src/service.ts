@@ -19,6 +19,7 @@ import { connectAuthority } from './authority-client.ts';
 import type { Config } from './config.ts';
 import { connectCryptographicDevice } from './cryptographic-device-client.ts';
 import { DeliveryFollower } from './delivery.ts';
+import { Enrolment } from './enrolment.ts';
 import { follow } from './follower.ts';
 import { Funds } from './funds.ts';
 import { GrantIntake } from './grant-intake.ts';
@@ -107,6 +108,7 @@ export async function startService(config: Config, party: ServiceContext): Promi
   const ledger = new Ledger(database);
   const registry = new Registry(database, roleKeys);
   const policies = new Policies(registry, cryptographicDevice, config.policy);
+  const enrolment = new Enrolment({ registry, policies, cryptographicDevice, roleKeys });
   const { currency, highestFundsMills } = config.policy;
   const funds = new Funds({
     database,
@@ -162,6 +164,7 @@ export async function startService(config: Config, party: ServiceContext): Promi
     acceptance,
     authority,
     cryptographicDevice,
+    enrolment,
     funds,
     grants,
     ledger,
@@ -169,7 +172,6 @@ export async function startService(config: Config, party: ServiceContext): Promi
     policies,
     registry,
     settlement,
-    roleKeys,
     trustBundle,
     operatorCredential: config.operatorCredential,
     cdSessionSocket: config.cdSessionSocket,
