@@ -3,7 +3,8 @@
  * option or variable that sets the time.
  */
 import { parseHostConfig } from '@countermark/host/config';
-import { checkHost, serveHost } from '@countermark/host/serve-host';
+import { checkHost } from '@countermark/host/check';
+import { serveHost } from '@countermark/host/serve-host';
 import { runParty } from '@countermark/node-platform/party-main';
 import { accept } from '@countermark/protocol/result';
 import { fileClock } from './file-clock.ts';
@@ -18,5 +19,5 @@ await runParty({
     party.onClose(() => host.value.close());
     return accept({ socket: host.value.socket });
   },
-  check: (config) => Promise.resolve(checkHost(config)),
+  check: checkHost,
 });

@@ -42,10 +42,15 @@ export type OpenedDevice = { readonly keys: KeyStore; readonly register: DeviceR
 
 const SESSION_AUTHORITY = 'session-authority';
 
+/** Where the keys lie. */
+export function keysFolder(data: string): string {
+  return join(data, 'keys');
+}
+
 /** Opens keys and register. Rejections: `store-damaged`, `store-in-use`. */
 export function openDevice(config: Config, onBroken: (fault: Fault) => void = () => undefined): Result<OpenedDevice> {
   mkdirSync(config.data, { recursive: true, mode: 0o700 });
-  const folder = join(config.data, 'keys');
+  const folder = keysFolder(config.data);
   // Keys come first: with a register and without them this is not a first start, and new ones would be another identity.
   if (!existsSync(folder) && existsSync(registerPath(config.data))) {
     return refuse(rejection('store-damaged', { store: folder, reason: 'the keys of the enrolled devices are gone' }));
@@ -74,6 +79,12 @@ export async function startService(
   const opened = openDevice(config, onBroken);
   if (!opened.ok) return opened;
   const { keys, register } = opened.value;
+  const problem = register.tailProblem();
+  if (problem !== null) {
+    register.close();
+    await keys.close();
+    return refuse(rejection('store-damaged', { store: registerPath(config.data), reason: problem }));
+  }
   onClose(() => {
     register.close();
   });

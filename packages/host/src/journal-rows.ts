@@ -105,7 +105,7 @@ export type BadRow = { readonly row: number; readonly field: string; readonly va
 export type GrantRow = { readonly cursor: number; readonly kind: 'discount' | 'credit'; readonly bytes: Uint8Array };
 
 /** Small values kept by name. */
-export type KeptName = 'certificate' | 'policy' | 'device';
+export type KeptName = 'certificate' | 'policy' | 'device' | 'checked';
 
 /** A row as SQLite answers it. */
 export type Raw = Record<string, unknown>;

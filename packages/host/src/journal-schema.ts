@@ -4,6 +4,7 @@
  * A mailing is staged as chunks of at most 256 pieces, each with its batch, its first index and the very bytes that the PSD is
  * asked with. A chunk's answer is a row of its own beside it. Migrations are only ever appended to.
  */
+import { join } from 'node:path';
 import { type EmbeddedStore, openEmbeddedStore } from '@countermark/node-platform/embedded-store';
 import type { Result } from '@countermark/protocol/result';
 
@@ -56,6 +57,11 @@ const HOST_MIGRATIONS: readonly string[] = [
   CREATE TABLE funds_grant (number INTEGER PRIMARY KEY, job TEXT, bytes BLOB NOT NULL, applied INTEGER NOT NULL) STRICT;
   CREATE TABLE kept (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;`,
 ];
+
+/** The path of the host's store. */
+export function storePath(config: { readonly data: string }): string {
+  return join(config.data, 'host.sqlite');
+}
 
 /**
  * Opens the host's store. Rejections and faults: those of `openEmbeddedStore`.

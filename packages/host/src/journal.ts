@@ -26,7 +26,8 @@ export class Journal {
   readonly grants: GrantTable;
   readonly #sql: JournalStatements;
 
-  constructor(store: EmbeddedStore) {
+  /** `asFound`: nothing is tidied up, for whoever only reads. */
+  constructor(store: EmbeddedStore, { asFound = false } = {}) {
     this.#sql = new JournalStatements(store);
     this.jobs = new JobTable(this.#sql);
     this.runs = new RunTable(this.#sql);
@@ -34,6 +35,7 @@ export class Journal {
     this.chunks = new ChunkTable(this.#sql, this.batches);
     this.records = new RecordTable(this.#sql);
     this.grants = new GrantTable(this.#sql);
+    if (asFound) return;
     // A staging that a crash interrupted was never shown to anyone.
     for (const { run } of this.#sql.all("SELECT run FROM run WHERE state = 'staging'")) this.runs.drop(Number(run));
   }

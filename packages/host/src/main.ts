@@ -4,8 +4,9 @@
 import { runParty } from '@countermark/node-platform/party-main';
 import { EXIT } from '@countermark/protocol/rejection';
 import { accept } from '@countermark/protocol/result';
+import { checkHost } from './check.ts';
 import { parseHostConfig } from './config.ts';
-import { checkHost, serveHost } from './serve-host.ts';
+import { serveHost } from './serve-host.ts';
 
 await runParty({
   name: 'host',
@@ -22,5 +23,5 @@ await runParty({
     party.onClose(() => host.value.close());
     return accept({ socket: host.value.socket });
   },
-  check: (config) => Promise.resolve(checkHost(config)),
+  check: checkHost,
 });

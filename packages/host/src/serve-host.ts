@@ -4,24 +4,22 @@
  * Guarantees: a device whose memory for records is too small for the hold is refused before anything is served; a PSD that does not
  * answer yet, or a server that is down, does not keep the host from starting.
  */
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { type Clock, systemClock } from '@countermark/node-platform/clock';
-import { errorText, Fault } from '@countermark/node-platform/fault';
+import { Fault } from '@countermark/node-platform/fault';
 import type { Log } from '@countermark/node-platform/logs';
 import { serveRpc } from '@countermark/node-platform/rpc';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
-import { parseTrustBundle, trustedKeys } from '@countermark/verify/trust-bundle';
-import type { KeySource } from '@countermark/verify/verified';
 import { hostHandlers } from './api.ts';
+import { hostTailProblem } from './check.ts';
 import type { HostConfig } from './config.ts';
 import { Journal } from './journal.ts';
-import { openHostStore } from './journal-schema.ts';
+import { openHostStore, storePath } from './journal-schema.ts';
 import { filePrinter, type PrintPort } from './print-port.ts';
 import { type PsdClient, psdAt, statusOf } from './psd-client.ts';
 import { ServerClient } from './server-client.ts';
 import { HostService } from './service.ts';
+import { readTrustKeys } from './trust-keys.ts';
 
 const DAY_MS = 86_400_000;
 /** How long the start waits for a PSD that is being started beside it. */
@@ -44,17 +42,12 @@ export type RunningHost = {
   close(): Promise<void>;
 };
 
-/** The path of the host's store. */
-function storePath(config: HostConfig): string {
-  return join(config.data, 'host.sqlite');
-}
-
 /**
  * Starts the host. Rejections: `config-invalid` (the trust bundle), `memory-too-small`, `store-in-use`, `store-damaged`.
  */
 export async function serveHost(config: HostConfig, inputs: HostInputs): Promise<Result<RunningHost>> {
   const { log, clock = systemClock, random = Math.random, printer = filePrinter } = inputs;
-  const keys = readKeys(config.trustBundle);
+  const keys = readTrustKeys(config.trustBundle);
   if (!keys.ok) return keys;
   const ownPsd = psdAt(config.psdSocket, random);
   const psd: PsdClient = inputs.psd ?? ownPsd;
@@ -68,9 +61,16 @@ export async function serveHost(config: HostConfig, inputs: HostInputs): Promise
     psd.close();
     return store;
   }
+  const journal = new Journal(store.value);
+  const damage = hostTailProblem(journal, keys.value);
+  if (damage !== null) {
+    psd.close();
+    store.value.close();
+    return refuse(rejection('store-damaged', { store: storePath(config), reason: damage }));
+  }
   const service = new HostService({
     config,
-    journal: new Journal(store.value),
+    journal,
     psd,
     server: new ServerClient(config.server),
     keys: keys.value,
@@ -95,46 +95,6 @@ export async function serveHost(config: HostConfig, inputs: HostInputs): Promise
       store.value.close();
     },
   });
-}
-
-/** What is wrong with the host's store, in words. */
-export function checkHost(config: HostConfig): Result<readonly string[]> {
-  const store = openHostStore(storePath(config));
-  if (!store.ok) return store;
-  try {
-    const problems = store.value.integrityProblems();
-    const journal = new Journal(store.value);
-    for (const batch of journal.batches.all()) {
-      const indices = journal.chunks.frankedIndices(batch.batch);
-      let next = 0;
-      for (const firstIndex of indices) {
-        if (firstIndex !== next) break;
-        next += journal.chunks.franked(batch.batch, firstIndex)?.pieces ?? 0;
-      }
-      const forgotten = indices.length === 0 && batch.state === 'sealed';
-      if (next !== batch.franked && !forgotten && batch.run !== null) {
-        problems.push(`the batch ${batch.id} lacks the piece with index ${String(next)} of ${String(batch.franked)}`);
-      }
-      if (batch.state === 'sealed' && journal.records.ofBatch(batch.id) === undefined) {
-        problems.push(`the record of the batch ${batch.id} is missing`);
-      }
-    }
-    return accept(problems);
-  } finally {
-    store.value.close();
-  }
-}
-
-function readKeys(path: string): Result<KeySource> {
-  const broken = (reason: string): Result<never> => refuse(rejection('config-invalid', { file: path, reason }));
-  let text: string;
-  try {
-    text = readFileSync(path, 'utf8');
-  } catch (error) {
-    return broken(errorText(error));
-  }
-  const bundle = parseTrustBundle(text);
-  return bundle.ok ? accept(trustedKeys(bundle.value)) : broken(`${String(bundle.rejection.detail.path)} is wrong`);
 }
 
 /** Every record of a day's franking must find room in the device while it is held. */

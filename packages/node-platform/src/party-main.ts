@@ -1,11 +1,13 @@
 /**
  * The child's side of supervision: what the main of every party does besides its own work.
  *
- *     node main.js serve --config FILE.json     node main.js check --config FILE.json
+ *     node main.js serve --config FILE.json
+ *     node main.js check --config FILE.json [--json] [--testimony FILE] [--against FILE]
  *
  * `serve` prints one line `{"ready":true,...}` on stdout when it serves, and ends cleanly when stdin (the supervisor's pipe) closes
  * or on SIGTERM; SIGINT is ignored, because a terminal sends it to every process and the supervisor decides. `check` reads the
- * party's store from the first record and prints in words what is wrong, one a line.
+ * party's store from the first record and prints in words what is wrong, one a line; with --json lines of progress and one of
+ * problems. `--testimony` appends what others can compare, `--against` compares with it (see examination.ts).
  * Exit codes: 0 done; those of the rejection catalogue (6: store in use or damaged, not worth a restart); 70 a fault.
  */
 import { readFile } from 'node:fs/promises';
@@ -13,7 +15,8 @@ import { parseArgs } from 'node:util';
 import { CATALOGUE } from '@countermark/protocol/rejection-catalogue';
 import { describeRejection, EXIT, type Rejection, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
-import { errorText } from './fault.ts';
+import { Examination } from './examination.ts';
+import { errorCode, errorText } from './fault.ts';
 import { type Log, openLog } from './logs.ts';
 
 /** What a party may use while it serves. */
@@ -36,7 +39,7 @@ export interface PartyProgram<Config> {
   /** Starts serving. A rejection ends the process with the catalogue's exit code. */
   serve(config: Config, party: PartyContext): Promise<Result<PublishedAddresses>>;
   /** Returns what is wrong with the party's store, in words; nothing when all is well. */
-  check(config: Config): Promise<Result<readonly string[]>>;
+  check(config: Config, examination: Examination): Promise<Result<readonly string[]>>;
 }
 
 /** Longest time that the close hooks may take together. */
@@ -63,41 +66,84 @@ export async function runParty<Config>(program: PartyProgram<Config>): Promise<v
     }
     const config = program.parseConfig(command.value.json);
     if (!config.ok) refuseToRun(config.rejection);
-    else if (command.value.verb === 'check') await check(program, config.value);
+    else if (command.value.verb === 'check') await check(program, config.value, command.value.options);
     else await serve(program, config.value, log);
   } catch (error) {
     die('Starting failed')(error);
   }
 }
 
-async function parseCommand(args: string[]): Promise<Result<{ verb: 'serve' | 'check'; json: unknown }>> {
+type CheckOptions = { readonly json?: boolean; readonly testimony?: string; readonly against?: string };
+type PartyCommand = { readonly verb: 'serve' | 'check'; readonly json: unknown; readonly options: CheckOptions };
+
+async function parseCommand(args: string[]): Promise<Result<PartyCommand>> {
   const usage = (reason: string): Result<never> => refuse(rejection('usage', { reason }));
   let verb: string | undefined;
   let file: string | undefined;
+  let options: CheckOptions;
   try {
-    const parsed = parseArgs({ args, options: { config: { type: 'string' } }, allowPositionals: true, strict: true });
+    const text = { type: 'string' } as const;
+    const parsed = parseArgs({
+      args,
+      options: { config: text, json: { type: 'boolean' }, testimony: text, against: text },
+      allowPositionals: true,
+      strict: true,
+    });
     verb = parsed.positionals.length === 1 ? parsed.positionals[0] : undefined;
-    file = parsed.values.config;
+    ({ config: file, ...options } = parsed.values);
   } catch (error) {
     return usage(errorText(error));
   }
   if ((verb !== 'serve' && verb !== 'check') || file === undefined)
     return usage('Usage: serve|check --config FILE.json');
   try {
-    return accept({ verb, json: JSON.parse(await readFile(file, 'utf8')) as unknown });
+    return accept({ verb, json: JSON.parse(await readFile(file, 'utf8')) as unknown, options });
   } catch (error) {
     return refuse(rejection('config-invalid', { file, reason: errorText(error) }));
   }
 }
 
-async function check<Config>(program: PartyProgram<Config>, config: Config): Promise<void> {
-  const problems = await program.check(config);
-  if (!problems.ok) {
-    refuseToRun(problems.rejection);
-    return;
+async function check<Config>(
+  program: PartyProgram<Config>,
+  config: Config,
+  { json = false, testimony, against }: CheckOptions,
+): Promise<void> {
+  const line = (value: object): void => {
+    process.stdout.write(`${JSON.stringify(value)}\n`);
+  };
+  const examination = new Examination({
+    ...(testimony === undefined ? {} : { testimony }),
+    ...(against === undefined ? {} : { against }),
+    ...(json ? { onProgress: (what, done, total) => line({ progress: { what, done, total } }) } : {}),
+  });
+  let problems: readonly string[];
+  try {
+    const checked = await program.check(config, examination);
+    if (!checked.ok) {
+      if (json) line({ rejection: checked.rejection });
+      refuseToRun(checked.rejection);
+      return;
+    }
+    problems = checked.value;
+  } catch (error) {
+    // What cannot be read further is a finding, and what was found before it is not lost.
+    if (!isUnreadable(error)) throw error;
+    examination.problem(`The store cannot be read any further: ${errorText(error).replace(/\.$/, '')}.`);
+    problems = examination.problems;
   }
-  for (const problem of problems.value) process.stdout.write(`${problem}\n`);
-  process.exitCode = problems.value.length === 0 ? EXIT.done : CATALOGUE['store-damaged'].exit;
+  examination.flush();
+  if (json) line({ problems });
+  else for (const problem of problems) process.stdout.write(`${problem}\n`);
+  process.exitCode = problems.length === 0 ? EXIT.done : CATALOGUE['store-damaged'].exit;
+}
+
+const UNREADABLE: ReadonlySet<string> = new Set(['store-broken', 'database-damaged', 'database-write-failed']);
+
+/** Whether a store that was opened turned out to be damaged where it was read: its pages, or rows that are not what was written. */
+function isUnreadable(error: unknown): boolean {
+  const code = errorCode(error) ?? '';
+  const altered = error instanceof TypeError || error instanceof RangeError || error instanceof SyntaxError;
+  return UNREADABLE.has(code) || code.startsWith('SQLITE_CORRUPT') || (code === '' && altered);
 }
 
 async function serve<Config>(program: PartyProgram<Config>, config: Config, log: Log): Promise<void> {

@@ -61,7 +61,7 @@ const PSD_PROGRAM: PartyProgram<PsdConfig> = {
     party.onClose(() => sessions.close());
     return accept({ socket: config.socket, session: config.sessionSocket, device: device.id });
   },
-  check: async (config) => checkStore(join(config.data, STORE_FILE)),
+  check: async (config, examination) => checkStore(join(config.data, STORE_FILE), examination),
 };
 
 await runParty(PSD_PROGRAM);

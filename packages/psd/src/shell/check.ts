@@ -4,104 +4,249 @@
  * Guarantees, where it finds nothing: SQLite's own structures are whole; certificate and policy are authentic; the
  * registers balance; the sequence has no gap from 1 to the head, whose digest is the last record's (of deleted records no
  * more is known than that); every record that is still held is authentic, has the digest that the chain names, and agrees with itself and its neighbours; the
- * open batch continues the last record; the device's own memory holds every piece of every unconfirmed batch.
+ * open batch continues the last record; the device's own memory holds every piece of every unconfirmed batch, with the root
+ * and the rate cells that its record names. A start asks the same of the last records only (`tailProblem`).
  * It cannot tell that the store was replaced by an older copy of itself.
  */
 import { existsSync } from 'node:fs';
+import { Examination } from '@countermark/node-platform/examination';
 import { equalMacs, hmacSha256 } from '@countermark/node-platform/signing';
 import { sha256 } from '@countermark/node-platform/verification';
-import { type Digest, NO_DIGEST, sameBytes } from '@countermark/protocol/digest';
+import { cellKeyBytes } from '@countermark/protocol/cell';
+import { CellTally } from '@countermark/protocol/cell-tally';
+import { parseEnvelope } from '@countermark/protocol/cose';
+import { type Digest, digestText, NO_DIGEST, sameBytes } from '@countermark/protocol/digest';
+import { append, EMPTY_FRONTIER, root, SALT_BYTES } from '@countermark/protocol/merkle';
+import { parsePayload } from '@countermark/protocol/message';
 import { type BatchStatistics, BATCH_STATISTICS } from '@countermark/protocol/messages/batch-statistics';
+import { pieceRecordHead } from '@countermark/protocol/messages/piece-record';
 import type { Registers } from '@countermark/protocol/registers';
-import { describeRejection } from '@countermark/protocol/rejection';
+import { describeRejection, type Rejection } from '@countermark/protocol/rejection';
 import { accept, type Result } from '@countermark/protocol/result';
+import { recordIdentity, type VerifiedRecord, verifyRecord } from '@countermark/verify/record';
 import { contradiction } from '@countermark/verify/statistics';
-import { type Trust, verifyMessage } from '@countermark/verify/verified';
+import type { Trust } from '@countermark/verify/verified';
+import { chunkEntries, recordColumns } from '../core/piece-columns.ts';
 import { recountOwn } from '../core/recount.ts';
 import { type Batch, batchPieces, type DeviceState, type Identity } from '../core/state.ts';
 import type { Ports } from '../core/transition.ts';
 import { macKey } from './keys.ts';
 import { type Loaded, openStore, type PsdStore } from './store.ts';
 
-/** What is wrong with the store. Rejections: `store-in-use`, `store-damaged` (it cannot be read at all). */
-export function checkStore(path: string): Result<readonly string[]> {
-  if (!existsSync(path)) return accept([`There is no store at ${path}.`]);
+/**
+ * What is wrong with the store, from its first record. Rejections: `store-in-use`, `store-damaged` (it cannot be read at all).
+ * Testimony: `device` once, `record` of each sequence.
+ */
+export function checkStore(path: string, examination = new Examination()): Result<readonly string[]> {
+  if (!existsSync(path)) {
+    examination.problem(`There is no store at ${path}.`);
+    return accept(examination.problems);
+  }
   const opened = openStore({ path });
   if (!opened.ok) return opened;
   const store = opened.value;
   try {
+    store.embedded.database.pragma('query_only = ON');
     const problems = store.embedded.integrityProblems();
-    if (problems.length > 0 || !store.initialised) return accept(problems);
+    for (const problem of problems) examination.problem(problem);
+    if (problems.length > 0 || !store.initialised) return accept(examination.problems);
     const loaded = store.load(0);
-    if (!loaded.ok) return accept([describeRejection(loaded.rejection)]);
-    return accept([...recordProblems(store, loaded.value), ...memoryProblems(store, loaded.value)]);
+    if (!loaded.ok) {
+      examination.problem(describeRejection(loaded.rejection));
+      return accept(examination.problems);
+    }
+    testifyDevice(loaded.value, examination);
+    checkRecords(store, loaded.value, 1, examination);
+    checkMemory(store, loaded.value, examination);
+    return accept(examination.problems);
   } finally {
     store.close();
   }
 }
 
-function recordProblems(store: PsdStore, { state, keys, identity, trust }: Loaded): string[] {
-  const problems: string[] = [];
-  const checking = trustIn(state, identity, trust, macKeyOf(identity, keys));
-  let previous: Digest = NO_DIGEST;
+/** Records that a start reads again at most: those of the last chunk of work, not those of a year. */
+const TAIL_RECORDS = 32;
+
+/** What is wrong with the end of a store that was just loaded, or null: what a start asks, in a few milliseconds. */
+export function tailProblem(store: PsdStore, loaded: Loaded): string | null {
+  const examination = new Examination();
+  const { state } = loaded;
+  checkRecords(store, loaded, Math.max(1, state.sequence - TAIL_RECORDS + 1), examination);
+  if (state.batch !== null) checkHeldChunks(state, state.batch, examination);
+  return examination.problems[0] ?? null;
+}
+
+function testifyDevice({ state, identity }: Loaded, examination: Examination): void {
+  const { registers, funds } = state;
+  examination.testify({
+    party: 'psd',
+    kind: 'device',
+    device: identity.device,
+    licensee: state.certificate?.message.licensee ?? null,
+    sequence: state.sequence,
+    head: digestText(state.head),
+    ascendingMills: String(registers.ascendingMills),
+    descendingMills: String(registers.descendingMills),
+    pieces: registers.pieces,
+    receivedMills: String(funds.receivedMills),
+    returnedMills: String(funds.returnedMills),
+    lastGrant: funds.lastGrant,
+    memory: identity.memory,
+    batch: state.batch?.declaration.batch ?? null,
+    batchPieces: state.batch === null ? 0 : batchPieces(state, state.batch),
+  });
+}
+
+/** Records from a sequence on. Of those before, only the last one's digest and registers are taken, as they stand. */
+function checkRecords(store: PsdStore, loaded: Loaded, from: number, examination: Examination): void {
+  const { state, identity } = loaded;
+  const checking = trustIn(store, loaded);
+  let previous: Digest | null = from === 1 ? NO_DIGEST : (store.recordAt(from - 1)?.digest ?? null);
   let closed: Registers | null = null;
-  for (let sequence = 1; sequence <= state.sequence; sequence++) {
+  for (let sequence = from; sequence <= state.sequence; sequence++) {
+    if (sequence % 256 === 0) examination.progress('records', sequence, state.sequence);
     const stored = store.recordAt(sequence);
     if (stored === null) {
-      problems.push(`record ${sequence} is missing: the chain has a gap`);
+      examination.problem(`record ${sequence} is missing: the chain has a gap`);
       closed = null;
+      previous = null;
       continue;
     }
+    const { device } = identity;
+    const held = stored.record !== null;
+    const { batch } = stored;
+    examination.testify({
+      party: 'psd',
+      kind: 'record',
+      device,
+      sequence,
+      digest: digestText(stored.digest),
+      held,
+      batch,
+    });
     if (stored.record === null) {
       closed = null;
     } else {
-      const verified = verifyMessage(BATCH_STATISTICS, stored.record, checking, 'enrolled');
+      const verified = verifyRecord(stored.record, checking);
       if (!verified.ok) {
-        problems.push(`record ${sequence}: ${describeRejection(verified.rejection)}`);
+        examination.problem(`record ${sequence}: ${describeRejection(verified.rejection)}`);
         closed = null;
       } else {
-        const statistics: BatchStatistics = verified.value.message;
-        const wrong = contradiction(statistics);
-        if (wrong !== null) problems.push(`record ${sequence}: ${describeRejection(wrong)}`);
-        if (!sameBytes(verified.value.digest, stored.digest) || statistics.sequence !== sequence) {
-          problems.push(`record ${sequence} is not the one that the chain names`);
+        const { record, wrong, opened, after } = contentOf(verified.value);
+        if (wrong !== null) examination.problem(`record ${sequence}: ${describeRejection(wrong)}`);
+        if (!sameBytes(record.digest, stored.digest) || record.sequence !== sequence) {
+          examination.problem(`record ${sequence} is not the one that the chain names`);
         }
-        if (!sameBytes(statistics.previous, previous))
-          problems.push(`record ${sequence} does not follow its predecessor`);
-        if (closed !== null) problems.push(...gap(`record ${sequence}`, closed, statistics.observed.opened));
-        closed = statistics.observed.closed;
+        if (previous !== null && !sameBytes(record.previous, previous)) {
+          examination.problem(`record ${sequence} does not follow its predecessor`);
+        }
+        if (closed !== null) noteGap(`record ${sequence}`, closed, opened, examination);
+        closed = after;
       }
     }
     previous = stored.digest;
   }
-  if (!sameBytes(previous, state.head)) problems.push('the head of the chain is not the last record');
+  if (previous !== null && !sameBytes(previous, state.head)) {
+    examination.problem('the head of the chain is not the last record');
+  }
   if (closed !== null) {
     const now = state.batch?.opened ?? state.registers;
-    problems.push(...gap(state.batch === null ? 'the registers' : 'the open batch', closed, now));
+    noteGap(state.batch === null ? 'the registers' : 'the open batch', closed, now, examination);
   }
-  return problems;
+}
+
+/** What every record says: where it stands, what contradicts itself in it, and the registers before and after it. */
+function contentOf(record: VerifiedRecord): {
+  readonly record: ReturnType<typeof recordIdentity>;
+  readonly wrong: Rejection | null;
+  readonly opened: Registers;
+  readonly after: Registers;
+} {
+  if (record.type === 'key-rotation') {
+    const { registers } = record.verified.message;
+    return { record: recordIdentity(record), wrong: null, opened: registers, after: registers };
+  }
+  const statistics = record.verified.message;
+  const { opened, closed } = statistics.observed;
+  return { record: recordIdentity(record), wrong: contradiction(statistics), opened, after: closed };
 }
 
 /** Registers at open(n+1) = at close(n), funds apart. */
-function gap(what: string, closed: Registers, opened: Registers): string[] {
-  return closed.ascendingMills === opened.ascendingMills && closed.pieces === opened.pieces
-    ? []
-    : [`${what}: ascending register or piece counter do not continue those of the record before`];
+function noteGap(what: string, closed: Registers, opened: Registers, examination: Examination): void {
+  if (closed.ascendingMills === opened.ascendingMills && closed.pieces === opened.pieces) return;
+  examination.problem(`${what}: ascending register or piece counter do not continue those of the record before`);
 }
 
-/** The memory inside the device: every unconfirmed batch from its index 0, against the open batch's Merkle tree. */
-function memoryProblems(store: PsdStore, { state }: Loaded): string[] {
-  if (state.identity?.memory !== 'psd') return [];
-  const problems: string[] = [];
-  for (const { batch, pieces } of state.unconfirmed) {
-    let counted = 0;
-    for (let chunk = store.chunkAt(batch, 0); chunk !== null; chunk = store.chunkAt(batch, counted)) {
-      counted += chunk.salts.length / 16;
-    }
-    if (counted !== pieces) problems.push(`batch ${batch} has ${counted} of its ${pieces} piece records`);
+/** The last chunks of an open batch end where registers and Merkle tree stand. */
+function checkHeldChunks(state: DeviceState, batch: Batch, examination: Examination): void {
+  const last = batch.held.at(-1);
+  if (last === undefined) {
+    if (batch.frontier.leaves > 0) examination.problem('the open batch lacks its last chunk');
+    return;
   }
-  if (state.batch !== null) problems.push(...openBatchProblems(store, state, state.batch));
-  return problems;
+  const next = last.firstPieceNumber + last.salts.length / 16;
+  if (next !== (batch.closing?.registers ?? state.registers).pieces + 1) {
+    examination.problem(
+      `the last chunk of the open batch ends before piece ${next}, not where the piece counter stands`,
+    );
+  }
+}
+
+/** The memory inside the device: every unconfirmed batch from its index 0, against its record's or the open batch's root. */
+function checkMemory(store: PsdStore, { state, identity }: Loaded, examination: Examination): void {
+  if (identity.memory !== 'psd') return;
+  for (const { sequence, batch, pieces } of state.unconfirmed) {
+    examination.progress(`piece records of batch ${batch}`, 0, pieces);
+    const record = store.recordAt(sequence)?.record ?? null;
+    const envelope = record === null ? null : parseEnvelope(record);
+    if (envelope?.ok !== true || envelope.value.type !== BATCH_STATISTICS.type) continue;
+    const statistics = parsePayload(BATCH_STATISTICS, envelope.value);
+    // What cannot be read was told of with its record.
+    if (statistics.ok) checkSealedPieces(store, identity, statistics.value, examination);
+  }
+  if (state.batch !== null) {
+    for (const problem of openBatchProblems(store, state, state.batch)) examination.problem(problem);
+  }
+}
+
+/** The pieces of a sealed batch: their number, their root, and what they add up to in each rate cell. */
+function checkSealedPieces(
+  store: PsdStore,
+  identity: Identity,
+  { declaration: { batch }, closing, observed }: BatchStatistics,
+  examination: Examination,
+): void {
+  const head = pieceRecordHead(identity.device, batch);
+  const tally = new CellTally(closing.spoiled);
+  let frontier = EMPTY_FRONTIER;
+  for (;;) {
+    const chunk = store.chunkAt(batch, frontier.leaves);
+    if (chunk === null) break;
+    const { request, firstPieceNumber, salts } = chunk;
+    const entries = chunkEntries(request);
+    if (
+      entries.length === 0 ||
+      salts.length !== entries.length * SALT_BYTES ||
+      entries.some(({ cell }) => cell >= request.cells.length)
+    ) {
+      examination.problem(`batch ${batch}: the piece records from piece ${firstPieceNumber} on are not whole`);
+      return;
+    }
+    const cells = request.cells.map((key) => cellKeyBytes(key));
+    const { leaves } = recordColumns(head, request, entries, cells, firstPieceNumber, salts, sha256, null);
+    for (const [i, { cell, postageMills }] of entries.entries()) {
+      tally.count(cells[cell] as Uint8Array, firstPieceNumber + i, BigInt(postageMills));
+    }
+    frontier = append(frontier, leaves, sha256);
+    examination.progress(`piece records of batch ${batch}`, frontier.leaves, observed.pieces);
+  }
+  if (frontier.leaves !== observed.pieces) {
+    examination.problem(`batch ${batch} has ${frontier.leaves} of its ${observed.pieces} piece records`);
+  } else if (!sameBytes(root(frontier, sha256), observed.root)) {
+    examination.problem(`batch ${batch}: its piece records do not have the root that its record names`);
+  }
+  const difference = observed.incomplete ? null : tally.difference(observed.cells);
+  if (difference !== null) examination.problem(`batch ${batch}: ${difference}`);
 }
 
 function openBatchProblems(store: PsdStore, state: DeviceState, batch: Batch): string[] {
@@ -120,24 +265,39 @@ function openBatchProblems(store: PsdStore, state: DeviceState, batch: Batch): s
   return [];
 }
 
-function macKeyOf(identity: Identity, keys: Loaded['keys']): Uint8Array | null {
-  return identity.authentication === 'mac' ? macKey(keys, identity, 'statistics') : null;
-}
+/** A key of an epoch under which records may be held; `code` null where the secret that checks codes was erased. */
+type EpochKey = { readonly known: KnownKey; readonly code: Uint8Array | null };
 
-/** The trust under which the device's own records are checked: its own key, and its own MAC key. */
-function trustIn(state: DeviceState, identity: Identity, trust: Trust, statisticsKey: Uint8Array | null): Trust {
-  const own = { publicKey: identity.publicKey, authentication: identity.authentication };
+/**
+ * The trust under which the device's own records are checked: its own keys, of this epoch and of those before. Once a rotation is
+ * confirmed, codes from before it can be checked no more: such a record counts by its digest alone, which the chain names.
+ */
+function trustIn(store: PsdStore, { state, keys, identity, trust }: Loaded): Trust {
+  const { device, epoch, publicKey, authentication } = identity;
+  const mac = authentication === 'mac';
+  const epochs = new Map<number, EpochKey>();
+  if (state.certificate !== null) {
+    const code = mac ? macKey(keys, identity, 'statistics') : null;
+    epochs.set(epoch, { known: { publicKey, authentication }, code });
+  }
+  for (const { certificate, agreement } of store.retiredEpochs(trust)) {
+    const of = { ...identity, epoch: certificate.message.epoch };
+    const code = agreement === null ? null : macKey({ agreement: importPrivateKey(agreement) }, of, 'statistics');
+    epochs.set(of.epoch, { known: certificate.message, code });
+  }
   return {
     port: trust.port,
-    keys: ({ holder, epoch }) =>
-      state.certificate !== null && holder === identity.device && epoch === identity.epoch ? own : null,
-    ...(statisticsKey === null
-      ? {}
-      : {
+    keys: (key) => (key.holder === device ? (epochs.get(key.epoch)?.known ?? null) : null),
+    ...(mac
+      ? {
           macs: {
-            verifyMac: (_key, purpose, input, code) =>
-              purpose === 'statistics' && equalMacs(hmacSha256(statisticsKey, input), code),
+            verifyMac: (key, purpose, input, code) => {
+              const secret = epochs.get(key.epoch)?.code ?? null;
+              if (secret === null) return key.epoch !== epoch;
+              return purpose === 'statistics' && equalMacs(hmacSha256(secret, input), code);
+            },
           },
-        }),
+        }
+      : {}),
   };
 }
