@@ -4,7 +4,8 @@
  * Guarantees: a record is in the log at most once, only with an attestation that names its digest, with its own
  * signature checked where there is one, under a certificate that the issuing key signed for this licensee, and only as
  * the next of its device's one chain, judged against the head that the authority itself stored. A fork is kept with its
- * reason and suspends the device; a contradiction is kept and leaves the chain where it stood. Delivering again changes
+ * reason and suspends the device; no message lifts that, nor a withdrawal. A contradiction is kept and leaves the chain where it
+ * stood. Delivering again changes
  * nothing and gets the same answers.
  * Takes nothing from the server but bytes and their order. Rating and granting follow by the cursor (`settlement.ts`).
  */
@@ -189,11 +190,14 @@ function decide(
 
   for (const suspension of [...suspensions].sort((a, b) => a.sinceMs - b.sinceMs)) {
     const state = stateOf(suspension.device);
-    if (suspension.sinceMs <= state.suspensionMs) continue;
+    // A withdrawal counts whatever clock it was signed by, and is the last word.
+    const withdrawn = suspension.withdrawn === true;
+    if (state.suspended.startsWith(WITHDRAWN) || (!withdrawn && suspension.sinceMs <= state.suspensionMs)) continue;
+    const reason = suspension.suspended ? suspension.reason || 'suspended' : '';
     states.set(suspension.device, {
       ...state,
       // A fork that the authority saw itself is not released by a message.
-      suspended: state.suspended === FORKED ? FORKED : suspension.suspended ? suspension.reason || 'suspended' : '',
+      suspended: withdrawn ? `${WITHDRAWN}${reason}` : state.suspended === FORKED ? FORKED : reason,
       suspensionMs: suspension.sinceMs,
     });
   }
@@ -208,8 +212,10 @@ function decide(
     const evidence = { device, sequence, digest, bytes: record.verified.bytes, attestation, receivedMs };
     if (verdict.outcome === 'rejected') {
       const { code } = verdict.rejection;
-      if (code === 'fork' || code === 'inconsistent') quarantined.push({ ...evidence, rejection: verdict.rejection });
-      if (code === 'fork') states.set(device, { ...state, suspended: FORKED });
+      if (code === 'fork' || code === 'inconsistent' || code === 'superseded-key')
+        quarantined.push({ ...evidence, rejection: verdict.rejection });
+      if (code === 'fork' && !state.suspended.startsWith(WITHDRAWN))
+        states.set(device, { ...state, suspended: FORKED });
       return { outcome: 'rejected', rejection: verdict.rejection };
     }
     states.set(device, { ...state, head: verdict.head });
@@ -221,6 +227,7 @@ function decide(
 }
 
 const FORKED = 'two different records for one sequence (fork)';
+const WITHDRAWN = 'withdrawn: ';
 
 function circumstancesOf(record: VerifiedRecord): Pick<StoredRecord, 'type' | 'licensee' | 'customer' | 'mailingDate'> {
   const licensee: LicenseeId = record.verified.message.licensee;

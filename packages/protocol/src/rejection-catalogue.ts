@@ -203,6 +203,14 @@ export const CATALOGUE = {
     cure: 'The device must be examined.',
     exit: 5,
   },
+  'superseded-key': {
+    verified: 'authenticator',
+    happened:
+      'The {type} of device {device} is under the key of epoch {epoch}, which gave way to that of epoch {current}.',
+    state: 'Nothing was changed; a record is kept as evidence.',
+    cure: 'Somebody has a key that is not in use any more; a copied device store is the usual cause. Examine the device.',
+    exit: 5,
+  },
 
   // --- PSD: state and policy ----------------------------------------------------------------------------------
   'wrong-state': {
@@ -395,6 +403,13 @@ export const CATALOGUE = {
     cure: 'Nothing needs to be done.',
     exit: 3,
   },
+  'rotation-unconfirmed': {
+    verified: 'request',
+    happened: 'The record {sequence}, by which the device went over to key epoch {epoch}, is not confirmed yet.',
+    state: UNCHANGED,
+    cure: 'Send the waiting records first (countermark statistics send).',
+    exit: 6,
+  },
   'stale-policy': {
     verified: 'authenticator',
     happened: 'The policy has version {version}; the device has {current}.',
@@ -583,6 +598,34 @@ export const CATALOGUE = {
     state: 'Its records are still accepted, marked; funds and grants stop.',
     cure: 'Ask the server operator.',
     exit: 6,
+  },
+  'device-withdrawn': {
+    verified: 'request',
+    happened: 'The device {device} was withdrawn for good.',
+    state: 'Its records are still accepted, marked; it gets no funds, no grants and no further key.',
+    cure: 'Enrol a new device, with keys of its own.',
+    exit: 6,
+  },
+  'device-forked': {
+    verified: 'request',
+    happened: 'The device {device} forked its chain: a copy of it may have spent its balance a second time.',
+    state: 'Nothing was changed: its balance is not paid back.',
+    cure: 'Withdraw it instead (countermark device withdraw); the evidence decides about the balance.',
+    exit: 6,
+  },
+  'device-not-declared-dead': {
+    verified: 'request',
+    happened: 'Nobody has declared the device {device} dead.',
+    state: UNCHANGED,
+    cure: 'One operator declares it (countermark device declare-dead), then another confirms it.',
+    exit: 3,
+  },
+  'second-person-needed': {
+    verified: 'request',
+    happened: 'The operator {operator} declared the device {device} dead; the same person cannot confirm it.',
+    state: 'The declaration stands and has no effect before somebody else confirms it.',
+    cure: 'Have another operator confirm it, with a credential of their own.',
+    exit: 2,
   },
   'device-enrolled': {
     verified: 'authenticator',

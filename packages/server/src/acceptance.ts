@@ -43,7 +43,7 @@ export type AcceptanceParts = {
   readonly roleKeys: KeySource;
   readonly clock: Clock;
   readonly logs: Log;
-  /** Told after records were appended. */
+  /** Told after records were appended, or a device was suspended. */
   readonly onAccepted?: () => void;
 };
 
@@ -232,6 +232,7 @@ export class Acceptance {
     logs.warn('A device forked its chain and was suspended', { device, sequence });
     const suspension = await suspensions.of(device, `two different records for sequence ${sequence}`);
     if (!suspension.ok) logs.warn('A suspension was not signed', { device, code: suspension.rejection.code });
+    this.#parts.onAccepted?.();
   }
 
   async #each<T, U>(

@@ -18,12 +18,31 @@ export type Config = {
   readonly acceptanceSocket: string;
   readonly authority: { readonly url: string; readonly credential: string };
   readonly operatorCredential: string;
+  /** Further operators: what needs two people is done by two of these names. The one above is `operator`. */
+  readonly operators: readonly OperatorCredential[];
+  /** How long pieces of a dead device may still turn up: its balance is not paid back before. */
+  readonly scanWindowDays: number;
   /** What differs from the default policy; amounts are texts of mills. */
   readonly policy: PolicyValues;
 };
 
+/** An operator by name, with a credential of 32 bytes in hex. */
+export type OperatorCredential = { readonly name: string; readonly credential: string };
+
+/** The name of whoever has `operatorCredential`. */
+export const FIRST_OPERATOR = 'operator';
+const SCAN_WINDOW_DAYS = 90;
+
 const TEXTS = ['data', 'trustBundle', 'cdSocket', 'cdSessionSocket', 'acceptanceSocket', 'operatorCredential'] as const;
-const SETTINGS: readonly string[] = [...TEXTS, 'database', 'listen', 'authority', 'policy'];
+const SETTINGS: readonly string[] = [
+  ...TEXTS,
+  'database',
+  'listen',
+  'authority',
+  'operators',
+  'scanWindowDays',
+  'policy',
+];
 const CREDENTIAL = /^[0-9a-f]{64}$/;
 
 /** Parses the configuration. Rejection: `config-invalid`. */
@@ -53,6 +72,18 @@ export function parseConfig(json: unknown): Result<Config> {
   if (typeof database !== 'string' || !/^(sqlite:\/\/\/|postgres(ql)?:\/\/)./.test(database)) {
     return invalid('database must be sqlite:///absolute/path or postgres://user@host/name');
   }
+  const operators = operatorsOf(given['operators'] ?? [], texts.operatorCredential);
+  if (operators === null) {
+    return invalid('operators must be a list of other names than "operator", each with a credential of its own');
+  }
+  const scanWindowDays = given['scanWindowDays'] ?? SCAN_WINDOW_DAYS;
+  if (
+    typeof scanWindowDays !== 'number' ||
+    !Number.isInteger(scanWindowDays) ||
+    !(scanWindowDays >= 1 && scanWindowDays <= 3_650)
+  ) {
+    return invalid('scanWindowDays must be 1 to 3650');
+  }
   const policy = policyValues(objectOf(given['policy'] ?? {}) ?? { form: null });
   if (!policy.ok) return policy;
   const { data, trustBundle, cdSocket, cdSessionSocket, acceptanceSocket, operatorCredential } = texts;
@@ -66,8 +97,26 @@ export function parseConfig(json: unknown): Result<Config> {
     acceptanceSocket,
     authority: { url, credential },
     operatorCredential,
+    operators,
+    scanWindowDays,
     policy: policy.value,
   });
+}
+
+/** Null where a name or a credential is not one, or stands twice: two people must not be one. */
+function operatorsOf(given: unknown, first: string): readonly OperatorCredential[] | null {
+  if (!Array.isArray(given) || given.length > 100) return null;
+  const operators: OperatorCredential[] = [];
+  const taken = new Set<unknown>([FIRST_OPERATOR, first]);
+  for (const one of given as readonly unknown[]) {
+    const { name, credential, ...others } = objectOf(one) ?? {};
+    if (typeof name !== 'string' || !/^[a-z0-9][a-z0-9-]{0,31}$/.test(name) || taken.has(name)) return null;
+    if (typeof credential !== 'string' || !CREDENTIAL.test(credential) || taken.has(credential)) return null;
+    if (Object.keys(others).length > 0) return null;
+    taken.add(name).add(credential);
+    operators.push({ name, credential });
+  }
+  return operators;
 }
 
 function objectOf(value: unknown): Readonly<Record<string, unknown>> | null {

@@ -35,7 +35,7 @@ export type CryptographicDevice = {
   ): Promise<Result<Uint8Array>>;
   signPolicy(policy: Uint8Array): Promise<Result<Uint8Array>>;
   signTime(device: DeviceId): Promise<Result<Uint8Array>>;
-  suspend(device: DeviceId, licensee: LicenseeId, suspended: boolean, reason: string): Promise<Result<Uint8Array>>;
+  suspend(device: DeviceId, licensee: LicenseeId, reason: string, withdrawn: boolean): Promise<Result<Uint8Array>>;
   close(): void;
 };
 
@@ -87,8 +87,9 @@ export function connectCryptographicDevice(socket: string): CryptographicDevice 
       const answer = await call(rpc, signTime, { device });
       return answer.ok ? accept(answer.value.time) : answer;
     },
-    suspend: async (device, licensee, suspended, reason) => {
-      const answer = await call(rpc, suspend, { device, licensee, suspended, reason });
+    suspend: async (device, licensee, reason, withdrawn) => {
+      const words = { device, licensee, suspended: true, reason };
+      const answer = await call(rpc, suspend, withdrawn ? { ...words, withdrawn } : words);
       return answer.ok ? accept(answer.value.suspension) : answer;
     },
     close: () => {

@@ -5,7 +5,8 @@
  * it stands, until the authority has answered; an authority that was restored from an older backup says which sequence it
  * expects and is fed again from there. Records that were accepted while their device was suspended come with its signed
  * suspension, and never in one delivery with records from before it: the authority's chain has no gap, and no grant rests
- * on them. A record that the authority refuses for good holds up its own device only.
+ * on them. The authority is told of a suspension, and of a withdrawal, also where no record follows: after the device's last
+ * one, and again after each start. A record that the authority refuses for good holds up its own device only.
  */
 import { Fault } from '@countermark/node-platform/fault';
 import type { Log } from '@countermark/node-platform/logs';
@@ -15,6 +16,7 @@ import type { DeviceId } from '@countermark/protocol/id';
 import { parsePayload } from '@countermark/protocol/message';
 import { KEY_ROTATION } from '@countermark/protocol/messages/key-rotation';
 import { describeRejection } from '@countermark/protocol/rejection';
+import type { Result } from '@countermark/protocol/result';
 import type { SqlDatabase } from '@countermark/sql/database';
 import type { AuthorityClient } from './authority-client.ts';
 import { followerCursor, moveCursor } from './follower.ts';
@@ -42,6 +44,8 @@ export class DeliveryFollower {
   readonly #sent = new Set<string>();
   /** Where a device's chain ends at the authority, which refused the record there for good. */
   readonly #refused = new Map<DeviceId, number>();
+  /** Suspended devices that the authority has been told of by this process, and whether as withdrawn; repeats are harmless. */
+  readonly #told = new Map<DeviceId, boolean>();
 
   constructor(parts: DeliveryParts) {
     this.#parts = parts;
@@ -53,7 +57,7 @@ export class DeliveryFollower {
     const cursor = await followerCursor(database, DELIVERY_FOLLOWER);
     const entries = ofOneStanding(fitting(await log.after(cursor, STEP)));
     const last = entries.at(-1);
-    if (last === undefined) return 'idle';
+    if (last === undefined) return this.#tellStanding(cursor);
     const { intake, again } = await this.#send(entries);
     await database.transaction(async (tables) => {
       await moveCursor(tables, DELIVERY_FOLLOWER, again ?? last.cursor);
@@ -64,7 +68,37 @@ export class DeliveryFollower {
         .onConflict((conflict) => conflict.column('log_cursor').doUpdateSet({ intake_cursor: intake }))
         .execute();
     });
+    if (again === null) await this.#tellStanding(last.cursor);
     return 'more';
+  }
+
+  /** Tells of suspended devices all of whose records were delivered, up to the cursor: others bring their suspension with them. */
+  async #tellStanding(delivered: bigint): Promise<'more' | 'idle'> {
+    const { database, suspensions, authority } = this.#parts;
+    const suspended = await database.read(async (tables) =>
+      tables
+        .selectFrom('head')
+        .leftJoin('record', (join) =>
+          join.onRef('record.device', '=', 'head.device').onRef('record.sequence', '=', 'head.sequence'),
+        )
+        .leftJoin('withdrawal', 'withdrawal.device', 'head.device')
+        .select(['head.device', 'head.reason', 'withdrawal.device as withdrawn'])
+        .where('head.suspended', '=', 1n)
+        .where((eb) => eb.or([eb('record.cursor', 'is', null), eb('record.cursor', '<=', delivered)]))
+        .orderBy('head.device')
+        .execute(),
+    );
+    const untold = suspended
+      .map(({ device, reason, withdrawn }) => ({ device: device as DeviceId, reason, withdrawn: withdrawn !== null }))
+      .filter(({ device, withdrawn }) => this.#told.get(device) !== withdrawn);
+    const now = untold.slice(0, STEP);
+    if (now.length === 0) return 'idle';
+    const words: Uint8Array[] = [];
+    for (const { device, reason } of now) words.push(signedOf(await suspensions.of(device, reason)));
+    const answer = await authority.deliver({ certificates: [], items: [], suspensions: words });
+    if (!answer.ok) throw new Fault('authority-unavailable', describeRejection(answer.rejection), { retry: 'later' });
+    for (const { device, withdrawn } of now) this.#told.set(device, withdrawn);
+    return untold.length > now.length ? 'more' : 'idle';
   }
 
   /** `again`: the cursor from which the authority has to be fed again. */
@@ -81,9 +115,10 @@ export class DeliveryFollower {
     const answer = await authority.deliver({
       certificates: await registry.certificates([...wanted.values()]),
       items: entries.map(({ record, attestation }) => ({ record, attestation })),
-      ...(suspensions.length === 0 ? {} : { suspensions }),
+      ...(suspensions.length === 0 ? {} : { suspensions: suspensions.map(({ signed }) => signed) }),
     });
     if (!answer.ok) throw new Fault('authority-unavailable', describeRejection(answer.rejection), { retry: 'later' });
+    for (const { device, withdrawn } of suspensions) this.#told.set(device, withdrawn);
     for (const name of wanted.keys()) this.#sent.add(name);
     let again: bigint | null = null;
     for (const [index, entry] of entries.entries()) {
@@ -97,6 +132,7 @@ export class DeliveryFollower {
       if (code === 'unknown-device') {
         // It lost the certificate: the next delivery carries it again.
         this.#sent.clear();
+        this.#told.clear();
         throw new Fault('authority-unavailable', `it does not know ${device} any more`, { retry: 'later' });
       }
       if (code !== 'out-of-order') {
@@ -106,6 +142,8 @@ export class DeliveryFollower {
       const expected = Number(result.rejection?.detail['expected'] ?? sequence);
       // What it has refused for good it would refuse again, and everybody's records would wait for that.
       if (expected < sequence && this.#refused.get(device) !== expected) {
+        // Restored from a backup, it has forgotten suspensions too.
+        this.#told.clear();
         const first = await log.entry(device, expected);
         if (first !== null && (again === null || first.cursor - 1n < again)) again = first.cursor - 1n;
       }
@@ -113,19 +151,24 @@ export class DeliveryFollower {
     return { intake: BigInt(answer.value.cursor), again };
   }
 
-  async #suspensionsOf(entries: readonly LogEntry[]): Promise<readonly Uint8Array[]> {
-    const { suspensions, log } = this.#parts;
-    const signed: Uint8Array[] = [];
+  async #suspensionsOf(
+    entries: readonly LogEntry[],
+  ): Promise<readonly { readonly device: DeviceId; readonly withdrawn: boolean; readonly signed: Uint8Array }[]> {
+    const { suspensions, registry, log } = this.#parts;
+    const signed = [];
     for (const device of new Set(entries.filter((entry) => entry.suspended).map((entry) => entry.device))) {
-      const suspension = await suspensions.of(device, (await log.head(device)).reason);
-      if (!suspension.ok) {
-        // Without it the authority would take the records as those of a device in good standing.
-        throw new Fault('suspension-not-signed', describeRejection(suspension.rejection), { retry: 'later' });
-      }
-      signed.push(suspension.value);
+      const withdrawn = (await registry.withdrawal(device)) !== null;
+      const { reason } = await log.head(device);
+      signed.push({ device, withdrawn, signed: signedOf(await suspensions.of(device, reason)) });
     }
     return signed;
   }
+}
+
+/** Without it the authority would take the device as one in good standing. Fault: `suspension-not-signed`. */
+function signedOf(suspension: Result<Uint8Array>): Uint8Array {
+  if (suspension.ok) return suspension.value;
+  throw new Fault('suspension-not-signed', describeRejection(suspension.rejection), { retry: 'later' });
 }
 
 /** The certificate that a key rotation names. */

@@ -2,7 +2,7 @@
  * Funds for devices: a refill from the licensee's deposit, and drawn credits, in one grant for each request.
  *
  * Guarantees: a request is decided once, durably, with its ledger entry, before the cryptographic device signs; asked again it
- * gets the same grant's bytes; the deposit never goes below zero; what the device would hold never exceeds its policy. After a
+ * gets the same grant's bytes; no grant takes the deposit below zero; what the device would hold never exceeds its policy. After a
  * restore from a backup no funds go to a device until the funds that it authenticates are those of the ledger.
  * The open rows of `draw` of a licensee add up to its account of drawn credits, at every moment; a row below zero is what an
  * archived grant had paid to a customer before the ledger saw it drawn.
@@ -19,13 +19,14 @@ import {
   type FundsRequest,
 } from '@countermark/protocol/messages/funds';
 import { type Currency, formatMills, mills } from '@countermark/protocol/money';
-import { type RejectionCode, rejection } from '@countermark/protocol/rejection';
+import { type Rejection, type RejectionCode, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { encodeWith, list, parseBytes } from '@countermark/protocol/schema';
 import type { SqlDatabase } from '@countermark/sql/database';
 import { type KeySource, type Verified, verifyMessage } from '@countermark/verify/verified';
 import type { CryptographicDevice } from './cryptographic-device-client.ts';
 import { ACCOUNT, type Ledger, type LedgerTransaction } from './ledger.ts';
+import { settleRefunded } from './refund.ts';
 import type { Registry } from './registry.ts';
 import type { StatisticsLog } from './statistics-log.ts';
 import type { ServerTables } from './tables.ts';
@@ -59,7 +60,7 @@ export class Funds {
   }
 
   /**
-   * The grant for a request. Rejections: those of `verifyMessage`, `unknown-device`, `funds-request-conflict`, `try-again`;
+   * The grant for a request. Rejections: those of `verifyMessage`, `unknown-device`, `funds-request-conflict`, `superseded-key`, `try-again`;
    * everything else that stands against it is a signed refusal.
    */
   async grant(bytes: Uint8Array): Promise<Result<Uint8Array>> {
@@ -70,6 +71,8 @@ export class Funds {
     const conflict = refuse(rejection('funds-request-conflict', { device, number }));
     if (stored !== undefined && !sameBytes(stored.request_digest, request.value.digest)) return conflict;
     if (stored?.funds_grant != null) return accept(stored.funds_grant);
+    const superseded = stored === undefined ? await this.#superseded(request.value) : null;
+    if (superseded !== null) return refuse(superseded);
     const decision = stored === undefined ? await this.#decide(request.value) : decisionOf(stored);
     if (decision === null) return conflict;
     const grant = await this.#parts.cryptographicDevice.fund(bytes, decision);
@@ -107,6 +110,8 @@ export class Funds {
       if (added === undefined) return;
       await this.#take(tables, grant, grant.draws);
       await this.#book(tables, grant, depositMills, grant.draws, 'restored');
+      const causes = new Map([[grant.device, `funds:${grant.device}:${grant.number}`]]);
+      await settleRefunded(tables, this.#parts.ledger, causes, this.#parts.nowMs());
     });
     return accept(undefined);
   }
@@ -124,6 +129,16 @@ export class Funds {
     if (first.ok || first.rejection.code !== 'unknown-device') return first;
     const [holder = '', epoch = ''] = String(first.rejection.detail['device']).split('#');
     return (await registry.certificate(holder, Number(epoch))) === null ? first : verify();
+  }
+
+  /**
+   * A device goes over to another key only when no request of its is pending: one under the old key is not its own. It takes no
+   * number and moves no money.
+   */
+  async #superseded({ message: { device }, envelope }: Verified<FundsRequest>): Promise<Rejection | null> {
+    const { epoch } = envelope.key;
+    const { epoch: current } = await this.#parts.log.head(device);
+    return epoch < current ? rejection('superseded-key', { type: 'funds-request', device, epoch, current }) : null;
   }
 
   async #stored(device: string, number: number): Promise<ServerTables['funds'] | undefined> {
@@ -203,7 +218,8 @@ export class Funds {
     if (roomMills <= 0n) return refused('funds-limit', 'the device holds as much as its policy allows');
     const depositMills = amountMills < roomMills ? amountMills : roomMills;
     const availableMills = await this.#parts.ledger.balanceIn(tables, ACCOUNT.deposit(licensee));
-    if (depositMills > availableMills) {
+    // A deposit can be in debt for a dead device's late postage; what was drawn is the licensee's all the same.
+    if (depositMills > 0n && depositMills > availableMills) {
       return refused(
         'insufficient-deposit',
         `the deposit holds ${formatMills(availableMills, own)}; ${formatMills(depositMills, own)} were asked`,
@@ -378,6 +394,8 @@ export class Funds {
             ],
           },
         ]);
+        const causes = new Map([[device, `funds-correction:${device}:${number}`]]);
+        await settleRefunded(tables, this.#parts.ledger, causes, this.#parts.nowMs());
       }
       return accept(bytes);
     });

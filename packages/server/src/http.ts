@@ -14,24 +14,29 @@ import { parseEnvelope } from '@countermark/protocol/cose';
 import { type CustomerId, type DeviceId, DEVICE_ID, type LicenseeId, LICENSEE_ID } from '@countermark/protocol/id';
 import { answersSchema, MAX_RECORD_BYTES, submissionSchema } from '@countermark/protocol/interfaces/answer';
 import { type Rejection, rejection } from '@countermark/protocol/rejection';
-import type { Result } from '@countermark/protocol/result';
 import { bytes, encodeWith, field, list, type Of, parseBytes, struct } from '@countermark/protocol/schema';
 import swagger from '@fastify/swagger';
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import { type Static, Type } from 'typebox';
 import type { Acceptance } from './acceptance.ts';
 import type { AuthorityClient } from './authority-client.ts';
+import { type OperatorCredential, FIRST_OPERATOR } from './config.ts';
 import type { CryptographicDevice } from './cryptographic-device-client.ts';
+import type { DeadDevices } from './dead-devices.ts';
+import type { DeviceFiles } from './device-file.ts';
+import { deviceRoutes } from './device-routes.ts';
 import type { Enrolment } from './enrolment.ts';
 import type { Funds } from './funds.ts';
 import type { GrantIntake } from './grant-intake.ts';
 import { ACCOUNT, type Ledger } from './ledger.ts';
 import type { Policies } from './policies.ts';
 import { type Defect, PROBLEM_TYPE, problemOf } from './problem.ts';
+import { Refusal, taken } from './refusal.ts';
 import { credentialHash, type Registry } from './registry.ts';
 import { serveSessionUpgrades } from './session-upgrade.ts';
 import type { Settlement } from './settlement.ts';
 import type { StatisticsLog } from './statistics-log.ts';
+import type { Withdrawals } from './withdrawals.ts';
 
 const CBOR = 'application/cbor';
 const JSON_BODY_BYTES = 512 * 1024;
@@ -136,22 +141,19 @@ export type HttpParts = {
   readonly registry: Registry;
   readonly settlement: Settlement;
   readonly trustBundle: string;
+  readonly deviceFiles: DeviceFiles;
+  readonly withdrawals: Withdrawals;
+  readonly deadDevices: DeadDevices;
   readonly operatorCredential: string;
+  readonly operators: readonly OperatorCredential[];
   readonly cdSessionSocket: string;
   readonly nowMs: () => number;
   readonly logs: Log;
 };
 
-type Caller = { readonly operator: true } | { readonly operator: false; readonly licensee: LicenseeId };
-
-/** Thrown by handlers to answer with a rejection. */
-class Refusal extends Error {
-  readonly rejection: Rejection;
-  constructor(refused: Rejection) {
-    super(refused.code);
-    this.rejection = refused;
-  }
-}
+type Caller =
+  | { readonly operator: true; readonly name: string }
+  | { readonly operator: false; readonly licensee: LicenseeId };
 
 /** The HTTP interface, not listening yet. */
 export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> {
@@ -166,14 +168,19 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     ajv: { customOptions: { removeAdditional: false, coerceTypes: 'array', allErrors: true } },
     routerOptions: { maxParamLength: 128 },
   });
-  const operatorHash = Buffer.from(credentialHash(parts.operatorCredential) ?? '', 'hex');
-  if (operatorHash.length === 0) throw new TypeError('the operator credential is not 32 bytes in hex');
+  const first = { name: FIRST_OPERATOR, credential: parts.operatorCredential };
+  const operators = [first, ...parts.operators].map(({ name, credential }) => {
+    const hash = Buffer.from(credentialHash(credential) ?? '', 'hex');
+    if (hash.length === 0) throw new TypeError('an operator credential is not 32 bytes in hex');
+    return { name, hash };
+  });
 
   const callerOf = async (authorization: string | undefined): Promise<Caller | null> => {
     const credential = /^Bearer ([0-9a-f]{64})$/i.exec(authorization ?? '')?.[1];
     if (credential === undefined) return null;
     const hash = Buffer.from(credentialHash(credential) ?? '', 'hex');
-    if (hash.length === operatorHash.length && timingSafeEqual(hash, operatorHash)) return { operator: true };
+    const known = operators.find((one) => hash.length === one.hash.length && timingSafeEqual(hash, one.hash));
+    if (known !== undefined) return { operator: true, name: known.name };
     const licensee = await registry.licenseeOf(credential);
     return licensee === null ? null : { operator: false, licensee };
   };
@@ -186,6 +193,11 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
   const operator = async (request: FastifyRequest): Promise<void> => {
     await anyone(request);
     if (callers.get(request)?.operator !== true) throw new Refusal(rejection('unauthorised', {}));
+  };
+  const operatorOf = (request: FastifyRequest): string => {
+    const caller = callers.get(request);
+    if (caller?.operator !== true) throw new Refusal(rejection('unauthorised', {}));
+    return caller.name;
   };
   const own = (request: FastifyRequest, licensee: LicenseeId): void => {
     const caller = callers.get(request);
@@ -418,6 +430,8 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
       },
     );
 
+    deviceRoutes(app, { ...parts, operatorOnly: operator, operatorOf });
+
     app.get(
       '/v1/devices/:device/policy',
       { preHandler: anyone, ...describe("The device's newest policy", { params: DeviceParams, ...produced }) },
@@ -568,11 +582,6 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
 
 function requestId(): string {
   return `req_${randomBytes(8).toString('hex')}`;
-}
-
-function taken<T>(result: Result<T>): T {
-  if (!result.ok) throw new Refusal(result.rejection);
-  return result.value;
 }
 
 function rawBody(request: FastifyRequest): Uint8Array {

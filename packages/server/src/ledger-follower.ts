@@ -3,7 +3,8 @@
  *
  * Guarantees: one entry per record digest, so that following again from the start books nothing twice; each mill of postage
  * draws at most one mill of credit, each mill of credit is drawn once, by its own customer's postage only. The postage of a
- * batch is what the ascending register moved, spoiled pieces included: that is what the device paid.
+ * batch is what the ascending register moved, spoiled pieces included: that is what the device paid. Records that came while
+ * their device was suspended draw nothing; on a dead device that was refunded, their postage is taken from the deposit.
  * Whether a batch was opened after a credit was booked: by the signed time that the device had seen at opening, where it is
  * there (it must not lie before the booking: a device that has not asked for the time since draws nothing yet). Where it is
  * not there, the record must have been logged after the booking.
@@ -16,6 +17,7 @@ import { openRecord, type VerifiedRecord } from '@countermark/verify/record';
 import type { KeySource } from '@countermark/verify/verified';
 import { followerCursor, moveCursor } from './follower.ts';
 import { ACCOUNT, type Ledger, type LedgerTransaction, type NewEntry } from './ledger.ts';
+import { settleRefunded } from './refund.ts';
 import type { Registry } from './registry.ts';
 import { insertRows } from './rows.ts';
 import type { LogEntry, StatisticsLog } from './statistics-log.ts';
@@ -57,11 +59,16 @@ export async function bookPostage(parts: LedgerFollowerParts): Promise<'more' | 
   }
   await database.transaction(async (tables) => {
     const fresh = new Set((await ledger.bookIn(tables, franked.map(postageEntry))).map((entry) => entry.ref));
+    const booked = franked.filter((one) => fresh.has(refOf(one)));
     await drawCredits(
       tables,
       parts,
-      franked.filter((one) => fresh.has(refOf(one))),
+      booked.filter((one) => !one.entry.suspended),
     );
+    // Only a suspended device can have been refunded; of several records of one the last names the cause of all.
+    const late = booked.filter((one) => one.entry.suspended);
+    const causes = new Map(late.map((one) => [one.entry.device, refOf(one)] as const));
+    await settleRefunded(tables, ledger, causes, late.at(-1)?.entry.acceptedAtMs ?? 0);
     await moveCursor(tables, LEDGER_FOLLOWER, last.cursor);
   });
   return entries.length === STEP ? 'more' : 'idle';

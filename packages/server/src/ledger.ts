@@ -2,7 +2,7 @@
  * The ledger: double-entry, append-only, one entry per cause.
  *
  * Guarantees: the lines of every entry sum to zero; an entry's `ref` names its cause (a record's digest, a grant's digest, a
- * funds request) and is booked once, at every repeat; balances are kept with the entries in the same unit of work. Amounts
+ * funds request, a dead device) and is booked once, at every repeat; balances are kept with the entries in the same unit of work. Amounts
  * of lines are signed: positive is what an account receives.
  * Accounts: `deposit:LIC`, `device:PSD` (funds in the device, until its confirmed records say what was franked),
  * `postage:LIC:CUSTOMER`, `discount:LIC:CUSTOMER`, `credit:LIC:CUSTOMER` (waiting to be drawn), `drawn:LIC` (drawn, waiting for
@@ -18,7 +18,7 @@ import type { ServerTables } from './tables.ts';
 export type Line = { readonly account: string; readonly amountMills: bigint };
 export type NewEntry = {
   readonly ref: string;
-  readonly kind: 'deposit' | 'funds' | 'postage' | 'discount' | 'credit' | 'draw' | 'correction';
+  readonly kind: 'deposit' | 'funds' | 'postage' | 'discount' | 'credit' | 'draw' | 'correction' | 'refund';
   /** In words, for people. */
   readonly note: string;
   readonly atMs: number;

@@ -1,7 +1,8 @@
 /**
  * Policies: the limits within which devices frank, and for whom, signed for each device.
  *
- * Guarantees that versions rise, one policy each; a policy that would say what the newest says is not signed again.
+ * Guarantees that versions rise, one policy each; a policy that would say what the newest says is not signed again. The policy of
+ * a withdrawn device allows no unconfirmed postage, which locks it: it can close, send and be confirmed, and frank no more.
  * The values are the operator's configuration; the defaults are here.
  */
 import { sameBytes } from '@countermark/protocol/digest';
@@ -49,10 +50,12 @@ export class Policies {
 
   /** The device's policy as it has to be now, signed; a new version where the newest says something else. */
   async renewed(device: DeviceId, licensee: LicenseeId, customers: readonly CustomerId[]): Promise<Result<Uint8Array>> {
+    const withdrawn = (await this.#registry.withdrawal(device)) !== null;
+    const values = withdrawn ? { ...this.#values, maxUnconfirmedPostageMills: mills(0n) } : this.#values;
     for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
       const newest = await this.#registry.policy(device);
       const policy = (version: number): Uint8Array =>
-        encodeWith(policySchema, { ...this.#values, device, licensee, customers, version });
+        encodeWith(policySchema, { ...values, device, licensee, customers, version });
       if (newest !== null) {
         const envelope = parseEnvelope(newest.policy);
         if (envelope.ok && sameBytes(envelope.value.payload, policy(newest.version))) return accept(newest.policy);

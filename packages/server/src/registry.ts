@@ -214,17 +214,31 @@ export class Registry {
     return done !== undefined;
   }
 
+  /** The signed withdrawal of a device, or else its signed suspension, or null. */
   async suspension(device: DeviceId): Promise<Uint8Array | null> {
+    const withdrawal = await this.withdrawal(device);
+    if (withdrawal?.suspension != null) return withdrawal.suspension;
     const row = await this.#database.read(async (tables) =>
       tables.selectFrom('device').select('suspension').where('device', '=', device).executeTakeFirst(),
     );
     return row?.suspension ?? null;
   }
 
-  async setSuspension(device: DeviceId, suspension: Uint8Array): Promise<void> {
+  /** That the device was withdrawn, with the signed word once there is one, or null. */
+  async withdrawal(
+    device: DeviceId,
+  ): Promise<{ readonly reason: string; readonly suspension: Uint8Array | null } | null> {
+    const row = await this.#database.read(async (tables) =>
+      tables.selectFrom('withdrawal').select(['reason', 'suspension']).where('device', '=', device).executeTakeFirst(),
+    );
+    return row ?? null;
+  }
+
+  /** Stores the signed word that a device is suspended, or withdrawn, if there is none. */
+  async setSuspension(device: DeviceId, suspension: Uint8Array, withdrawn: boolean): Promise<void> {
     await this.#database.transaction(async (tables) => {
       await tables
-        .updateTable('device')
+        .updateTable(withdrawn ? 'withdrawal' : 'device')
         .set({ suspension })
         .where('device', '=', device)
         .where('suspension', 'is', null)

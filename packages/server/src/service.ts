@@ -18,7 +18,9 @@ import { serveAcceptance } from './acceptance-socket.ts';
 import { connectAuthority } from './authority-client.ts';
 import type { Config } from './config.ts';
 import { connectCryptographicDevice } from './cryptographic-device-client.ts';
+import { DeadDevices } from './dead-devices.ts';
 import { DeliveryFollower } from './delivery.ts';
+import { DeviceFiles } from './device-file.ts';
 import { Enrolment } from './enrolment.ts';
 import { follow } from './follower.ts';
 import { Funds } from './funds.ts';
@@ -32,6 +34,7 @@ import { Settlement } from './settlement.ts';
 import { SqlStatisticsLog, type StatisticsLog } from './statistics-log.ts';
 import { Suspensions } from './suspensions.ts';
 import { MIGRATIONS, type ServerTables } from './tables.ts';
+import { Withdrawals } from './withdrawals.ts';
 
 /** An open store with what verifies its content. */
 export type OpenedStore = {
@@ -123,6 +126,28 @@ export async function startService(config: Config, party: ServiceContext): Promi
   });
   const grants = new GrantIntake({ database, ledger, log, authority, roleKeys, currency, nowMs });
   const suspensions = new Suspensions(registry, cryptographicDevice);
+  const withdrawals = new Withdrawals({
+    database,
+    registry,
+    log,
+    suspensions,
+    nowMs,
+    onWithdrawn: () => {
+      delivering.wake();
+    },
+  });
+  const deadDevices = new DeadDevices({
+    database,
+    ledger,
+    log,
+    registry,
+    withdrawals,
+    cryptographicDevice,
+    roleKeys,
+    scanWindowDays: config.scanWindowDays,
+    nowMs,
+    logs,
+  });
   const delivery = new DeliveryFollower({ database, log, registry, suspensions, authority, logs });
   const settlement = new Settlement(database, log, funds);
   const acceptance = new Acceptance({
@@ -156,7 +181,9 @@ export async function startService(config: Config, party: ServiceContext): Promi
     },
     idleMs: 5_000,
   });
-  for (const follower of [taking, booking, delivering]) party.onClose(() => follower.stop());
+  const refunding = follow({ ...common, name: 'refunds', step: () => deadDevices.settleDue(), idleMs: 60_000 });
+  const followers = [taking, booking, delivering, refunding];
+  for (const follower of followers) party.onClose(() => follower.stop());
 
   const socket = await serveAcceptance(config.acceptanceSocket, acceptance, logs);
   party.onClose(() => socket.close());
@@ -173,7 +200,11 @@ export async function startService(config: Config, party: ServiceContext): Promi
     registry,
     settlement,
     trustBundle,
+    deviceFiles: new DeviceFiles({ database, registry, log, ledger, deadDevices }),
+    withdrawals,
+    deadDevices,
     operatorCredential: config.operatorCredential,
+    operators: config.operators,
     cdSessionSocket: config.cdSessionSocket,
     nowMs,
     logs,
@@ -181,7 +212,7 @@ export async function startService(config: Config, party: ServiceContext): Promi
   const url = await app.listen(config.listen);
   party.onClose(() => app.close());
   const wake = (): void => {
-    for (const follower of [taking, booking, delivering]) follower.wake();
+    for (const follower of followers) follower.wake();
   };
   return accept({ url, database, acceptance, log, ledger, wake });
 }

@@ -59,7 +59,7 @@ export type StoredConfirmation = {
 };
 
 export type StatisticsLog = {
-  /** Appends in order, items of many devices; one outcome each. Rejections: `fork`, `out-of-order`, `inconsistent`, `unsupported-version`. */
+  /** Appends in order, items of many devices; one outcome each. Rejections: those of `judge`. */
   append(items: readonly LogItem[], nowMs: number): Promise<readonly AppendOutcome[]>;
   /** Stores each if absent and answers what is stored. */
   confirm(items: readonly StoredConfirmation[]): Promise<readonly Uint8Array[]>;
@@ -71,13 +71,29 @@ export type StatisticsLog = {
   position(): Promise<bigint>;
   /** The last sequence of the device at or before the cursor, 0 for none. */
   sequenceAt(device: DeviceId, cursor: bigint): Promise<number>;
-  /** Records that were not accepted and are kept: forks and inconsistent ones. */
-  evidence(device: DeviceId): Promise<readonly { readonly code: string; readonly record: Uint8Array }[]>;
+  /** Records that were not accepted and are kept: forks, inconsistent ones, those under a superseded key; oldest first. */
+  evidence(device: DeviceId): Promise<readonly EvidenceEntry[]>;
+  /** Suspends the device, for the reason, if it is not yet: its records after this are marked. */
+  suspend(device: DeviceId, reason: string): Promise<void>;
+};
+
+/** A record that was authentic and yet not accepted. */
+export type EvidenceEntry = {
+  readonly sequence: number;
+  readonly digest: Digest;
+  /** Of the rejection: `fork`, `inconsistent` or `superseded-key`. */
+  readonly code: string;
+  readonly record: Uint8Array;
+  readonly attestation: Uint8Array;
+  readonly atMs: number;
 };
 
 type HeadRow = ServerTables['head'];
 type Tables = Pick<Kysely<ServerTables>, 'executeQuery'>;
 
+const EVIDENCE_PER_DEVICE = 64;
+/** Codes of records that prove something against their device or its keys. */
+const KEPT_AS_EVIDENCE = new Set<string>(['fork', 'inconsistent', 'superseded-key']);
 const RECORD_COLUMNS = 'device, sequence, cursor, digest, record, attestation, certificate, suspended, accepted_at_ms';
 const HEAD_COLUMNS =
   'device, sequence, digest, ascending_mills, descending_mills, pieces, received_mills, returned_mills, last_grant, epoch, suspended, reason';
@@ -153,7 +169,7 @@ export class SqlStatisticsLog implements StatisticsLog {
           } else {
             const refused = verdict.rejection;
             outcomes.push({ outcome: 'rejected', rejection: refused });
-            if (refused.code === 'fork' || refused.code === 'inconsistent') {
+            if (KEPT_AS_EVIDENCE.has(refused.code)) {
               evidence.push([device, digest, BigInt(sequence), refused.code, bytes, item.attestation, BigInt(nowMs)]);
             }
             if (refused.code === 'fork' && !head.suspended) {
@@ -171,7 +187,7 @@ export class SqlStatisticsLog implements StatisticsLog {
         await insert(`record (${RECORD_COLUMNS})`, records);
         await insert(
           'evidence (device, digest, sequence, code, record, attestation, at_ms)',
-          distinct(evidence),
+          await this.#withRoom(tables, distinct(evidence)),
           'ON CONFLICT DO NOTHING',
         );
         if (records.length + evidence.length > 0) {
@@ -258,9 +274,37 @@ export class SqlStatisticsLog implements StatisticsLog {
     });
   }
 
-  async evidence(device: DeviceId): Promise<readonly { readonly code: string; readonly record: Uint8Array }[]> {
-    return this.#database.read(async (tables) =>
-      tables.selectFrom('evidence').select(['code', 'record']).where('device', '=', device).orderBy('at_ms').execute(),
+  async evidence(device: DeviceId): Promise<readonly EvidenceEntry[]> {
+    const rows = await this.#database.read(async (tables) =>
+      tables
+        .selectFrom('evidence')
+        .selectAll()
+        .where('device', '=', device)
+        .orderBy('at_ms')
+        .orderBy('sequence')
+        .execute(),
+    );
+    return rows.map((row) => ({
+      sequence: Number(row.sequence),
+      digest: digestOf(row.digest),
+      code: row.code,
+      record: row.record,
+      attestation: row.attestation,
+      atMs: Number(row.at_ms),
+    }));
+  }
+
+  async suspend(device: DeviceId, reason: string): Promise<void> {
+    await this.#database.transaction(
+      async (tables) => {
+        // The lock that every append takes: none is between reading the head and writing it.
+        await tables.executeQuery(this.#query('UPDATE log_position SET cursor = cursor WHERE id = 1', []));
+        const head = (await this.#heads(tables, [device])).get(device) ?? START;
+        if (head.suspended) return;
+        const row = headRow(device, { ...head, suspended: true, reason });
+        await tables.executeQuery(insertRows(this.#database.kind, `head (${HEAD_COLUMNS})`, [row], HEAD_UPSERT));
+      },
+      { isolation: 'read committed' },
     );
   }
 
@@ -274,6 +318,24 @@ export class SqlStatisticsLog implements StatisticsLog {
       ),
     );
     return new Map(found.rows.map((row) => [row.device as DeviceId, headOf(row)]));
+  }
+
+  /** Evidence without what would be too much of one device: it proves, and is no way to fill the disk. */
+  async #withRoom(tables: Tables, evidence: readonly SqlValue[][]): Promise<readonly SqlValue[][]> {
+    if (evidence.length === 0) return evidence;
+    const devices = [...new Set(evidence.map((row) => String(row[0])))];
+    const kept = await tables.executeQuery<{ device: string; kept: bigint }>(
+      this.#query(
+        `SELECT device, count(*) AS kept FROM evidence WHERE device IN (${devices.map(() => '?').join(', ')}) GROUP BY device`,
+        devices,
+      ),
+    );
+    const room = new Map(kept.rows.map((row) => [row.device, EVIDENCE_PER_DEVICE - Number(row.kept)]));
+    return evidence.filter((row) => {
+      const left = room.get(String(row[0])) ?? EVIDENCE_PER_DEVICE;
+      room.set(String(row[0]), left - 1);
+      return left > 0;
+    });
   }
 
   /** What was accepted at the items' own places, where these are not after the head. */

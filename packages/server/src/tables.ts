@@ -2,8 +2,8 @@
  * The server's tables, for SQLite and PostgreSQL alike, and their migrations.
  *
  * Three truths lie here: the statistics log (`log_position`, `head`, `record`, `confirmation`, `evidence`), the registry
- * (`licensee` to `policy`), and the ledger's own entries (`entry`, `entry_line`, `funds`, `booked_grant`, `entitled`). What derives from
- * the log follows it by `follower`. Times are milliseconds, amounts mills, flags 0 and 1.
+ * (`licensee` to `policy`), with what operators did to devices (`withdrawal`, `death`, `operator_act`), and the ledger's own
+ * entries (`entry`, `entry_line`, `funds`, `booked_grant`, `entitled`). What derives from the log follows it by `follower`. Times are milliseconds, amounts mills, flags 0 and 1.
  */
 import type { Migration } from '@countermark/sql/migrations';
 
@@ -100,6 +100,24 @@ export interface ServerTables {
     period: string;
     entitlement_mills: bigint;
   };
+  /** Devices that were withdrawn for good; `suspension` is the signed word, null until it was signed. */
+  withdrawal: { device: string; reason: string; suspension: Uint8Array | null; at_ms: bigint };
+  /** Devices declared dead: by one, confirmed by another, then settled: '', 'refunded' or 'withheld'. */
+  death: {
+    device: string;
+    reason: string;
+    declared_by: string;
+    declared_at_ms: bigint;
+    confirmed_by: string | null;
+    confirmed_at_ms: bigint | null;
+    /** Not before then is the balance refunded. */
+    refund_after_ms: bigint | null;
+    settled: string;
+    settled_at_ms: bigint | null;
+    refunded_mills: bigint | null;
+  };
+  /** What operators did to devices; append-only. `operator` is empty for what follows by itself. */
+  operator_act: { number: bigint; device: string; act: string; operator: string; words: string; at_ms: bigint };
   follower: { name: string; cursor: bigint };
   delivery_mark: { log_cursor: bigint; intake_cursor: bigint };
 }
@@ -141,6 +159,17 @@ export const MIGRATIONS: readonly Migration[] = [
     name: 'entitlements that are booked',
     statements: [
       'CREATE TABLE entitled (licensee {text} NOT NULL, customer {text} NOT NULL, programme {text} NOT NULL, version {integer} NOT NULL, period {text} NOT NULL, entitlement_mills {integer} NOT NULL, PRIMARY KEY (licensee, customer, programme, version, period)){strict}',
+    ],
+  },
+  {
+    name: 'withdrawn and dead devices',
+    statements: [
+      'CREATE TABLE withdrawal (device {text} PRIMARY KEY REFERENCES device (device), reason {text} NOT NULL, suspension {bytes}, at_ms {integer} NOT NULL){strict}',
+      'CREATE TABLE death (device {text} PRIMARY KEY REFERENCES device (device), reason {text} NOT NULL, declared_by {text} NOT NULL, declared_at_ms {integer} NOT NULL, confirmed_by {text}, confirmed_at_ms {integer}, refund_after_ms {integer}, settled {text} NOT NULL, settled_at_ms {integer}, refunded_mills {integer}, CHECK (confirmed_by <> declared_by)){strict}',
+      'CREATE TABLE operator_act (number {integer} PRIMARY KEY, device {text} NOT NULL, act {text} NOT NULL, operator {text} NOT NULL, words {text} NOT NULL, at_ms {integer} NOT NULL){strict}',
+      'CREATE INDEX operator_act_device ON operator_act (device, number)',
+      // Suspended devices are few among many.
+      'CREATE INDEX head_suspended ON head (device) WHERE suspended = 1',
     ],
   },
 ];

@@ -104,6 +104,8 @@ export const CRYPTOGRAPHIC_DEVICE = {
       licensee: field(2, licenseeId),
       suspended: field(3, bool),
       reason: field(4, text(200)),
+      /** True: for good. Signed once; the same bytes at every repeat. */
+      withdrawn: optional(5, bool),
     }),
     struct('suspended', { suspension: field(1, message) }),
   ),

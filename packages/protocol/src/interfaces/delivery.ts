@@ -13,7 +13,9 @@ export const DELIVERY_LIMITS: CborLimits = { maxBytes: 16 * 1024 * 1024, maxDept
 
 /**
  * `certificates`: those under which the items stand and that this delivery is the first to need; repeats are harmless.
- * `suspensions`: signed suspensions and releases since the delivery before; the latest of a device by its time counts.
+ * `items` may be empty where only suspensions are told.
+ * `suspensions`: signed suspensions and releases since the delivery before; the latest of a device by its time counts, and a
+ * withdrawal for good.
  */
 export const deliverySchema = struct('delivery', {
   certificates: field(1, list(bytes(1, 65_536), MAX_SUBMISSION)),
@@ -22,7 +24,6 @@ export const deliverySchema = struct('delivery', {
     list(
       struct('delivery-item', { record: field(1, bytes(1, MAX_RECORD_BYTES)), attestation: field(2, bytes(1, 4_096)) }),
       MAX_SUBMISSION,
-      1,
     ),
   ),
   suspensions: optional(3, list(bytes(1, 4_096), MAX_SUBMISSION)),

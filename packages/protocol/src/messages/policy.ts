@@ -3,7 +3,19 @@
  */
 import { customerId, deviceId, licenseeId } from '../fields.ts';
 import type { MessageType } from '../message.ts';
-import { bool, currencySchema, field, list, millsSchema, type Of, struct, text, timeMs, uint } from '../schema.ts';
+import {
+  bool,
+  currencySchema,
+  field,
+  list,
+  millsSchema,
+  type Of,
+  optional,
+  struct,
+  text,
+  timeMs,
+  uint,
+} from '../schema.ts';
 
 export const policySchema = struct('policy', {
   device: field(1, deviceId),
@@ -54,6 +66,8 @@ export const suspensionSchema = struct('suspension', {
   suspended: field(3, bool),
   reason: field(4, text(200)),
   sinceMs: field(5, timeMs),
+  /** True: for good. No later message lifts it; the device goes on only as a new one, enrolled again. */
+  withdrawn: optional(6, bool),
 });
 export type Suspension = Of<typeof suspensionSchema>;
 
@@ -62,5 +76,6 @@ export const SUSPENSION: MessageType<Suspension> = {
   version: 1,
   schema: suspensionSchema,
   authenticatedBy: 'policy',
-  purpose: 'The device gets no funds and its records no grants, until it is withdrawn or released.',
+  purpose:
+    'The device gets no funds and its records no grants: until it is released, or, where it is withdrawn, for good.',
 };

@@ -1,0 +1,223 @@
+/**
+ * The operators' routes about devices: list, file, evidence, withdrawal, and the two steps of a declaration of death.
+ *
+ * Guarantees that only operators are heard, and that what is done bears the name of the credential with which it was asked.
+ */
+import { type DeviceId, DEVICE_ID } from '@countermark/protocol/id';
+import { digestText } from '@countermark/protocol/digest';
+import { rejection } from '@countermark/protocol/rejection';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
+import { type Static, Type } from 'typebox';
+import type { DeadDevices, Death } from './dead-devices.ts';
+import type { DeviceFiles, Exhibit } from './device-file.ts';
+import { Refusal, taken } from './refusal.ts';
+import type { Registry } from './registry.ts';
+import type { Withdrawals } from './withdrawals.ts';
+
+export type DeviceRouteParts = {
+  readonly registry: Registry;
+  readonly deviceFiles: DeviceFiles;
+  readonly withdrawals: Withdrawals;
+  readonly deadDevices: DeadDevices;
+  /** Refuses who is no operator. */
+  readonly operatorOnly: (request: FastifyRequest) => Promise<void>;
+  /** The operator's name, once heard. */
+  readonly operatorOf: (request: FastifyRequest) => string;
+};
+
+const Device = Type.String({ pattern: DEVICE_ID.source, description: 'A device: psd_ and 16 hex digits' });
+const DeviceParams = Type.Object({ device: Device });
+const SignedAmount = Type.String({ pattern: '^-?[0-9]{1,19}$', description: 'Mills, as a text' });
+const Base64Url = Type.String({ pattern: '^[A-Za-z0-9_-]+$' });
+const Count = Type.Integer({ minimum: 0 });
+const Time = Type.Integer({ minimum: 0, description: 'Milliseconds since 1970, UTC' });
+const nullable = <T extends Parameters<typeof Type.Union>[0][number]>(type: T) => Type.Union([type, Type.Null()]);
+const strict = { additionalProperties: false } as const;
+
+const StandingSchema = Type.Union(
+  ['good', 'suspended', 'withdrawn', 'dead'].map((standing) => Type.Literal(standing)),
+  { description: 'suspended: by a fork; withdrawn: for good; dead: withdrawn, as two operators say' },
+);
+const ListQuery = Type.Object(
+  {
+    after: Type.Optional(Device),
+    limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_000 })),
+    standing: Type.Optional(StandingSchema),
+  },
+  strict,
+);
+const ReasonBody = Type.Object(
+  { reason: Type.String({ minLength: 1, maxLength: 100, pattern: '^[^\\p{Cc}]*$' }) },
+  strict,
+);
+const NothingBody = Type.Object({}, strict);
+const line = {
+  device: Type.String(),
+  licensee: Type.String(),
+  standing: Type.String(),
+  reason: Type.String(),
+  sequence: Count,
+  evidence: Count,
+  balanceMills: SignedAmount,
+};
+const ListAnswer = Type.Object({ devices: Type.Array(Type.Object(line)) });
+const DeathAnswer = Type.Object({
+  reason: Type.String(),
+  declaredBy: Type.String(),
+  declaredAtMs: Time,
+  confirmedBy: nullable(Type.String()),
+  confirmedAtMs: nullable(Time),
+  refundAfterMs: nullable(Time),
+  settled: Type.String({ description: 'open, refunded, or withheld where a fork is known' }),
+  refundedMills: nullable(SignedAmount),
+});
+const FileAnswer = Type.Object({
+  ...line,
+  head: Type.Object({
+    digest: Type.String(),
+    epoch: Count,
+    ascendingMills: SignedAmount,
+    descendingMills: SignedAmount,
+    pieces: Count,
+    receivedMills: SignedAmount,
+    returnedMills: SignedAmount,
+  }),
+  death: nullable(DeathAnswer),
+  acts: Type.Array(Type.Object({ act: Type.String(), operator: Type.String(), words: Type.String(), atMs: Time })),
+});
+const ExhibitAnswer = Type.Object({
+  sequence: Count,
+  digest: Type.String(),
+  record: Base64Url,
+  attestation: Base64Url,
+  certificate: nullable(Base64Url),
+  atMs: Time,
+});
+const EvidenceAnswer = Type.Object({
+  cases: Type.Array(Type.Object({ code: Type.String(), refused: ExhibitAnswer, accepted: nullable(ExhibitAnswer) })),
+});
+const WithdrawalAnswer = Type.Object({ reason: Type.String(), suspension: nullable(Base64Url) });
+
+/** Adds the routes. */
+export function deviceRoutes(app: FastifyInstance, parts: DeviceRouteParts): void {
+  const { registry, deviceFiles, withdrawals, deadDevices, operatorOnly: preHandler, operatorOf } = parts;
+  const known = async (request: FastifyRequest) => {
+    const { device } = request.params as Static<typeof DeviceParams>;
+    const licensee = await registry.deviceLicensee(device);
+    if (licensee === null) throw new Refusal(rejection('unknown-device', { device }));
+    return { device: device as DeviceId, licensee };
+  };
+  const describe = (summary: string, answer: object, rest: object = {}) => ({
+    preHandler,
+    schema: { summary, response: { 200: answer }, ...rest },
+  });
+  const of = { params: DeviceParams };
+
+  app.get(
+    '/v1/devices',
+    describe('The enrolled devices by id, with their standing', ListAnswer, { querystring: ListQuery }),
+    async (request) => {
+      const { after = '', limit = 200, standing } = request.query as Static<typeof ListQuery>;
+      const devices = await deviceFiles.list(after, limit, standing);
+      return { devices: devices.map((one) => ({ ...one, balanceMills: one.balanceMills.toString() })) };
+    },
+  );
+
+  app.get(
+    '/v1/devices/:device',
+    describe('All about one device: chain, balance, declarations, acts', FileAnswer, of),
+    async (request) => {
+      const { device, licensee } = await known(request);
+      const { head, death, balanceMills, ...file } = await deviceFiles.of(device, licensee);
+      return {
+        ...file,
+        balanceMills: balanceMills.toString(),
+        head: {
+          digest: digestText(head.digest),
+          epoch: head.epoch,
+          ascendingMills: head.registers.ascendingMills.toString(),
+          descendingMills: head.registers.descendingMills.toString(),
+          pieces: head.registers.pieces,
+          receivedMills: head.funds.receivedMills.toString(),
+          returnedMills: head.funds.returnedMills.toString(),
+        },
+        death: death === null ? null : deathJson(death),
+      };
+    },
+  );
+
+  app.get(
+    '/v1/devices/:device/evidence',
+    describe('Records that were authentic and not accepted, each beside the accepted one', EvidenceAnswer, of),
+    async (request) => {
+      const { device } = await known(request);
+      return {
+        cases: (await deviceFiles.evidence(device)).map(({ code, refused, accepted }) => ({
+          code,
+          refused: exhibitJson(refused),
+          accepted: accepted === null ? null : exhibitJson(accepted),
+        })),
+      };
+    },
+  );
+
+  app.post(
+    '/v1/devices/:device/withdrawal',
+    describe('Withdraws the device for good; again, it changes nothing', WithdrawalAnswer, { ...of, body: ReasonBody }),
+    async (request) => {
+      const { device } = await known(request);
+      const { reason } = request.body as Static<typeof ReasonBody>;
+      const { suspension, ...withdrawal } = taken(await withdrawals.withdraw(device, reason, operatorOf(request)));
+      return { ...withdrawal, suspension: suspension === null ? null : base64url(suspension) };
+    },
+  );
+
+  app.post(
+    '/v1/devices/:device/death',
+    describe('Declares the device dead; without effect before another operator confirms it', DeathAnswer, {
+      ...of,
+      body: ReasonBody,
+    }),
+    async (request) => {
+      const { device } = await known(request);
+      const { reason } = request.body as Static<typeof ReasonBody>;
+      return deathJson(taken(await deadDevices.declare(device, reason, operatorOf(request))));
+    },
+  );
+
+  app.post(
+    '/v1/devices/:device/death/confirmation',
+    describe(
+      "Confirms another operator's declaration: the device is withdrawn, its balance refunded later",
+      DeathAnswer,
+      {
+        ...of,
+        body: NothingBody,
+      },
+    ),
+    async (request) => {
+      const { device } = await known(request);
+      return deathJson(taken(await deadDevices.confirm(device, operatorOf(request))));
+    },
+  );
+}
+
+function deathJson(death: Death): Static<typeof DeathAnswer> {
+  return { ...death, refundedMills: death.refundedMills?.toString() ?? null };
+}
+
+function exhibitJson(exhibit: Exhibit): Static<typeof ExhibitAnswer> {
+  const { sequence, digest, record, attestation, certificate, atMs } = exhibit;
+  return {
+    sequence,
+    digest: digestText(digest),
+    record: base64url(record),
+    attestation: base64url(attestation),
+    certificate: certificate === null ? null : base64url(certificate),
+    atMs,
+  };
+}
+
+function base64url(value: Uint8Array): string {
+  return Buffer.from(value).toString('base64url');
+}
