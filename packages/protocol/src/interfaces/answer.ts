@@ -17,18 +17,19 @@ export const rejectionSchema: Schema<Rejection> = {
   cddl: '[tstr, {* tstr => tstr / int}]',
   rules: new Map(),
   parse: (value, path) => {
-    const [code, detail] = Array.isArray(value) ? (value as readonly CborValue[]) : [];
+    const [code, detail] = Array.isArray(value) && value.length === 2 ? (value as readonly CborValue[]) : [];
     if (typeof code !== 'string' || !isRejectionCode(code))
       throw new Misfit(path, 'a code of the catalogue is expected');
     if (!(detail instanceof Map) || detail.size > 16) throw new Misfit(path, 'a map of details is expected');
-    const details: Record<string, string | number> = {};
+    const details: [string, string | number][] = [];
     for (const [name, entry] of detail as ReadonlyMap<CborValue, CborValue>) {
       if (typeof name !== 'string' || (typeof entry !== 'string' && typeof entry !== 'number')) {
         throw new Misfit(path, 'details are texts or integers');
       }
-      details[name] = entry;
+      details.push([name, entry]);
     }
-    return { code, detail: details };
+    // Not by assignment: a detail named __proto__ would vanish.
+    return { code, detail: Object.fromEntries(details) };
   },
   toCbor: (value) => [value.code, detailMap(value.detail)],
 };
