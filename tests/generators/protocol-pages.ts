@@ -38,6 +38,8 @@ In MAC mode (tag 17) only the device and the cryptographic device can check the 
     'A verifier compares device, licensee, sequence, digest, type, procedure and epoch with the record. An attestation of a coded record (tag 17) makes its payload as trustworthy as the attesting key.',
   'enrolment-request':
     'Signed with the key that it carries as `publicKey`: proof of possession, not of identity. `agreementKey` and `sessionKey` are further P-256 points.',
+  'rotation-request':
+    'Signed with the key in use (in MAC mode too). `request` is the whole [enrolment request](enrolment-request.md) of the same device for the epoch after that key, signed with the new key: both keys speak for it. Neither alone gets a certificate.',
   'device-certificate':
     'Binds a device id and epoch to its keys. The key id `<device>#<epoch>` of a record is looked up here. MAC keys are derived from `agreementKey` and `agreementPeer`: see [keys](keys.md).',
   'funds-request': 'Always signed, in MAC mode too. `number` rises by one with each request that was answered.',
@@ -45,7 +47,8 @@ In MAC mode (tag 17) only the device and the cryptographic device can check the 
     '`amountMills` includes the `draws`: credits of customers that their own postage drew. A refusal has `amountMills` 0 and says why.',
   policy: 'The device takes only a higher `version`. `customers` empty: the licensee franks its own mail only.',
   'signed-time': 'The device believes no other clock, and only if it is later than the last.',
-  suspension: '`suspended` false lifts it.',
+  suspension:
+    '`suspended` false lifts it. `withdrawn` true (never with `suspended` false) is for good: whatever its time, it counts, and no later message lifts it.',
   'discount-grant':
     'Pays `entitlementMills` - `grantedBeforeMills` = `amountMills`. `evidence` are the digests of records that this revision counted for the first time; `previous` is the digest of the revision before, so that all evidence is a chain.',
   'credit-grant':

@@ -11,6 +11,7 @@
 import type { Clock } from '@countermark/node-platform/clock';
 import { nodeVerification } from '@countermark/node-platform/verification';
 import { parseEnvelope } from '@countermark/protocol/cose';
+import { sameBytes } from '@countermark/protocol/digest';
 import type { DeviceId } from '@countermark/protocol/id';
 import { ATTESTATION, type Attestation } from '@countermark/protocol/messages/attestation';
 import { CONFIRMATION, type Confirmation } from '@countermark/protocol/messages/confirmation';
@@ -71,6 +72,7 @@ export class Authentication {
     const said: Attestation[] = [];
     for (const result of verified) {
       if (!result.ok) continue;
+      this.#noteRotation(result.value);
       const { envelope } = result.value.verified;
       const { device, licensee, sequence, digest } = recordIdentity(result.value);
       said.push({
@@ -127,6 +129,15 @@ export class Authentication {
       if (confirmation === undefined) throw new TypeError('order');
       return accept(confirmation);
     });
+  }
+
+  /** A rotation to the certificate that it names ends what the key before it may ask for. */
+  #noteRotation(record: VerifiedRecord): void {
+    if (record.type !== 'key-rotation') return;
+    const { device, newEpoch, newCertificate } = record.verified.message;
+    if (newEpoch <= this.#register.epochInUse(device)) return;
+    const certificate = this.#register.certificate(device, newEpoch);
+    if (certificate !== null && sameBytes(certificate.digest, newCertificate)) this.#register.goOver(device, newEpoch);
   }
 
   async #verifiedAnew(items: readonly ConfirmItem[]): Promise<readonly Result<Attestation>[]> {

@@ -1,20 +1,22 @@
 /**
- * The cryptographic device's own small store: which devices it enrolled, and which funds it granted.
+ * The cryptographic device's own small store: which devices it enrolled, which it withdrew, and which funds it granted.
  *
- * Guarantees: what a method returns is durable; a certificate per device and a funds grant per (device, number) are
- * stored once and never replaced; a stored certificate was verified by its signature when it was read.
+ * Guarantees: what a method returns is durable; a certificate per device and epoch, a funds grant per (device, number) and
+ * a withdrawal are stored once and never replaced; a stored certificate was verified by its signature when it was read.
  * Does not hold records: storing and order are the server's.
  */
 import { join } from 'node:path';
 import { type EmbeddedStore, openEmbeddedStore } from '@countermark/node-platform/embedded-store';
+import { Examination } from '@countermark/node-platform/examination';
 import { Fault } from '@countermark/node-platform/fault';
 import { nodeVerification } from '@countermark/node-platform/verification';
-import type { Digest } from '@countermark/protocol/digest';
+import { type Digest, digestText } from '@countermark/protocol/digest';
 import type { DeviceId } from '@countermark/protocol/id';
 import { DEVICE_CERTIFICATE, type DeviceCertificate } from '@countermark/protocol/messages/enrolment';
 import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
+import { SUSPENSION } from '@countermark/protocol/messages/policy';
 import { accept, type Result } from '@countermark/protocol/result';
-import { type KeySource, type Verified, verifyMessage } from '@countermark/verify/verified';
+import { type KeySource, type Trust, type Verified, verifyMessage } from '@countermark/verify/verified';
 
 const APPLICATION_ID = 0x434d_4344; // "CMCD"
 const CERTIFICATES_IN_MEMORY = 10_000;
@@ -30,19 +32,24 @@ const MIGRATIONS = [
      PRIMARY KEY (device, number)
    ) STRICT, WITHOUT ROWID;
    CREATE TABLE own_certificate (name TEXT PRIMARY KEY, certificate BLOB NOT NULL) STRICT, WITHOUT ROWID;`,
+  'CREATE TABLE withdrawal (device TEXT PRIMARY KEY, suspension BLOB NOT NULL) STRICT, WITHOUT ROWID;',
+  'CREATE TABLE rotation (device TEXT PRIMARY KEY, epoch INTEGER NOT NULL) STRICT, WITHOUT ROWID;',
 ];
+
+const OWN = { party: 'cryptographic-device' } as const;
+const CERTIFICATE_ROWS = 'SELECT device, epoch, licensee, certificate FROM device ORDER BY device';
+const GRANT_ROWS = 'SELECT device, number, funds_grant FROM funds_grant ORDER BY device';
+
+type CertificateRow = { device: string; epoch: bigint; licensee: string; certificate: Buffer };
+const WITHDRAWAL_ROWS = 'SELECT device, suspension FROM withdrawal ORDER BY device';
+
+type WithdrawalRow = { device: string; suspension: Buffer };
+type GrantRow = { device: string; number: bigint; funds_grant: Buffer };
 
 /** The register's file in the folder. */
 export function registerPath(folder: string): string {
   return join(folder, 'cryptographic-device.sqlite');
 }
-
-/** An enrolment as it was stored. */
-export type Enrolment = {
-  readonly licensee: string;
-  readonly requestDigest: Uint8Array;
-  readonly certificate: Uint8Array;
-};
 
 /** A funds grant as it was stored. */
 export type StoredGrant = { readonly requestDigest: Uint8Array; readonly grant: Uint8Array };
@@ -76,15 +83,21 @@ export class DeviceRegister {
     this.#roleKeys = roleKeys;
     const { database } = store;
     this.#statements = {
-      enrolment: database.prepare<[string, number], { licensee: string; request_digest: Buffer; certificate: Buffer }>(
-        'SELECT licensee, request_digest, certificate FROM device WHERE device = ? AND epoch = ?',
-      ),
+      certificate: database
+        .prepare<[string, number], Buffer>('SELECT certificate FROM device WHERE device = ? AND epoch = ?')
+        .pluck(),
       licensee: database.prepare<[string], { licensee: string }>(
         'SELECT licensee FROM device WHERE device = ? LIMIT 1',
       ),
-      enrol: database.prepare<[string, number, string, Uint8Array, Uint8Array, string]>(
+      lastEpoch: database.prepare<[string], bigint | null>('SELECT max(epoch) FROM device WHERE device = ?').pluck(),
+      enrol: database.prepare<[string, number, string, Uint8Array, Uint8Array, string, number]>(
         `INSERT INTO device (device, epoch, licensee, request_digest, certificate) SELECT ?, ?, ?, ?, ?
-           WHERE NOT EXISTS (SELECT 1 FROM device WHERE device = ?)`,
+           WHERE (SELECT coalesce(max(epoch), 0) FROM device WHERE device = ?) = ?`,
+      ),
+      epochInUse: database.prepare<[string], bigint>('SELECT epoch FROM rotation WHERE device = ?').pluck(),
+      goOver: database.prepare<[string, number]>(
+        `INSERT INTO rotation (device, epoch) VALUES (?, ?)
+           ON CONFLICT (device) DO UPDATE SET epoch = max(epoch, excluded.epoch)`,
       ),
       grant: database.prepare<[string, number], { request_digest: Buffer; funds_grant: Buffer }>(
         'SELECT request_digest, funds_grant FROM funds_grant WHERE device = ? AND number = ?',
@@ -94,6 +107,10 @@ export class DeviceRegister {
         .pluck(),
       addGrant: database.prepare<[string, number, Uint8Array, Uint8Array]>(
         'INSERT INTO funds_grant (device, number, request_digest, funds_grant) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING',
+      ),
+      withdrawal: database.prepare<[string], Buffer>('SELECT suspension FROM withdrawal WHERE device = ?').pluck(),
+      withdraw: database.prepare<[string, Uint8Array]>(
+        'INSERT INTO withdrawal (device, suspension) VALUES (?, ?) ON CONFLICT DO NOTHING',
       ),
       own: database.prepare<[string], Buffer>('SELECT certificate FROM own_certificate WHERE name = ?').pluck(),
       addOwn: database.prepare<[string, Uint8Array]>(
@@ -107,12 +124,9 @@ export class DeviceRegister {
     const name = `${device}#${epoch}`;
     const known = this.#certificates.get(name);
     if (known !== undefined) return known;
-    const stored = this.enrolment(device, epoch);
-    if (stored === null) return null;
-    const verified = verifyMessage(DEVICE_CERTIFICATE, stored.certificate, {
-      port: nodeVerification,
-      keys: this.#roleKeys,
-    });
+    const stored = this.#store.read(() => this.#statements.certificate.get(device, epoch));
+    if (stored === undefined) return null;
+    const verified = verifyMessage(DEVICE_CERTIFICATE, stored, { port: nodeVerification, keys: this.#roleKeys });
     if (!verified.ok) {
       throw new Fault('store-broken', `${this.#store.path}: the certificate of ${name} is not ours`, {
         retry: 'never',
@@ -126,30 +140,38 @@ export class DeviceRegister {
     return verified.value;
   }
 
-  enrolment(device: string, epoch: number): Enrolment | null {
-    const row = this.#store.read(() => this.#statements.enrolment.get(device, epoch));
-    return row === undefined
-      ? null
-      : { licensee: row.licensee, requestDigest: row.request_digest, certificate: row.certificate };
-  }
-
   /** Whose device it is, or null where no key of it was enrolled. */
   licenseeOf(device: DeviceId): string | null {
     return this.#store.read(() => this.#statements.licensee.get(device))?.licensee ?? null;
   }
 
-  /** Stores the enrolment if the device has none, and returns what is stored; null where that is of another epoch. */
+  /** The last epoch that the device has a certificate for, 0 for none. */
+  lastEpoch(device: DeviceId): number {
+    return Number(this.#store.read(() => this.#statements.lastEpoch.get(device)) ?? 0n);
+  }
+
+  /** Stores the enrolment if `after` is still the device's last epoch (0: it has none). */
   enrol(
     device: DeviceId,
     epoch: number,
     licensee: string,
     requestDigest: Digest,
     certificate: Uint8Array,
-  ): Enrolment | null {
+    after: number,
+  ): void {
     this.#store.transaction(() =>
-      this.#statements.enrol.run(device, epoch, licensee, requestDigest, certificate, device),
+      this.#statements.enrol.run(device, epoch, licensee, requestDigest, certificate, device, after),
     );
-    return this.enrolment(device, epoch);
+  }
+
+  /** The epoch that the device has gone over to by an authentic rotation, 0 where it has seen none. */
+  epochInUse(device: DeviceId): number {
+    return Number(this.#store.read(() => this.#statements.epochInUse.get(device)) ?? 0n);
+  }
+
+  /** Notes that the device has gone over to the epoch; it never goes back. */
+  goOver(device: DeviceId, epoch: number): void {
+    this.#store.transaction(() => this.#statements.goOver.run(device, epoch));
   }
 
   fundsGrant(device: DeviceId, number: number): StoredGrant | null {
@@ -170,6 +192,17 @@ export class DeviceRegister {
     return stored;
   }
 
+  /** The signed withdrawal of a device, or null where it was not withdrawn. */
+  withdrawal(device: DeviceId): Uint8Array | null {
+    return this.#store.read(() => this.#statements.withdrawal.get(device)) ?? null;
+  }
+
+  /** Stores the withdrawal if there is none, and returns what is stored. */
+  withdraw(device: DeviceId, suspension: Uint8Array): Uint8Array {
+    this.#store.transaction(() => this.#statements.withdraw.run(device, suspension));
+    return this.withdrawal(device) ?? suspension;
+  }
+
   /** An own certificate by name (the session's authority), or null. */
   ownCertificate(name: string): Uint8Array | null {
     return this.#store.read(() => this.#statements.own.get(name)) ?? null;
@@ -181,32 +214,75 @@ export class DeviceRegister {
     return this.ownCertificate(name) ?? certificate;
   }
 
-  /** What is wrong with the store, in words: pages, every certificate, every grant. */
-  problems(): string[] {
-    const problems = this.#store.integrityProblems();
-    const trust = { port: nodeVerification, keys: this.#roleKeys };
+  /**
+   * Notes what is wrong with the store: pages, every certificate, grant and withdrawal, each against the columns that it is found by.
+   * Testimony: `certificate` and `funds-grant` of each.
+   */
+  examine(examination: Examination): void {
+    for (const problem of this.#store.integrityProblems()) examination.problem(problem);
+    if (examination.problems.length > 0) return;
+    for (const row of this.#store.database.prepare<[], CertificateRow>(CERTIFICATE_ROWS).iterate()) {
+      this.#examineCertificate(row, examination);
+    }
+    let grants = 0;
+    for (const row of this.#store.database.prepare<[], GrantRow>(GRANT_ROWS).iterate()) {
+      this.#examineGrant(row, examination);
+      if (++grants % 256 === 0) examination.progress('funds grants', grants);
+    }
+    for (const row of this.#store.database.prepare<[], WithdrawalRow>(WITHDRAWAL_ROWS).iterate()) {
+      const verified = verifyMessage(SUSPENSION, row.suspension, this.#trust);
+      if (!verified.ok || verified.value.message.device !== row.device || verified.value.message.withdrawn !== true) {
+        examination.problem(`the withdrawal of ${row.device} is not one that this cryptographic device signed`);
+      }
+    }
+  }
+
+  /** What is wrong with the last certificate or the last funds grant, or null: whether keys and register belong together. */
+  tailProblem(): string | null {
+    const examination = new Examination();
     const { database } = this.#store;
-    for (const row of database
-      .prepare<[], { device: string; epoch: bigint; certificate: Buffer }>(
-        'SELECT device, epoch, certificate FROM device',
-      )
-      .iterate()) {
-      if (!verifyMessage(DEVICE_CERTIFICATE, row.certificate, trust).ok) {
-        problems.push(
-          `the certificate of ${row.device}, epoch ${row.epoch}, is not signed by this cryptographic device`,
-        );
-      }
+    const certificate = database.prepare<[], CertificateRow>(`${CERTIFICATE_ROWS} DESC LIMIT 1`).get();
+    const grant = database.prepare<[], GrantRow>(`${GRANT_ROWS} DESC, number DESC LIMIT 1`).get();
+    if (certificate !== undefined) this.#examineCertificate(certificate, examination);
+    if (grant !== undefined) this.#examineGrant(grant, examination);
+    return examination.problems[0] ?? null;
+  }
+
+  #examineCertificate({ device, epoch, licensee, certificate }: CertificateRow, examination: Examination): void {
+    const name = `the certificate of ${device}, epoch ${epoch},`;
+    const verified = verifyMessage(DEVICE_CERTIFICATE, certificate, this.#trust);
+    if (!verified.ok) {
+      examination.problem(`${name} is not signed by this cryptographic device`);
+      return;
     }
-    for (const row of database
-      .prepare<[], { device: string; number: bigint; funds_grant: Buffer }>(
-        'SELECT device, number, funds_grant FROM funds_grant',
-      )
-      .iterate()) {
-      if (!verifyMessage(FUNDS_GRANT, row.funds_grant, trust).ok) {
-        problems.push(`the funds grant ${row.number} of ${row.device} is not signed by this cryptographic device`);
-      }
+    const said = verified.value.message;
+    if (said.device !== device || BigInt(said.epoch) !== epoch || said.licensee !== licensee) {
+      examination.problem(`${name} is stored as that of another device, epoch or licensee: it is of ${said.device}`);
     }
-    return problems;
+    const digest = digestText(verified.value.digest);
+    examination.testify({ ...OWN, kind: 'certificate', device, epoch: Number(epoch), licensee, digest });
+  }
+
+  #examineGrant({ device, number, funds_grant: bytes }: GrantRow, examination: Examination): void {
+    const name = `the funds grant ${number} of ${device}`;
+    const verified = verifyMessage(FUNDS_GRANT, bytes, this.#trust);
+    if (!verified.ok) {
+      examination.problem(`${name} is not signed by this cryptographic device`);
+      return;
+    }
+    const said = verified.value.message;
+    if (said.device !== device || BigInt(said.number) !== number) {
+      examination.problem(
+        `${name} is stored under a wrong number or device: it is grant ${said.number} of ${said.device}`,
+      );
+    }
+    const digest = digestText(verified.value.digest);
+    const amountMills = String(said.amountMills);
+    examination.testify({ ...OWN, kind: 'funds-grant', device, number: Number(number), digest, amountMills });
+  }
+
+  get #trust(): Trust {
+    return { port: nodeVerification, keys: this.#roleKeys };
   }
 
   close(): void {

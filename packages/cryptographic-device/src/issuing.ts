@@ -2,27 +2,36 @@
  * What the cryptographic device issues besides attestations and confirmations: certificates, funds, policies, time,
  * suspensions.
  *
- * Guarantees: a certificate only for a request that proves possession of its key, one per device for ever; a funds
+ * Guarantees: a certificate only for a request that proves possession of its key, one per device and epoch for ever, and for a
+ * further epoch only if the key of the last one speaks for the request (key rotation); a funds
  * grant only for an authentic request of an enrolled device and its licensee, never more from the deposit than it asks, at most one per
- * (device, number), the same bytes at every repeat; policies, time and suspensions only for enrolled devices.
+ * (device, number), the same bytes at every repeat, and none to a withdrawn device, whatever the server says; policies, time and
+ * suspensions only for enrolled devices; no suspension is lifted that was a withdrawal.
  * Whose money it is, and whether there is enough, is the server's ledger's.
  */
 import type { Clock } from '@countermark/node-platform/clock';
 import { nodeVerification } from '@countermark/node-platform/verification';
+import { parseEnvelope } from '@countermark/protocol/cose';
 import { sameBytes } from '@countermark/protocol/digest';
 import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
-import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
+import {
+  DEVICE_CERTIFICATE,
+  type DeviceCertificate,
+  type EnrolmentRequest,
+} from '@countermark/protocol/messages/enrolment';
 import { type Draw, FUNDS_GRANT, FUNDS_REQUEST } from '@countermark/protocol/messages/funds';
+import { ROTATION_REQUEST } from '@countermark/protocol/messages/key-rotation';
 import { POLICY, policySchema, SIGNED_TIME, SUSPENSION } from '@countermark/protocol/messages/policy';
 import { mills, sumMills } from '@countermark/protocol/money';
-import { rejection } from '@countermark/protocol/rejection';
+import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { parseBytes } from '@countermark/protocol/schema';
+import { type VerifiedRotationRequest, verifyRotationRequest } from '@countermark/verify/rotation-request';
 import { type KeySource, verifyEnrolmentRequest, verifyMessage } from '@countermark/verify/verified';
 import type { DeviceRegister } from './device-register.ts';
 import type { KeyStore } from './key-store.ts';
 import { signMessage } from './role-messages.ts';
-import { deviceSessionCertificate } from './session-certificates.ts';
+import { certifiedSessionKey, deviceSessionCertificate } from './session-certificates.ts';
 
 /** What the server decided about a funds request; `refusal` makes it a grant of zero. */
 export type FundsDecision = {
@@ -30,6 +39,9 @@ export type FundsDecision = {
   readonly draws: readonly Draw[];
   readonly refusal?: string | undefined;
 };
+
+/** Begins with a code of the catalogue, as every refusal does. */
+const WITHDRAWN = 'device-withdrawn: the device was withdrawn for good';
 
 export class Issuing {
   readonly #keys: KeyStore;
@@ -44,22 +56,28 @@ export class Issuing {
     this.#clock = clock;
   }
 
-  /** The device certificate. Rejections: those of `verifyEnrolmentRequest`, `device-enrolled`. */
+  /**
+   * The device certificate: for an enrolment request that of a device's first keys, for a rotation request that of its next ones.
+   * Asked again for the same keys, be it in another request, it is the same certificate.
+   * Rejections: those of `verifyEnrolmentRequest` and `verifyRotationRequest`, `device-enrolled`, `device-withdrawn`.
+   */
   async enrol(requestBytes: Uint8Array, licensee: LicenseeId, certified: boolean): Promise<Result<Uint8Array>> {
-    const request = verifyEnrolmentRequest(requestBytes, nodeVerification);
-    if (!request.ok) return request;
-    const { message, digest } = request.value;
+    const asked = this.#asked(requestBytes);
+    if (!asked.ok) return asked;
+    const { usedEpoch } = asked.value;
+    const { message, digest } = asked.value.request;
     const { device, epoch } = message;
     const taken = refuse(rejection('device-enrolled', { device }));
-    const stored = this.#register.enrolment(device, epoch);
-    if (stored !== null) {
-      return sameBytes(stored.requestDigest, digest) && stored.licensee === licensee
-        ? accept(stored.certificate)
-        : taken;
+    const known = this.#register.certificate(device, epoch);
+    if (known !== null) return isOf(known.message, message, licensee) ? accept(known.bytes) : taken;
+    // A further epoch needs the word of the key before it: without it, whoever can ask here could give a device a second key
+    // that is his.
+    const last = this.#register.lastEpoch(device);
+    if (last !== usedEpoch) return taken;
+    if (last > 0) {
+      const refused = this.#rotationRefusal(message, last, licensee);
+      if (refused !== null) return refuse(refused);
     }
-    // A further epoch needs the word of the key before it (key rotation), which no request carries: without it, whoever can
-    // ask here could give a device a second key that is his.
-    if (this.#register.licenseeOf(device) !== null) return taken;
     const issuedAtMs = this.#clock.nowMs();
     const certificate = await signMessage(this.#keys, DEVICE_CERTIFICATE, {
       device,
@@ -76,10 +94,33 @@ export class Issuing {
       measurement: message.software.measurement,
       issuedAtMs,
     });
-    const kept = this.#register.enrol(device, epoch, licensee, digest, certificate);
-    return kept !== null && sameBytes(kept.requestDigest, digest) && kept.licensee === licensee
-      ? accept(kept.certificate)
-      : taken;
+    this.#register.enrol(device, epoch, licensee, digest, certificate, last);
+    // Another request may have been first.
+    const stored = this.#register.certificate(device, epoch);
+    return stored !== null && isOf(stored.message, message, licensee) ? accept(stored.bytes) : taken;
+  }
+
+  /** What is asked for, with both signatures verified where it is a further epoch; `usedEpoch` is 0 where it is the first. */
+  #asked(bytes: Uint8Array): Result<VerifiedRotationRequest> {
+    const envelope = parseEnvelope(bytes);
+    if (envelope.ok && envelope.value.type === ROTATION_REQUEST.type) {
+      return verifyRotationRequest(bytes, { port: nodeVerification, keys: this.#deviceKeys });
+    }
+    const request = verifyEnrolmentRequest(bytes, nodeVerification);
+    return request.ok ? accept({ request: request.value, usedEpoch: 0 }) : request;
+  }
+
+  /** What stands against the next epoch of an enrolled device, or null. */
+  #rotationRefusal(request: EnrolmentRequest, last: number, licensee: LicenseeId): Rejection | null {
+    const { device, authentication, memory } = request;
+    if (this.#register.withdrawal(device) !== null) return rejection('device-withdrawn', { device });
+    const before = this.#register.certificate(device, last)?.message;
+    if (before?.licensee !== licensee) return rejection('device-enrolled', { device });
+    const type = 'rotation-request';
+    if (authentication !== before.authentication) {
+      return rejection('enrolment-mismatch', { type, what: 'procedure of authentication' });
+    }
+    return memory === before.memory ? null : rejection('enrolment-mismatch', { type, what: 'memory' });
   }
 
   /** The funds grant. Rejections: those of `verifyMessage`, `enrolment-mismatch`, `funds-request-conflict`, `limit-exceeded`. */
@@ -95,7 +136,14 @@ export class Issuing {
     const stored = this.#register.fundsGrant(device, number);
     if (stored !== null) return sameBytes(stored.requestDigest, digest) ? accept(stored.grant) : conflict;
     if (number <= this.#register.lastFundsNumber(device)) return conflict;
-    const { depositMills, draws, refusal } = decision;
+    // A device goes over to another key only when no request of its is pending: this one is not its own.
+    const current = this.#register.epochInUse(device);
+    const { epoch } = request.value.envelope.key;
+    if (epoch < current) return refuse(rejection('superseded-key', { type: 'funds-request', device, epoch, current }));
+    // Whatever the server remembers: one that was restored from an older backup may have forgotten the withdrawal.
+    const withdrawn = this.#register.withdrawal(device) !== null;
+    const { depositMills, draws } = decision;
+    const refusal = withdrawn ? WITHDRAWN : decision.refusal;
     if (depositMills > message.amountMills) {
       return refuse(
         rejection('limit-exceeded', {
@@ -137,17 +185,38 @@ export class Issuing {
     return accept(await signMessage(this.#keys, SIGNED_TIME, { device, timeMs: this.#clock.nowMs() }));
   }
 
-  /** A suspension, or its end. Rejection: `unknown-device`. */
+  /**
+   * A suspension, its end, or a withdrawal, which has none: signed once, and answered at every repeat, whatever is asked for then.
+   * Rejections: `unknown-device`, `device-withdrawn` for its end.
+   */
   async suspend(
     device: DeviceId,
     licensee: LicenseeId,
     suspended: boolean,
     reason: string,
+    withdrawn = false,
   ): Promise<Result<Uint8Array>> {
     if (this.#register.licenseeOf(device) !== licensee) return refuse(rejection('unknown-device', { device }));
+    const stored = this.#register.withdrawal(device);
+    if (stored !== null) return suspended ? accept(stored) : refuse(rejection('device-withdrawn', { device }));
     const sinceMs = this.#clock.nowMs();
-    return accept(await signMessage(this.#keys, SUSPENSION, { device, licensee, suspended, reason, sinceMs }));
+    const words = { device, licensee, suspended, reason, sinceMs };
+    if (!withdrawn) return accept(await signMessage(this.#keys, SUSPENSION, words));
+    const withdrawal = await signMessage(this.#keys, SUSPENSION, { ...words, suspended: true, withdrawn: true });
+    return accept(this.#register.withdraw(device, withdrawal));
   }
 
   readonly #deviceKeys: KeySource = ({ holder, epoch }) => this.#register.certificate(holder, epoch)?.message ?? null;
+}
+
+/** Whether the certificate is one of exactly these keys, for the licensee. */
+function isOf(certificate: DeviceCertificate, request: EnrolmentRequest, licensee: LicenseeId): boolean {
+  return (
+    certificate.licensee === licensee &&
+    certificate.authentication === request.authentication &&
+    certificate.memory === request.memory &&
+    sameBytes(certificate.publicKey, request.publicKey) &&
+    sameBytes(certificate.agreementKey, request.agreementKey) &&
+    sameBytes(certifiedSessionKey(certificate.sessionCertificate), request.sessionKey)
+  );
 }

@@ -5,7 +5,7 @@
  * first certificate that is made, not at start; the server end's certificate is valid for at most 24 hours.
  * Revocation is not here: the session's end looks the device up.
  */
-import { type KeyObject, randomBytes, webcrypto } from 'node:crypto';
+import { type KeyObject, randomBytes, webcrypto, X509Certificate } from 'node:crypto';
 import { generateSigningKey, publicKeyBytes, publicKeyInfo } from '@countermark/node-platform/signing';
 import type * as X509 from '@peculiar/x509';
 import type { KeyStore } from './key-store.ts';
@@ -60,6 +60,11 @@ export async function deviceSessionCertificate(
     extensions: [new ExtendedKeyUsageExtension(['1.3.6.1.5.5.7.3.2'])],
   });
   return new Uint8Array(certificate.rawData);
+}
+
+/** The key (65 bytes) of a client certificate (DER) that was made here. */
+export function certifiedSessionKey(certificate: Uint8Array): Uint8Array {
+  return publicKeyBytes(new X509Certificate(certificate).publicKey);
 }
 
 /** A new key, in memory only, and its certificate for the server end. */

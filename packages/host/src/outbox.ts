@@ -54,6 +54,7 @@ const SUBMISSION_BYTES_MAX = 3 * 1024 * 1024;
 const FINAL = new Set([
   'fork',
   'inconsistent',
+  'superseded-key',
   'bad-authenticator',
   'wrong-algorithm',
   'unsupported-version',

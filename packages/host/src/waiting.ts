@@ -17,7 +17,14 @@ import type { TakingUp } from './taking-up.ts';
 
 const WAIT_DEFAULT_MS = 300_000;
 /** Reasons against which waiting cannot help: someone must act. */
-const BLOCKED = new Set(['fork', 'inconsistent', 'bad-authenticator', 'confirmation-mismatch', 'quarantined']);
+const BLOCKED = new Set([
+  'fork',
+  'inconsistent',
+  'superseded-key',
+  'bad-authenticator',
+  'confirmation-mismatch',
+  'quarantined',
+]);
 
 export type WaitingOptions = {
   readonly journal: Journal;

@@ -16,8 +16,10 @@ import {
   DEVICE_CERTIFICATE,
   type DeviceCertificate,
   ENROLMENT_REQUEST,
+  type EnrolmentRequest,
 } from '@countermark/protocol/messages/enrolment';
 import { FUNDS_GRANT, FUNDS_REQUEST, type FundsGrant } from '@countermark/protocol/messages/funds';
+import { ROTATION_REQUEST } from '@countermark/protocol/messages/key-rotation';
 import { POLICY, type Policy, SIGNED_TIME } from '@countermark/protocol/messages/policy';
 import { mills } from '@countermark/protocol/money';
 import { parseEnvelope } from '@countermark/protocol/cose';
@@ -71,8 +73,13 @@ export class TestAuthority {
   }
 
   /** The enrolment request in these bytes; its signature is not looked at. */
-  enrolling(request: Uint8Array): Enrolling {
+  enrolling(request: Uint8Array): EnrolmentRequest {
     return payload(ENROLMENT_REQUEST, request);
+  }
+
+  /** The enrolment request of the next epoch, in these bytes of a rotation request. */
+  rotating(request: Uint8Array): EnrolmentRequest {
+    return this.enrolling(payload(ROTATION_REQUEST, request).request);
   }
 
   certificate(of: Enrolling, over: Partial<DeviceCertificate> = {}): DeviceCertificate {

@@ -13,14 +13,14 @@ import {
 } from '@countermark/node-platform/signing';
 import { sha256 } from '@countermark/node-platform/verification';
 import { type CellKey, cellKeyBytes } from '@countermark/protocol/cell';
-import { type Authentication, seal, toBeAuthenticated } from '@countermark/protocol/cose';
+import { type Authentication, type KeyId, seal, toBeAuthenticated } from '@countermark/protocol/cose';
 import type { Digest } from '@countermark/protocol/digest';
 import { type BatchId, type DeviceId, deviceIdOf } from '@countermark/protocol/id';
 import { type FrankChunk, frankChunkSchema } from '@countermark/protocol/interfaces/psd';
 import type { BatchDeclaration } from '@countermark/protocol/messages/batch-declaration';
 import type { Memory } from '@countermark/protocol/messages/batch-statistics';
 import { CONFIRMATION } from '@countermark/protocol/messages/confirmation';
-import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
+import { DEVICE_CERTIFICATE, type DeviceCertificate } from '@countermark/protocol/messages/enrolment';
 import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
 import { pieceRecordBytes, pieceRecordHead } from '@countermark/protocol/messages/piece-record';
 import { POLICY, type Policy, SIGNED_TIME } from '@countermark/protocol/messages/policy';
@@ -29,6 +29,7 @@ import type { Result } from '@countermark/protocol/result';
 import { encodeWith } from '@countermark/protocol/schema';
 import { trustedKeys, parseTrustBundle } from '@countermark/verify/trust-bundle';
 import { type VerifiedRecord, verifyRecord } from '@countermark/verify/record';
+import type { Verified } from '@countermark/verify/verified';
 import { admitChunk } from '../src/core/franking.ts';
 import { chunkEntries } from '../src/core/piece-columns.ts';
 import type { HostRecords } from '../src/core/recount.ts';
@@ -53,14 +54,15 @@ export type HostChunk = { readonly chunk: KeptChunk; readonly codes: Uint8Array;
 
 export class CoreDevice {
   readonly authority = new TestAuthority();
-  readonly keys = generateSigningKey().privateKey;
   readonly recordKey = randomBytes(32);
-  readonly macKey = randomBytes(32);
+  /** By epoch, those that are over included: what is held is under them. */
+  readonly secrets = new Map([[1, newSecrets()]]);
+  readonly certificates: Verified<DeviceCertificate>[] = [];
   readonly ports: Ports = {
     sha256,
     recordCode: (bytes) => hmacSha256(this.recordKey, bytes).subarray(0, 16),
   };
-  readonly identity: Identity;
+  identity: Identity;
   /** By batch, in order. */
   readonly journal = new Map<BatchId, HostChunk[]>();
   readonly records: Uint8Array[] = [];
@@ -73,9 +75,7 @@ export class CoreDevice {
       epoch: 1,
       authentication,
       memory,
-      publicKey: publicKeyBytes(this.keys),
-      agreementKey: publicKeyBytes(generateSigningKey().privateKey),
-      sessionKey: publicKeyBytes(generateSigningKey().privateKey),
+      ...this.#publicHalves(1),
       agreementPeer: publicKeyBytes(this.authority.agreement),
       sessionAuthority: this.authority.sessionAuthority,
     };
@@ -103,10 +103,14 @@ export class CoreDevice {
   }
 
   enrol(over: Partial<Policy> = {}, certified = false): this {
-    const certificate = this.authority.certificate(this.identity, { certified });
+    const certificate = this.authority.verified(
+      DEVICE_CERTIFICATE,
+      this.authority.certificate(this.identity, { certified }),
+    );
+    this.certificates.splice(0, 1, certificate);
     this.do({
       kind: 'install',
-      certificate: this.authority.verified(DEVICE_CERTIFICATE, certificate),
+      certificate,
       policy: this.authority.verified(POLICY, this.authority.policy(this.device, over)),
     });
     return this;
@@ -222,24 +226,75 @@ export class CoreDevice {
     });
   }
 
+  /** Keys of the next epoch, waiting for their certificate. */
+  beginRotation(): Result<readonly Effect[]> {
+    const epoch = this.identity.epoch + 1;
+    if (!this.secrets.has(epoch)) this.secrets.set(epoch, newSecrets());
+    const next = { ...this.identity, epoch, ...this.#publicHalves(epoch) };
+    return this.try({ kind: 'begin-rotation', next });
+  }
+
+  /** The certificate of the keys that wait. */
+  nextCertificate(over: Partial<DeviceCertificate> = {}): Verified<DeviceCertificate> {
+    const { nextIdentity } = this.state;
+    if (nextIdentity === null) throw new Error('no keys wait');
+    return this.authority.verified(DEVICE_CERTIFICATE, this.authority.certificate(nextIdentity, over));
+  }
+
+  /** Goes over to the keys of the certificate. */
+  rotate(certificate: Verified<DeviceCertificate>): Result<VerifiedRecord> {
+    const rotated = this.try({ kind: 'rotate', certificate });
+    if (!rotated.ok) return rotated;
+    const [effect] = rotated.value;
+    if (effect?.kind !== 'seal-record' || this.state.identity === null) throw new Error('no record');
+    this.certificates.push(certificate);
+    this.identity = this.state.identity;
+    const bytes = this.sealed(effect.unsealed);
+    this.records.push(bytes);
+    return verifyRecord(bytes, this.recordTrust());
+  }
+
   recordTrust() {
     const bundle = parseTrustBundle(this.authority.trustBundle);
-    if (!bundle.ok || this.state.certificate === null) throw new Error('not enrolled');
+    if (!bundle.ok || this.certificates.length === 0) throw new Error('not enrolled');
     return {
       ...this.authority.trust,
-      keys: trustedKeys(bundle.value, [this.state.certificate]),
+      keys: trustedKeys(bundle.value, this.certificates),
       macs: {
-        verifyMac: (_key: unknown, _purpose: unknown, input: Uint8Array, code: Uint8Array) =>
-          equalMacs(hmacSha256(this.macKey, input), code),
+        verifyMac: ({ epoch }: KeyId, _purpose: unknown, input: Uint8Array, code: Uint8Array) =>
+          equalMacs(hmacSha256(this.#secretsOf(epoch).mac, input), code),
       },
     };
   }
 
   sealed(unsealed: Parameters<typeof seal>[0]): Uint8Array {
+    const { mac, signing } = this.#secretsOf(unsealed.key.epoch);
     return unsealed.authentication === 'mac'
-      ? seal(unsealed, hmacSha256(this.macKey, toBeAuthenticated(unsealed)))
-      : seal(unsealed, signP1363(this.keys, toBeAuthenticated(unsealed)));
+      ? seal(unsealed, hmacSha256(mac, toBeAuthenticated(unsealed)))
+      : seal(unsealed, signP1363(signing, toBeAuthenticated(unsealed)));
   }
+
+  #secretsOf(epoch: number): Secrets {
+    const secrets = this.secrets.get(epoch);
+    if (secrets === undefined) throw new Error(`no keys of epoch ${epoch}`);
+    return secrets;
+  }
+
+  #publicHalves(epoch: number): Pick<Identity, 'publicKey' | 'agreementKey' | 'sessionKey'> {
+    const { signing, agreement, session } = this.#secretsOf(epoch);
+    return {
+      publicKey: publicKeyBytes(signing),
+      agreementKey: publicKeyBytes(agreement),
+      sessionKey: publicKeyBytes(session),
+    };
+  }
+}
+
+type Secrets = ReturnType<typeof newSecrets>;
+
+function newSecrets() {
+  const pair = () => generateSigningKey().privateKey;
+  return { signing: pair(), agreement: pair(), session: pair(), mac: randomBytes(32) };
 }
 
 /** A device that may frank: enrolled, with time and funds. */

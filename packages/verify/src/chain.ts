@@ -35,7 +35,7 @@ export type Verdict =
 
 /**
  * Judges a record against the head. `acceptedAt(sequence)` gives the digest that was accepted at or below the head.
- * Rejections: `fork`, `out-of-order`, `inconsistent`, `unsupported-version` (scheme).
+ * Rejections: `fork`, `out-of-order`, `superseded-key`, `inconsistent`, `unsupported-version` (scheme).
  */
 export function judge(
   head: ChainHead,
@@ -55,7 +55,12 @@ export function judge(
     };
   }
   if (!sameBytes(identity.previous, head.digest)) return fork(identity);
-  const epoch = record.verified.envelope.key.epoch;
+  const { epoch } = record.verified.envelope.key;
+  if (epoch < head.epoch) {
+    const { device, sequence } = identity;
+    const detail = { type: `record ${sequence}`, device, sequence, epoch, current: head.epoch };
+    return { outcome: 'rejected', rejection: rejection('superseded-key', detail) };
+  }
   if (head.epoch !== 0 && epoch !== head.epoch) {
     return inconsistent(identity, `it is under the key of epoch ${epoch}, the chain under ${head.epoch}`);
   }

@@ -99,6 +99,8 @@ export const deviceStatusSchema = struct('device-status', {
   /** By signed time: when the oldest unconfirmed record warns and locks. */
   warnsAtMs: optional(26, timeMs),
   locksAtMs: optional(27, timeMs),
+  /** The epoch of the keys that were made for a rotation and are not in use yet. */
+  pendingEpoch: optional(28, epoch),
 });
 export type DeviceStatus = Of<typeof deviceStatusSchema>;
 
@@ -178,6 +180,27 @@ export const PSD = {
     struct('seal', { batch: field(1, batchId), incomplete: field(2, bool) }),
     struct('sealed', { sequence: field(1, sequence), digest: field(2, digest), record: field(3, message) }),
   ),
+  /**
+   * Makes the keys of the next epoch, durable before the answer, and asks a certificate for them: a `rotation-request`. Asked
+   * again it makes no others.
+   */
+  rotateBegin: operation(
+    'rotate-begin',
+    nothing,
+    struct('rotate-begin-answer', { epoch: field(1, epoch), request: field(2, message) }),
+  ),
+  /** Goes over to the new keys: seals the `key-rotation` record under the old ones, and stands under the new ones from then on. */
+  rotate: operation(
+    'rotate',
+    struct('rotate', { certificate: field(1, message) }),
+    struct('rotated', {
+      epoch: field(1, epoch),
+      sequence: field(2, sequence),
+      digest: field(3, digest),
+      record: field(4, message),
+    }),
+  ),
+  /** Unconfirmed records; one without a batch is a key rotation. */
   records: operation(
     'records',
     nothing,

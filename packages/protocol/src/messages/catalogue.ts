@@ -8,7 +8,7 @@ import { CONFIRMATION } from './confirmation.ts';
 import { DEVICE_CERTIFICATE, ENROLMENT_REQUEST } from './enrolment.ts';
 import { FUNDS_GRANT, FUNDS_REQUEST } from './funds.ts';
 import { CREDIT_GRANT, DISCOUNT_GRANT } from './grant.ts';
-import { KEY_ROTATION } from './key-rotation.ts';
+import { KEY_ROTATION, ROTATION_REQUEST } from './key-rotation.ts';
 import { POLICY, SIGNED_TIME, SUSPENSION } from './policy.ts';
 
 export const MESSAGES: readonly MessageType<unknown>[] = [
@@ -17,6 +17,7 @@ export const MESSAGES: readonly MessageType<unknown>[] = [
   CONFIRMATION,
   ATTESTATION,
   ENROLMENT_REQUEST,
+  ROTATION_REQUEST,
   DEVICE_CERTIFICATE,
   FUNDS_REQUEST,
   FUNDS_GRANT,

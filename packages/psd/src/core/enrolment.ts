@@ -82,7 +82,12 @@ export function setTime(state: DeviceState, time: Verified<SignedTime>): Stepped
   });
 }
 
-function certificateMismatch(state: DeviceState, identity: Identity, message: DeviceCertificate): Rejection | null {
+/** In what a certificate is not one for this device with these keys, or null. */
+export function certificateMismatch(
+  state: DeviceState,
+  identity: Identity,
+  message: DeviceCertificate,
+): Rejection | null {
   if (message.device !== identity.device) {
     return rejection('wrong-device', {
       type: 'device-certificate',

@@ -43,6 +43,7 @@ import {
   type KeptChunk,
   piecesInMemory,
   RECOUNT_START,
+  unconfirmedBatches,
 } from './state.ts';
 import { notEnrolled, type Operational, operational, type Ports, type Stepped } from './transition.ts';
 
@@ -86,10 +87,11 @@ function openingRefusal(state: DeviceState, device: Operational, declaration: Ba
   const { policy, identity } = device;
   const lock = lockReason(state);
   if (lock !== null) return rejection('device-locked', { reason: lock });
-  if (state.unconfirmed.length >= state.recordCapacity) {
+  const records = unconfirmedBatches(state);
+  if (records >= state.recordCapacity) {
     return rejection('memory-full', {
       what: 'records',
-      used: state.unconfirmed.length,
+      used: records,
       capacity: state.recordCapacity,
     });
   }

@@ -9,7 +9,7 @@
 import type { DeviceStatus } from '@countermark/protocol/interfaces/psd';
 import type { Policy } from '@countermark/protocol/messages/policy';
 import { type Rejection, rejection } from '@countermark/protocol/rejection';
-import { batchPieces, type DeviceState, unconfirmedPostageMills } from './state.ts';
+import { batchPieces, type DeviceState, unconfirmedBatches, unconfirmedPostageMills } from './state.ts';
 
 const DAY_MS = 86_400_000;
 
@@ -31,8 +31,9 @@ export function lockReason(state: DeviceState): string | null {
   if (policy === undefined) return null;
   const late = deadlineReason(state, policy);
   if (late !== null) return late;
-  if (state.batch === null && state.unconfirmed.length >= policy.maxUnconfirmedBatches) {
-    return `${state.unconfirmed.length} batches are not confirmed, at most ${policy.maxUnconfirmedBatches} may be`;
+  const batches = unconfirmedBatches(state);
+  if (state.batch === null && batches >= policy.maxUnconfirmedBatches) {
+    return `${batches} batches are not confirmed, at most ${policy.maxUnconfirmedBatches} may be`;
   }
   const postage = unconfirmedPostageMills(state);
   if (postage >= policy.maxUnconfirmedPostageMills) {

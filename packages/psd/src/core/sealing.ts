@@ -155,6 +155,9 @@ export function confirmRecord(
   if (held === undefined) return accept({ state, effects: [] });
   return accept({
     state: { ...state, unconfirmed: state.unconfirmed.filter((record) => record !== held) },
-    effects: [{ kind: 'delete-record', sequence, batch: held.batch }],
+    effects: [
+      { kind: 'delete-record', sequence, batch: held.batch },
+      ...(held.batch === null ? [{ kind: 'forget-keys' as const }] : []),
+    ],
   });
 }

@@ -18,7 +18,10 @@ import { type Mills, mills } from '@countermark/protocol/money';
 import { balanced, type Funds, NO_FUNDS, type Registers, ZERO_REGISTERS } from '@countermark/protocol/registers';
 import type { Verified } from '@countermark/verify/verified';
 
-/** Who the device is, fixed when it is initialised. Public halves only; the last two are of the pinned trust bundle. */
+/**
+ * Who the device is: fixed when it is initialised but for the keys, which each epoch has its own of. Public halves only; the last
+ * two are of the pinned trust bundle.
+ */
 export type Identity = {
   readonly device: DeviceId;
   readonly epoch: number;
@@ -97,7 +100,8 @@ export type Batch = {
 export type HeldRecord = {
   readonly sequence: number;
   readonly digest: Digest;
-  readonly batch: BatchId;
+  /** Null: a key rotation, which franks nothing. */
+  readonly batch: BatchId | null;
   readonly pieces: number;
   readonly postageMills: Mills;
   /** Signed time from which its reporting deadline runs; null until the device has seen one. */
@@ -109,6 +113,8 @@ export type PendingFunds = { readonly number: number; readonly amountMills: Mill
 
 export type DeviceState = {
   readonly identity: Identity | null;
+  /** The device with the keys of its next epoch, which wait for their certificate. */
+  readonly nextIdentity: Identity | null;
   readonly certificate: Verified<DeviceCertificate> | null;
   readonly policy: Verified<Policy> | null;
   readonly recordCapacity: number;
@@ -129,6 +135,7 @@ export type DeviceState = {
 
 export const UNINITIALISED: DeviceState = {
   identity: null,
+  nextIdentity: null,
   certificate: null,
   policy: null,
   recordCapacity: 0,
@@ -156,20 +163,36 @@ export function batchPostageMills(state: DeviceState, batch: Batch): Mills {
 }
 
 /** Sums over the held records, remembered by the list itself: lists are never written into. */
-const heldTotals = new WeakMap<readonly HeldRecord[], { readonly pieces: number; readonly postageMills: bigint }>();
+const heldTotals = new WeakMap<readonly HeldRecord[], HeldTotals>();
 
-function totalsOf(held: readonly HeldRecord[]): { readonly pieces: number; readonly postageMills: bigint } {
+type HeldTotals = { readonly batches: number; readonly pieces: number; readonly postageMills: bigint };
+
+function totalsOf(held: readonly HeldRecord[]): HeldTotals {
   const known = heldTotals.get(held);
   if (known !== undefined) return known;
+  let batches = 0;
   let pieces = 0;
   let postageMills = 0n;
   for (const record of held) {
+    if (record.batch !== null) batches += 1;
     pieces += record.pieces;
     postageMills += record.postageMills;
   }
-  const totals = { pieces, postageMills };
+  const totals = { batches, pieces, postageMills };
   heldTotals.set(held, totals);
   return totals;
+}
+
+/** Records of batches that are not confirmed. A key rotation has room of its own and is not counted. */
+export function unconfirmedBatches(state: DeviceState): number {
+  return totalsOf(state.unconfirmed).batches;
+}
+
+/** The key rotation that is not confirmed: there is one at most. */
+export function unconfirmedRotation(state: DeviceState): HeldRecord | null {
+  const { unconfirmed } = state;
+  if (totalsOf(unconfirmed).batches === unconfirmed.length) return null;
+  return unconfirmed.find((record) => record.batch === null) ?? null;
 }
 
 /** Postage franked and not yet confirmed, the open batch included. */
@@ -199,6 +222,7 @@ export function stateProblems(state: DeviceState): string[] {
       problems.push(`record ${record.sequence} stands out of order`);
     }
   });
+  if (unconfirmed.length - totalsOf(unconfirmed).batches > 1) problems.push('two key rotations are not confirmed');
   if (batch !== null) {
     if (batch.opened.pieces > registers.pieces || batch.opened.ascendingMills > registers.ascendingMills) {
       problems.push('the open batch was opened with higher registers than there are now');

@@ -15,7 +15,7 @@ import {
 
 /** The device's status. @throws before it is initialised: nobody can ask then. */
 export function deviceStatus(state: DeviceState, software: Software): DeviceStatus {
-  const { identity, certificate, policy, batch } = state;
+  const { identity, nextIdentity, certificate, policy, batch } = state;
   if (identity === null) throw new Error('A device without identity has no status.');
   const due = deadlines(state);
   const lock = lockReason(state);
@@ -45,6 +45,7 @@ export function deviceStatus(state: DeviceState, software: Software): DeviceStat
     software,
     piecesInMemory: piecesInMemory(state),
     alarms: state.alarms,
+    ...(nextIdentity === null ? {} : { pendingEpoch: nextIdentity.epoch }),
     ...(due === null ? {} : { warnsAtMs: due.warnsAtMs, locksAtMs: due.locksAtMs }),
   };
 }

@@ -21,6 +21,7 @@ import { initialise, install, installPolicy, setTime } from './enrolment.ts';
 import { type AdmittedChunk, closeBatch, frankChunk, openBatch, spoilPieces } from './franking.ts';
 import { bookFunds, requestFunds } from './funds.ts';
 import { type HostRecords, recountFromHost, recountOwn } from './recount.ts';
+import { beginRotation, rotateKeys } from './rotation.ts';
 import { confirmRecord, sealBatch } from './sealing.ts';
 import type { DeviceState, Identity, KeptChunk } from './state.ts';
 import type { Ports, Stepped } from './transition.ts';
@@ -46,6 +47,9 @@ export type Input =
       readonly confirmation: Verified<Confirmation>;
       readonly confirmedDigest: Digest | null;
     }
+  /** `next`: this device with new keys, which the shell has made. */
+  | { readonly kind: 'begin-rotation'; readonly next: Identity }
+  | { readonly kind: 'rotate'; readonly certificate: Verified<DeviceCertificate> }
   | { readonly kind: 'request-funds'; readonly amountMills: Mills }
   | { readonly kind: 'book-funds'; readonly grant: Verified<FundsGrant> };
 
@@ -81,6 +85,10 @@ export function step(state: DeviceState, input: Input, ports: Ports): Stepped {
       return sealBatch(state, input.batch, input.incomplete, input.software, ports);
     case 'confirm':
       return confirmRecord(state, input.confirmation, input.confirmedDigest);
+    case 'begin-rotation':
+      return beginRotation(state, input.next);
+    case 'rotate':
+      return rotateKeys(state, input.certificate, ports);
     case 'request-funds':
       return requestFunds(state, input.amountMills);
     case 'book-funds':

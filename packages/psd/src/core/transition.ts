@@ -13,6 +13,7 @@ import type { Policy } from '@countermark/protocol/messages/policy';
 import type { Mills } from '@countermark/protocol/money';
 import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import type { Result } from '@countermark/protocol/result';
+import type { Verified } from '@countermark/verify/verified';
 import { stateName } from './policy.ts';
 import type { DeviceState, Identity, KeptChunk } from './state.ts';
 
@@ -31,10 +32,18 @@ export type Effect =
       readonly unsealed: Unsealed;
       readonly sequence: number;
       readonly digest: Digest;
-      readonly batch: BatchId;
+      /** Null: a key rotation. */
+      readonly batch: BatchId | null;
     }
   /** To be deleted with the state's commit, piece records of its batch included; sequence and digest stay. */
-  | { readonly kind: 'delete-record'; readonly sequence: number; readonly batch: BatchId }
+  | { readonly kind: 'delete-record'; readonly sequence: number; readonly batch: BatchId | null }
+  /**
+   * To be stored with the state, after its record was authenticated under the old keys: those that waited are in use, and the old
+   * private keys are gone, but for what checks codes of records that are held.
+   */
+  | { readonly kind: 'change-keys'; readonly retired: Verified<DeviceCertificate> }
+  /** To be carried out with the state's commit: whatever secret is left of former epochs is gone. */
+  | { readonly kind: 'forget-keys' }
   /** To be signed (ES256 in MAC mode too) and stored with the state: answered again while it is pending. */
   | {
       readonly kind: 'request-funds';

@@ -5,6 +5,7 @@
  * funds requests always by signature. Signing many indicia does not hold up the thread that commits them.
  * Does not decide what is signed.
  */
+import type { KeyObject } from 'node:crypto';
 import { hmacSha256Under, SIGNATURE_BYTES, signP1363 } from '@countermark/node-platform/signing';
 import { SignWorkers } from '@countermark/node-platform/sign-workers';
 import { seal, toBeAuthenticated, type Unsealed } from '@countermark/protocol/cose';
@@ -12,6 +13,11 @@ import { LAYOUTS } from '@countermark/protocol/layout';
 import type { MacPurpose } from '@countermark/protocol/mac-key';
 import type { Identity } from '../core/state.ts';
 import { type DeviceKeys, macKey } from './keys.ts';
+
+/** The sealed bytes of a message that one key signs. */
+export function signedWith(key: KeyObject, unsealed: Unsealed): Uint8Array {
+  return seal(unsealed, signP1363(key, toBeAuthenticated(unsealed)));
+}
 
 /** Below this number a message to another thread costs more than signing here. */
 const HERE_BELOW = 4;
@@ -21,6 +27,7 @@ export class Authenticator {
   readonly #identity: Identity;
   readonly #workers: SignWorkers | null;
   readonly #macs: Readonly<Record<MacPurpose, (bytes: Uint8Array) => Uint8Array>> | null;
+  readonly #inHand = new Set<Promise<Uint8Array>>();
 
   /** Starts the signing threads where indicia are signed. */
   constructor(keys: DeviceKeys, identity: Identity) {
@@ -45,7 +52,13 @@ export class Authenticator {
     const input = (i: number): Uint8Array => inputs.subarray(i * each, (i + 1) * each);
     const bytes = LAYOUTS[this.#identity.authentication].authenticatorBytes;
     if (this.#workers !== null && count >= HERE_BELOW) {
-      return this.#workers.signPacked('indicium', inputs, each);
+      const signing = this.#workers.signPacked('indicium', inputs, each);
+      this.#inHand.add(signing);
+      try {
+        return await signing;
+      } finally {
+        this.#inHand.delete(signing);
+      }
     }
     const authenticators = new Uint8Array(count * bytes);
     for (let i = 0; i < count; i++) authenticators.set(this.#indicium(input(i)), i * bytes);
@@ -54,10 +67,15 @@ export class Authenticator {
 
   /** The sealed bytes of a record or request, by the procedure that its envelope names. */
   message(unsealed: Unsealed): Uint8Array {
-    const input = toBeAuthenticated(unsealed);
-    if (unsealed.authentication === 'signature') return seal(unsealed, signP1363(this.#keys.signing, input));
+    if (unsealed.authentication === 'signature') return signedWith(this.#keys.signing, unsealed);
     if (this.#macs === null) throw new TypeError('A device that signs makes no MAC.');
-    return seal(unsealed, this.#macs.statistics(input));
+    return seal(unsealed, this.#macs.statistics(toBeAuthenticated(unsealed)));
+  }
+
+  /** Ends the threads when what they have in hand is signed: another key is in use from now on. */
+  async retire(): Promise<void> {
+    await Promise.allSettled(this.#inHand);
+    await this.close();
   }
 
   /** Ends the threads. */

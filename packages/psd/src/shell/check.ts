@@ -10,7 +10,7 @@
  */
 import { existsSync } from 'node:fs';
 import { Examination } from '@countermark/node-platform/examination';
-import { equalMacs, hmacSha256 } from '@countermark/node-platform/signing';
+import { equalMacs, hmacSha256, importPrivateKey } from '@countermark/node-platform/signing';
 import { sha256 } from '@countermark/node-platform/verification';
 import { cellKeyBytes } from '@countermark/protocol/cell';
 import { CellTally } from '@countermark/protocol/cell-tally';
@@ -25,7 +25,7 @@ import { describeRejection, type Rejection } from '@countermark/protocol/rejecti
 import { accept, type Result } from '@countermark/protocol/result';
 import { recordIdentity, type VerifiedRecord, verifyRecord } from '@countermark/verify/record';
 import { contradiction } from '@countermark/verify/statistics';
-import type { Trust } from '@countermark/verify/verified';
+import type { KnownKey, Trust } from '@countermark/verify/verified';
 import { chunkEntries, recordColumns } from '../core/piece-columns.ts';
 import { recountOwn } from '../core/recount.ts';
 import { type Batch, batchPieces, type DeviceState, type Identity } from '../core/state.ts';
@@ -100,7 +100,7 @@ function testifyDevice({ state, identity }: Loaded, examination: Examination): v
 /** Records from a sequence on. Of those before, only the last one's digest and registers are taken, as they stand. */
 function checkRecords(store: PsdStore, loaded: Loaded, from: number, examination: Examination): void {
   const { state, identity } = loaded;
-  const checking = trustIn(store, loaded);
+  const checking = trustIn(loaded);
   let previous: Digest | null = from === 1 ? NO_DIGEST : (store.recordAt(from - 1)?.digest ?? null);
   let closed: Registers | null = null;
   for (let sequence = from; sequence <= state.sequence; sequence++) {
@@ -272,7 +272,7 @@ type EpochKey = { readonly known: KnownKey; readonly code: Uint8Array | null };
  * The trust under which the device's own records are checked: its own keys, of this epoch and of those before. Once a rotation is
  * confirmed, codes from before it can be checked no more: such a record counts by its digest alone, which the chain names.
  */
-function trustIn(store: PsdStore, { state, keys, identity, trust }: Loaded): Trust {
+function trustIn({ state, keys, retired, identity, trust }: Loaded): Trust {
   const { device, epoch, publicKey, authentication } = identity;
   const mac = authentication === 'mac';
   const epochs = new Map<number, EpochKey>();
@@ -280,7 +280,7 @@ function trustIn(store: PsdStore, { state, keys, identity, trust }: Loaded): Tru
     const code = mac ? macKey(keys, identity, 'statistics') : null;
     epochs.set(epoch, { known: { publicKey, authentication }, code });
   }
-  for (const { certificate, agreement } of store.retiredEpochs(trust)) {
+  for (const { certificate, agreement } of retired) {
     const of = { ...identity, epoch: certificate.message.epoch };
     const code = agreement === null ? null : macKey({ agreement: importPrivateKey(agreement) }, of, 'statistics');
     epochs.set(of.epoch, { known: certificate.message, code });

@@ -10,9 +10,9 @@
 import { randomBytes } from 'node:crypto';
 import { setImmediate as turn } from 'node:timers/promises';
 import { errorCode, errorText, Fault } from '@countermark/node-platform/fault';
-import { hmacSha256Under, publicKeyBytes } from '@countermark/node-platform/signing';
+import { hmacSha256Under } from '@countermark/node-platform/signing';
 import { sha256 } from '@countermark/node-platform/verification';
-import type { Authentication } from '@countermark/protocol/cose';
+import type { Authentication, Unsealed } from '@countermark/protocol/cose';
 import type { Software } from '@countermark/protocol/fields';
 import { type BatchId, type DeviceId, deviceIdOf } from '@countermark/protocol/id';
 import {
@@ -25,11 +25,11 @@ import {
 } from '@countermark/protocol/interfaces/psd';
 import { indiciumInputBytes, LAYOUTS } from '@countermark/protocol/layout';
 import { SALT_BYTES } from '@countermark/protocol/merkle';
-import { type MessageType, unsealedMessage } from '@countermark/protocol/message';
+import type { MessageType } from '@countermark/protocol/message';
 import type { BatchDeclaration } from '@countermark/protocol/messages/batch-declaration';
 import type { Memory } from '@countermark/protocol/messages/batch-statistics';
 import { CONFIRMATION } from '@countermark/protocol/messages/confirmation';
-import { DEVICE_CERTIFICATE, ENROLMENT_REQUEST } from '@countermark/protocol/messages/enrolment';
+import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
 import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
 import { POLICY, SIGNED_TIME } from '@countermark/protocol/messages/policy';
 import type { Mills } from '@countermark/protocol/money';
@@ -38,15 +38,19 @@ import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { parseTrustBundle } from '@countermark/verify/trust-bundle';
 import { type Trust, type Verified, verifyMessage } from '@countermark/verify/verified';
 import { admitChunk } from '../core/franking.ts';
+import { enrolmentRequest, rotationRequest } from '../core/rotation.ts';
 import { notEnrolled, type Ports, type Step } from '../core/transition.ts';
 import { batchPieces, type DeviceState, type HeldRecord, type Identity, UNINITIALISED } from '../core/state.ts';
 import { batchState, deviceStatus } from '../core/status.ts';
 import { type Input, step } from '../core/step.ts';
 import type { HostRecords } from '../core/recount.ts';
-import { Authenticator } from './authenticator.ts';
-import { type DeviceKeys, generateKeys } from './keys.ts';
-import { type Kept, openStore, type PsdStore } from './store.ts';
+import { Authenticator, signedWith } from './authenticator.ts';
+import { tailProblem } from './check.ts';
+import { type DeviceKeys, type EpochKeys, generateEpochKeys, generateKeys, publicHalves } from './keys.ts';
+import { type Kept, type Loaded, openStore, type PsdStore } from './store.ts';
 
+/** Random bytes that make a request another than the one before. */
+const NONCE_BYTES = 16;
 /** Chunks of the device's own memory that are recounted before other requests get a turn. */
 const RECOUNT_CHUNKS_PER_TURN = 8;
 
@@ -108,7 +112,9 @@ function deviceIn(store: PsdStore, options: DeviceOptions): Result<Device> {
   if (store.pinnedBundle() !== options.trustBundle) {
     return differs('the trust bundle is not the one that was pinned at the first start');
   }
-  return accept(new Device(store, loaded.value.state, loaded.value.keys, identity, loaded.value.trust, options));
+  const problem = tailProblem(store, loaded.value);
+  if (problem !== null) return refuse(rejection('store-damaged', { store: options.path, reason: problem }));
+  return accept(new Device(store, loaded.value, options));
 }
 
 function initialise(store: PsdStore, options: DeviceOptions): Rejection | null {
@@ -120,9 +126,7 @@ function initialise(store: PsdStore, options: DeviceOptions): Rejection | null {
     epoch: 1,
     authentication: options.authentication,
     memory: options.memory,
-    publicKey: publicKeyBytes(keys.signing),
-    agreementKey: publicKeyBytes(keys.agreement),
-    sessionKey: publicKeyBytes(keys.session),
+    ...publicHalves(keys),
     agreementPeer: bundle.value.agreementKey,
     sessionAuthority: bundle.value.sessionAuthority,
   };
@@ -140,28 +144,29 @@ function portsOf(keys: DeviceKeys): Ports {
 
 export class Device {
   readonly #store: PsdStore;
-  readonly #keys: DeviceKeys;
-  readonly #identity: Identity;
   readonly #trust: Trust;
   readonly #ports: Ports;
-  readonly #authenticator: Authenticator;
   readonly #software: Software;
   readonly #onBroken: (fault: unknown) => void;
   #state: DeviceState;
+  #keys: DeviceKeys;
+  #nextKeys: EpochKeys | null;
+  #identity: Identity;
+  #authenticator: Authenticator;
+  /** Threads of a former epoch that finish what they have in hand. */
+  #retiring: Promise<void> = Promise.resolve();
   #broken: Fault | undefined;
 
   /** Use `openDevice`. */
   constructor(
     store: PsdStore,
-    state: DeviceState,
-    keys: DeviceKeys,
-    identity: Identity,
-    trust: Trust,
+    { state, keys, nextKeys, identity, trust }: Loaded,
     options: Pick<DeviceOptions, 'software' | 'onBroken'>,
   ) {
     this.#store = store;
     this.#state = state;
     this.#keys = keys;
+    this.#nextKeys = nextKeys;
     this.#identity = identity;
     this.#trust = trust;
     this.#ports = portsOf(keys);
@@ -194,21 +199,55 @@ export class Device {
 
   /** A request to be enrolled, signed with the key that it asks a certificate for. Each has a new nonce. */
   enrolmentRequest(): Uint8Array {
-    const { device, epoch, authentication, memory, publicKey, agreementKey, sessionKey } = this.#identity;
-    const value = {
-      device,
-      epoch,
-      authentication,
-      memory,
-      publicKey,
-      agreementKey,
-      sessionKey,
-      software: this.#software,
-      nonce: new Uint8Array(randomBytes(16)),
-    };
-    return this.#authenticator.message(
-      unsealedMessage(ENROLMENT_REQUEST, 'signature', { holder: device, epoch }, value),
+    return signedWith(this.#keys.signing, this.#enrolmentRequestOf(this.#identity));
+  }
+
+  /**
+   * Makes the keys of the next epoch, durable before this returns, or takes those that wait; and asks a certificate for them,
+   * signed with the new key and inside a message that the key in use signs.
+   * Rejections: those of the core's `beginRotation`.
+   */
+  rotateBegin(): Result<{ readonly epoch: number; readonly request: Uint8Array }> {
+    const waiting = this.#state.nextIdentity;
+    const nextKeys = waiting === null ? generateEpochKeys() : null;
+    const begun = this.#advance(
+      { kind: 'begin-rotation', next: waiting ?? this.#identityWith(nextKeys) },
+      nextKeys === null ? {} : { nextKeys },
     );
+    if (!begun.ok) return begun;
+    this.#nextKeys = nextKeys ?? this.#nextKeys;
+    const next = begun.value.state.nextIdentity;
+    if (next === null || this.#nextKeys === null) throw new Error('A rotation that has begun has its keys.');
+    const request = signedWith(this.#nextKeys.signing, this.#enrolmentRequestOf(next));
+    return accept({
+      epoch: next.epoch,
+      request: signedWith(this.#keys.signing, rotationRequest(this.#identity, request)),
+    });
+  }
+
+  /**
+   * Goes over to the keys that wait: record under the old ones, certificate, epoch and keys in one commit. Asked again it answers
+   * the same record as long as that is held; then `already-confirmed`.
+   * Rejections: those of `verifyMessage` and of the core's `rotateKeys`.
+   */
+  rotate(certificateBytes: Uint8Array): Result<Sealed & { readonly epoch: number }> {
+    return this.#verified(DEVICE_CERTIFICATE, certificateBytes, (certificate) => {
+      const rotated = this.#advance({ kind: 'rotate', certificate });
+      if (!rotated.ok) return rotated;
+      const { epoch } = this.#identity;
+      const made = rotated.value.kept.record;
+      if (made !== undefined) {
+        return accept({ epoch, sequence: made.sequence, digest: this.#state.head, record: made.bytes });
+      }
+      const stored = this.#store.lastRotation();
+      if (stored === null) {
+        return refuse(rejection('enrolment-mismatch', { type: 'device-certificate', what: 'key epoch' }));
+      }
+      const { sequence, digest, record } = stored;
+      return record === null
+        ? refuse(rejection('already-confirmed', { sequence }))
+        : accept({ epoch, sequence, digest, record });
+    });
   }
 
   /** Installs certificate and policy. Rejections: those of `verifyMessage` and of the core's `install`. */
@@ -337,17 +376,18 @@ export class Device {
   async close(): Promise<void> {
     this.#broken ??= new Fault('device-closed', 'the device is being closed', { retry: 'later' });
     await this.#authenticator.close();
+    await this.#retiring;
     this.#store.close();
   }
 
   /** One step, carried out: signed, durable, and only then the device's state. */
-  #advance(input: Input): Result<Step & { readonly kept: Kept }> {
+  #advance(input: Input, given: Kept = {}): Result<Step & { readonly kept: Kept }> {
     this.#checkWhole();
     const before = this.#state;
     const stepped = step(before, input, this.#ports);
     if (!stepped.ok) return stepped;
     const { state, effects } = stepped.value;
-    const kept = this.#keptOf(effects);
+    const kept = { ...given, ...this.#keptOf(effects) };
     if (state === before && effects.length === 0) return accept({ state, effects, kept });
     if (changesStore(input)) {
       try {
@@ -357,7 +397,28 @@ export class Device {
       }
     }
     this.#state = state;
+    if (kept.retired !== undefined) this.#changeKeys();
     return accept({ state, effects, kept });
+  }
+
+  /** What waited is in use, as the store has it. No batch is open, so nothing new is signed under the old key. */
+  #changeKeys(): void {
+    const { identity } = this.#state;
+    if (identity === null || this.#nextKeys === null) throw new Error('A rotation has its keys.');
+    this.#keys = { ...this.#nextKeys, record: this.#keys.record };
+    this.#nextKeys = null;
+    this.#identity = identity;
+    this.#retiring = Promise.all([this.#retiring, this.#authenticator.retire()]).then(() => undefined);
+    this.#authenticator = new Authenticator(this.#keys, identity);
+  }
+
+  #identityWith(keys: EpochKeys | null): Identity {
+    if (keys === null) throw new Error('Keys are made where none wait.');
+    return { ...this.#identity, epoch: this.#identity.epoch + 1, ...publicHalves(keys) };
+  }
+
+  #enrolmentRequestOf(identity: Identity): Unsealed {
+    return enrolmentRequest(identity, this.#software, new Uint8Array(randomBytes(NONCE_BYTES)));
   }
 
   #keptOf(effects: Step['effects']): Kept {
@@ -377,6 +438,12 @@ export class Device {
           break;
         case 'delete-record':
           kept = { ...kept, deleted: effect };
+          break;
+        case 'change-keys':
+          kept = { ...kept, retired: effect.retired };
+          break;
+        case 'forget-keys':
+          kept = { ...kept, forgetKeys: true };
           break;
         case 'alarm':
           break;

@@ -33,6 +33,8 @@ function handlersOf(device: Device, sessions: SessionSocket): RpcHandlers {
   return Object.fromEntries([
     served(PSD.status, () => accept(device.status())),
     served(PSD.enrolmentRequest, () => accept({ request: device.enrolmentRequest() })),
+    served(PSD.rotateBegin, () => device.rotateBegin()),
+    served(PSD.rotate, ({ certificate }) => device.rotate(certificate)),
     served(PSD.install, ({ certificate, policy }) => device.install(certificate, policy)),
     served(PSD.policy, ({ policy }) => device.policy(policy)),
     served(PSD.signedTime, ({ time }) => device.signedTime(time)),
@@ -44,7 +46,12 @@ function handlersOf(device: Device, sessions: SessionSocket): RpcHandlers {
     served(PSD.seal, ({ batch, incomplete }) => device.seal(batch, incomplete)),
     served(PSD.records, () =>
       accept({
-        records: device.records().map(({ sequence, digest, batch, bytes }) => ({ sequence, digest, batch, bytes })),
+        records: device.records().map(({ sequence, digest, batch, bytes }) => ({
+          sequence,
+          digest,
+          ...(batch === null ? {} : { batch }),
+          bytes,
+        })),
       }),
     ),
     served(PSD.record, ({ sequence }) => {

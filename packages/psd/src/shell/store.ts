@@ -11,7 +11,6 @@
  */
 import { type EmbeddedStore, openEmbeddedStore } from '@countermark/node-platform/embedded-store';
 import { errorText } from '@countermark/node-platform/fault';
-import { publicKeyBytes } from '@countermark/node-platform/signing';
 import { nodeVerification } from '@countermark/node-platform/verification';
 import { type Authentication } from '@countermark/protocol/cose';
 import { digestOf } from '@countermark/protocol/digest';
@@ -20,7 +19,7 @@ import { frankChunkSchema, HELD_CHUNKS } from '@countermark/protocol/interfaces/
 import { frontierBytes, frontierOf } from '@countermark/protocol/merkle';
 import { batchDeclaration } from '@countermark/protocol/messages/batch-declaration';
 import type { Memory } from '@countermark/protocol/messages/batch-statistics';
-import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
+import { DEVICE_CERTIFICATE, type DeviceCertificate } from '@countermark/protocol/messages/enrolment';
 import { POLICY } from '@countermark/protocol/messages/policy';
 import { type Mills, mills } from '@countermark/protocol/money';
 import { fundsSchema, registersSchema } from '@countermark/protocol/registers';
@@ -39,7 +38,7 @@ import {
   uint,
 } from '@countermark/protocol/schema';
 import { parseTrustBundle, trustedKeys } from '@countermark/verify/trust-bundle';
-import { type Trust, verifyMessage } from '@countermark/verify/verified';
+import { type Trust, type Verified, verifyMessage } from '@countermark/verify/verified';
 import {
   type Batch,
   type DeviceState,
@@ -51,7 +50,17 @@ import {
   stateProblems,
   UNINITIALISED,
 } from '../core/state.ts';
-import { type DeviceKeys, keyBytes, keysOf } from './keys.ts';
+import {
+  type DeviceKeys,
+  EPOCH_KEY_NAMES,
+  type EpochKeys,
+  keyBytes,
+  keysOf,
+  NEXT_PREFIX,
+  nextKeyBytes,
+  nextKeysOf,
+  publicHalves,
+} from './keys.ts';
 
 const CACHE_KIB = 2_048;
 
@@ -81,6 +90,15 @@ const MIGRATIONS = [
    CREATE TABLE record (
      sequence INTEGER PRIMARY KEY, digest BLOB NOT NULL, batch TEXT NOT NULL UNIQUE, pieces INTEGER NOT NULL,
      postage INTEGER NOT NULL, aged_from INTEGER, payload_bytes INTEGER NOT NULL, bytes BLOB) STRICT;`,
+  // Key rotations: records without a batch, and what is left of epochs that are over. agreement: in MAC mode, until the rotation is
+  // confirmed, to check the codes of records that are held.
+  `CREATE TABLE chained (
+     sequence INTEGER PRIMARY KEY, digest BLOB NOT NULL, batch TEXT UNIQUE, pieces INTEGER NOT NULL,
+     postage INTEGER NOT NULL, aged_from INTEGER, payload_bytes INTEGER NOT NULL, bytes BLOB) STRICT;
+   INSERT INTO chained SELECT sequence, digest, batch, pieces, postage, aged_from, payload_bytes, bytes FROM record;
+   DROP TABLE record;
+   ALTER TABLE chained RENAME TO record;
+   CREATE TABLE retired_epoch (epoch INTEGER PRIMARY KEY, certificate BLOB NOT NULL, agreement BLOB) STRICT;`,
 ];
 
 const openingSchema = struct('opening', {
@@ -102,9 +120,18 @@ const closingSchema = struct('closing', {
 export type Kept = {
   readonly chunk?: KeptChunk;
   readonly record?: { readonly sequence: number; readonly bytes: Uint8Array };
-  readonly deleted?: { readonly sequence: number; readonly batch: BatchId };
+  readonly deleted?: { readonly sequence: number; readonly batch: BatchId | null };
   readonly fundsRequest?: Uint8Array;
+  /** New keys of the next epoch. */
+  readonly nextKeys?: EpochKeys;
+  /** Under this certificate ended an epoch: the keys of the next one take their place. */
+  readonly retired?: Verified<DeviceCertificate>;
+  /** Whatever secret is left of former epochs is erased. */
+  readonly forgetKeys?: boolean;
 };
+
+/** An epoch that is over; `agreement` (PKCS8) as long as codes of held records are checked with it. */
+export type RetiredEpoch = { readonly certificate: Verified<DeviceCertificate>; readonly agreement: Uint8Array | null };
 
 /** A record as the store has it; `bytes` null once it is confirmed and deleted. */
 export type StoredRecord = HeldRecord & { readonly record: Uint8Array | null };
@@ -113,6 +140,9 @@ export type StoredRecord = HeldRecord & { readonly record: Uint8Array | null };
 export type Loaded = {
   readonly state: DeviceState;
   readonly keys: DeviceKeys;
+  /** Those that wait for their certificate. */
+  readonly nextKeys: EpochKeys | null;
+  readonly retired: readonly RetiredEpoch[];
   readonly identity: Identity;
   readonly trust: Trust;
 };
@@ -200,6 +230,15 @@ export class PsdStore {
    * Faults: those of `EmbeddedStore.transaction`; the process must end then.
    */
   commit(before: DeviceState, after: DeviceState, kept: Kept): void {
+    if (kept.retired === undefined && kept.forgetKeys !== true) this.#commit(before, after, kept);
+    else {
+      this.#erasing(() => {
+        this.#commit(before, after, kept);
+      });
+    }
+  }
+
+  #commit(before: DeviceState, after: DeviceState, kept: Kept): void {
     const { database } = this.embedded;
     this.embedded.transaction(() => {
       this.#writeDevice(after);
@@ -215,7 +254,55 @@ export class PsdStore {
         database.prepare('UPDATE record SET bytes = NULL WHERE sequence = ?').run(kept.deleted.sequence);
         database.prepare('DELETE FROM chunk WHERE batch = ?').run(kept.deleted.batch);
       }
+      if (kept.nextKeys !== undefined) {
+        const insert = database.prepare('INSERT INTO secret VALUES (?, ?)');
+        for (const [name, bytes] of nextKeyBytes(kept.nextKeys)) insert.run(name, bytes);
+      }
+      if (kept.retired !== undefined) this.#changeKeys(kept.retired, after);
+      if (kept.forgetKeys === true) database.prepare('UPDATE retired_epoch SET agreement = NULL').run();
     });
+  }
+
+  /** The keys that waited take the place of those in use, of which only what checks codes is left. */
+  #changeKeys(retired: Verified<DeviceCertificate>, after: DeviceState): void {
+    const { database } = this.embedded;
+    const { epoch, authentication } = retired.message;
+    database
+      .prepare(
+        `INSERT INTO retired_epoch SELECT ?, ?, CASE WHEN ? = 'mac' THEN bytes END FROM secret WHERE name = 'agreement'`,
+      )
+      .run(epoch, retired.bytes, authentication);
+    const remove = database.prepare('DELETE FROM secret WHERE name = ?');
+    const rename = database.prepare('UPDATE secret SET name = ? WHERE name = ?');
+    for (const name of EPOCH_KEY_NAMES) {
+      remove.run(name);
+      if (rename.run(name, NEXT_PREFIX + name).changes !== 1)
+        throw new Error(`The key ${NEXT_PREFIX}${name} is missing.`);
+    }
+    database.prepare('UPDATE identity SET epoch = ?').run(after.identity?.epoch);
+  }
+
+  /** Carries out work whose deletions leave no bytes in the file, and empties the log of earlier writes. */
+  #erasing(work: () => void): void {
+    const { database } = this.embedded;
+    database.pragma('secure_delete = ON');
+    try {
+      work();
+    } finally {
+      database.pragma('secure_delete = OFF');
+    }
+    database.pragma('wal_checkpoint(TRUNCATE)');
+  }
+
+  /** The record of the last key rotation, held or deleted, or null. */
+  lastRotation(): StoredRecord | null {
+    const row = this.embedded.read(
+      () =>
+        this.embedded.database
+          .prepare('SELECT * FROM record WHERE batch IS NULL ORDER BY sequence DESC LIMIT 1')
+          .get() as Row | undefined,
+    );
+    return row === undefined ? null : recordOf(row);
   }
 
   /** The bytes of the pending funds request. */
@@ -251,7 +338,9 @@ export class PsdStore {
     const device = database.prepare('SELECT * FROM device').get() as Row | undefined;
     if (row === undefined || device === undefined) return this.#damaged('it holds no device');
     const secrets = database.prepare('SELECT name, bytes FROM secret').raw().all() as [string, Uint8Array][];
-    const keys = keysOf(new Map(secrets));
+    const byName = new Map(secrets);
+    const keys = keysOf(byName);
+    const nextKeys = nextKeysOf(byName);
     const bundle = parseTrustBundle(String(row.trust_bundle));
     if (!bundle.ok) return this.#damaged(describeRejection(bundle.rejection));
     const identity: Identity = {
@@ -259,9 +348,7 @@ export class PsdStore {
       epoch: Number(row.epoch),
       authentication: row.authentication as Authentication,
       memory: row.memory as Memory,
-      publicKey: publicKeyBytes(keys.signing),
-      agreementKey: publicKeyBytes(keys.agreement),
-      sessionKey: publicKeyBytes(keys.session),
+      ...publicHalves(keys),
       agreementPeer: bundle.value.agreementKey,
       sessionAuthority: bundle.value.sessionAuthority,
     };
@@ -276,6 +363,7 @@ export class PsdStore {
     const state: DeviceState = {
       ...UNINITIALISED,
       identity,
+      nextIdentity: nextKeys === null ? null : { ...identity, epoch: identity.epoch + 1, ...publicHalves(nextKeys) },
       certificate: certificate?.value ?? null,
       policy: policy?.value ?? null,
       recordCapacity,
@@ -303,7 +391,18 @@ export class PsdStore {
       alarms: Number(device.alarms),
     };
     const [problem] = [...stateProblems(state), ...this.#headProblems(state)];
-    return problem === undefined ? accept({ state, keys, identity, trust }) : this.#damaged(problem);
+    return problem === undefined
+      ? accept({ state, keys, nextKeys, retired: this.#retiredEpochs(trust), identity, trust })
+      : this.#damaged(problem);
+  }
+
+  #retiredEpochs(trust: Trust): RetiredEpoch[] {
+    const rows = this.embedded.database.prepare('SELECT * FROM retired_epoch ORDER BY epoch').all() as Row[];
+    return rows.map((row) => {
+      const certificate = verifyMessage(DEVICE_CERTIFICATE, row.certificate as Uint8Array, trust);
+      if (!certificate.ok) throw new TypeError(describeRejection(certificate.rejection));
+      return { certificate: certificate.value, agreement: row.agreement as Uint8Array | null };
+    });
   }
 
   /** The chain's head must be the last record. */
@@ -467,7 +566,7 @@ function heldOf(row: Row): HeldRecord {
   return {
     sequence: Number(row.sequence),
     digest: digestOf(row.digest as Uint8Array),
-    batch: String(row.batch) as BatchId,
+    batch: row.batch as BatchId | null,
     pieces: Number(row.pieces),
     postageMills: millsOf(row.postage),
     agedFromMs: numberOrNull(row.aged_from),
