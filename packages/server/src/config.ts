@@ -57,15 +57,17 @@ export function parseConfig(json: unknown): Result<Config> {
   const texts = given as Readonly<Record<(typeof TEXTS)[number], string>>;
   if (!isAbsolute(texts.data)) return invalid('data must be an absolute path');
   if (!CREDENTIAL.test(texts.operatorCredential)) return invalid('operatorCredential must be 32 bytes in hex');
-  const { host, port } = objectOf(given['listen']) ?? {};
+  const { host, port, ...besideListen } = objectOf(given['listen']) ?? {};
   if (typeof host !== 'string' || typeof port !== 'number' || !Number.isInteger(port) || port < 0 || port > 65_535) {
     return invalid('listen must have host and port');
   }
-  const { url, credential } = objectOf(given['authority']) ?? {};
+  const { url, credential, ...besideAuthority } = objectOf(given['authority']) ?? {};
   if (typeof url !== 'string' || !URL.canParse(url)) return invalid('authority must have a url');
   if (typeof credential !== 'string' || !CREDENTIAL.test(credential)) {
     return invalid("the authority's credential must be 32 bytes in hex");
   }
+  const [stranger] = [...Object.keys(besideListen), ...Object.keys(besideAuthority)];
+  if (stranger !== undefined) return invalid(`the setting ${stranger} is unknown in listen or authority`);
   const own = new URL('sqlite:///');
   own.pathname = join(texts.data, 'server.sqlite');
   const database = given['database'] ?? own.href;

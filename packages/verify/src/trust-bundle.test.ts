@@ -31,6 +31,7 @@ describe('Trust bundle', () => {
     ['a compressed point', text({ keys: [{ ...key, publicKey: '02'.repeat(33) }] })],
     ['a point that is none', text({ keys: [{ ...key, publicKey: '05'.repeat(65) }] })],
     ['a key twice', text({ keys: [key, key] })],
+    ['null in place of a key', text({ keys: [key, null] })],
     ['no agreement key', text({ agreementKey: '' })],
     ['null', 'null'],
   ])('refuses %s', (_, input) => {

@@ -63,8 +63,9 @@ export function parseTrustBundle(text: string): Result<TrustBundle> {
   if (sessionAuthority === null) return bad('sessionAuthority', 'a certificate in hex is expected');
   const keys: TrustedKey[] = [];
   for (const [i, entry] of (
-    bundle.keys as readonly { role?: unknown; epoch?: unknown; publicKey?: unknown }[]
+    bundle.keys as readonly ({ role?: unknown; epoch?: unknown; publicKey?: unknown } | null)[]
   ).entries()) {
+    if (entry === null) return bad(`keys.${i}`, 'a key is expected');
     const role = ROLES.find((known) => known === entry.role);
     const publicKey = bytesOf(entry.publicKey, 65);
     if (role === undefined) return bad(`keys.${i}.role`, `one of ${ROLES.join(', ')} is expected`);
