@@ -26,7 +26,7 @@ ROLE_OF_TYPE = {
     "discount-grant": "granting",
     "credit-grant": "granting",
 }
-DEVICE_TYPES = {"batch-statistics", "key-rotation", "funds-request", "enrolment-request"}
+DEVICE_TYPES = {"batch-statistics", "key-rotation", "funds-request", "enrolment-request", "rotation-request"}
 
 
 class Refused(Exception):
@@ -226,6 +226,10 @@ class Trust:
             raise Refused("payload")
         if type_ in DEVICE_TYPES and fields.get(1) != envelope["holder"]:
             raise Refused("another device than its key")
+        if type_ == "rotation-request":  # the new key speaks for itself, the one in use for it
+            inner = decode(self.verify(fields[2], "enrolment-request")["payload"])
+            if (inner[1], inner[2]) != (fields[1], int(envelope["key"].split("#")[1]) + 1):
+                raise Refused("not the next epoch of this device")
         return envelope
 
     def verify_attested(self, record, attestation):

@@ -15,13 +15,15 @@ import { ATTESTATION } from '@countermark/protocol/messages/attestation';
 import { BATCH_STATISTICS } from '@countermark/protocol/messages/batch-statistics';
 import { MESSAGES } from '@countermark/protocol/messages/catalogue';
 import { CONFIRMATION } from '@countermark/protocol/messages/confirmation';
-import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
+import { DEVICE_CERTIFICATE, ENROLMENT_REQUEST } from '@countermark/protocol/messages/enrolment';
+import { ROTATION_REQUEST } from '@countermark/protocol/messages/key-rotation';
 import { mills } from '@countermark/protocol/money';
 import type { Result } from '@countermark/protocol/result';
 import { encodeWith } from '@countermark/protocol/schema';
 import { verifyAttestedRecord } from '@countermark/verify/attested-record';
 import { CHAIN_START, type ChainHead, judge } from '@countermark/verify/chain';
 import { verifyRecord } from '@countermark/verify/record';
+import { verifyRotationRequest } from '@countermark/verify/rotation-request';
 import { trustedKeys } from '@countermark/verify/trust-bundle';
 import { type Trust, verifyEnrolmentRequest, verifyMessage, type Verified } from '@countermark/verify/verified';
 import { CODING_DEVICE, macKey, NOW_MS, SIGNING_DEVICE, testPublicKey, trustedRoleKeys, type World } from './world.ts';
@@ -68,9 +70,9 @@ export function outcomeOf(vector: Vector, trust: Trust): string {
       return say(decode(first));
     case 'message': {
       const of = MESSAGES.find((message) => message.type === vector.type) as MessageType<unknown>;
-      return say(
-        of.type === 'enrolment-request' ? verifyEnrolmentRequest(first, trust.port) : verifyMessage(of, first, trust),
-      );
+      if (of.type === ENROLMENT_REQUEST.type) return say(verifyEnrolmentRequest(first, trust.port));
+      if (of.type === ROTATION_REQUEST.type) return say(verifyRotationRequest(first, trust));
+      return say(verifyMessage(of, first, trust));
     }
     case 'record':
       return say(verifyRecord(first, trust));
@@ -159,6 +161,7 @@ export function vectorsOf(world: World): Vector[] {
     message('confirmation', confirmations.first),
     message('attestation', attestations.first),
     message('enrolment-request', world.enrolmentRequest),
+    message('rotation-request', world.rotationRequest),
     message('device-certificate', world.certificates.signing),
     message('funds-request', world.fundsRequest),
     message('funds-grant', world.fundsGrant),
@@ -204,6 +207,7 @@ function altered(world: World): Vector[] {
     ['confirmation', world.confirmations.first],
     ['attestation', world.attestations.first],
     ['enrolment-request', world.enrolmentRequest],
+    ['rotation-request', world.rotationRequest],
     ['device-certificate', world.certificates.signing],
     ['funds-request', world.fundsRequest],
     ['funds-grant', world.fundsGrant],
@@ -365,6 +369,20 @@ function envelopes(world: World): Vector[] {
     asConfirmation('a confirmation without its tag', confirmations.first.subarray(1), 'envelope-malformed'),
     asConfirmation('nothing', new Uint8Array(0), 'envelope-malformed'),
     {
+      name: 'a rotation request for the epoch that is in use',
+      check: 'message',
+      type: 'rotation-request',
+      input: [world.badRotationRequests.sameEpoch],
+      outcome: 'enrolment-mismatch',
+    },
+    {
+      name: 'a rotation request that the new key has not signed',
+      check: 'message',
+      type: 'rotation-request',
+      input: [world.badRotationRequests.notProven],
+      outcome: 'bad-authenticator',
+    },
+    {
       name: 'a record of version 2',
       check: 'record',
       input: [signedAs('batch-statistics', 2, SIGNING_DEVICE, 1, Uint8Array.of(0xa0), `${SIGNING_DEVICE}#1`)],
@@ -480,7 +498,7 @@ function chains(world: World, first: World['first']): Vector[] {
         records.rotation.bytes,
         bySigning({ ...first, sequence: 4, previous: records.rotation.digest }),
       ],
-      'inconsistent',
+      'superseded-key',
     ),
   ];
 }

@@ -48,7 +48,7 @@ import {
 } from '@countermark/protocol/messages/enrolment';
 import { FUNDS_GRANT, FUNDS_REQUEST } from '@countermark/protocol/messages/funds';
 import { CREDIT_GRANT, DISCOUNT_GRANT } from '@countermark/protocol/messages/grant';
-import { KEY_ROTATION } from '@countermark/protocol/messages/key-rotation';
+import { KEY_ROTATION, ROTATION_REQUEST } from '@countermark/protocol/messages/key-rotation';
 import { pieceRecordBytes, pieceRecordHead } from '@countermark/protocol/messages/piece-record';
 import { POLICY, SIGNED_TIME, SUSPENSION } from '@countermark/protocol/messages/policy';
 import { mills } from '@countermark/protocol/money';
@@ -181,6 +181,24 @@ export function buildWorld(keep: Keep) {
   const confirmed = (device: DeviceId, sequence: number, of: Digest): Uint8Array =>
     byRole(CONFIRMATION, { device, licensee: LICENSEE, sequence, digest: of, confirmedAtMs: NOW_MS });
 
+  /** `signer`: the epoch of the key that signs, that of the request itself unless told. */
+  const enrolmentRequest = (epoch: number, signer = epoch): Uint8Array => {
+    const value = {
+      device: SIGNING_DEVICE,
+      epoch,
+      authentication: 'signature' as const,
+      memory: 'host' as const,
+      publicKey: testPublicKey(`${SIGNING_DEVICE}#${epoch}`),
+      agreementKey: testPublicKey(`${SIGNING_DEVICE} agreement`),
+      sessionKey: testPublicKey(`${SIGNING_DEVICE} session`),
+      software: first.observed.software,
+      nonce: new Uint8Array(16).fill(7),
+    };
+    const message = unsealedMessage(ENROLMENT_REQUEST, 'signature', { holder: SIGNING_DEVICE, epoch }, value);
+    return seal(message, sign(`${SIGNING_DEVICE}#${signer}`, toBeAuthenticated(message)));
+  };
+  const rotationRequest = (request: Uint8Array): Uint8Array =>
+    byDevice(ROTATION_REQUEST, { device: SIGNING_DEVICE, request }, 'signature').bytes;
   const fundsRequest = byDevice(
     FUNDS_REQUEST,
     {
@@ -224,21 +242,13 @@ export function buildWorld(keep: Keep) {
       first: confirmed(SIGNING_DEVICE, 1, firstRecord.digest),
       coded: confirmed(CODING_DEVICE, 1, codedRecord.digest),
     },
-    enrolmentRequest: byDevice(
-      ENROLMENT_REQUEST,
-      {
-        device: SIGNING_DEVICE,
-        epoch: 1,
-        authentication: 'signature',
-        memory: 'host',
-        publicKey: testPublicKey(`${SIGNING_DEVICE}#1`),
-        agreementKey: testPublicKey(`${SIGNING_DEVICE} agreement`),
-        sessionKey: testPublicKey(`${SIGNING_DEVICE} session`),
-        software: first.observed.software,
-        nonce: new Uint8Array(16).fill(7),
-      },
-      'signature',
-    ).bytes,
+    enrolmentRequest: enrolmentRequest(1),
+    rotationRequest: rotationRequest(enrolmentRequest(2)),
+    /** The old key speaks for a request of its own epoch, and for one that the new key did not sign. */
+    badRotationRequests: {
+      sameEpoch: rotationRequest(enrolmentRequest(1)),
+      notProven: rotationRequest(enrolmentRequest(2, 1)),
+    },
     fundsRequest: fundsRequest.bytes,
     fundsGrant: byRole(FUNDS_GRANT, {
       device: CODING_DEVICE,

@@ -21,12 +21,13 @@ import {
   ENROLMENT_REQUEST,
 } from '@countermark/protocol/messages/enrolment';
 import { CREDIT_GRANT, DISCOUNT_GRANT, type Grant } from '@countermark/protocol/messages/grant';
-import { KEY_ROTATION } from '@countermark/protocol/messages/key-rotation';
-import { parsePayload } from '@countermark/protocol/message';
+import { KEY_ROTATION, ROTATION_REQUEST } from '@countermark/protocol/messages/key-rotation';
+import { type MessageType, parsePayload } from '@countermark/protocol/message';
 import { describeRejection, type Rejection, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { verifyAttestedRecord } from '@countermark/verify/attested-record';
 import { recordIdentity, type VerifiedRecord, verifyRecord } from '@countermark/verify/record';
+import { verifyRotationRequest } from '@countermark/verify/rotation-request';
 import { contradiction } from '@countermark/verify/statistics';
 import { parseTrustBundle, type TrustBundle, trustedKeys } from '@countermark/verify/trust-bundle';
 import { type Trust, type Verified, verifyEnrolmentRequest, verifyMessage } from '@countermark/verify/verified';
@@ -43,6 +44,13 @@ export type Finding = {
   readonly digest?: string;
   /** The content, once it may be believed. */
   readonly message?: unknown;
+};
+
+/** What the signature of a message proves that asks for something. */
+const WORDS: Readonly<Record<string, string>> = {
+  [ENROLMENT_REQUEST.type]: 'signed with the key that it asks a certificate for: this proves possession, not identity',
+  [ROTATION_REQUEST.type]:
+    'signed with the key in use, and the request inside it with the key that it asks a certificate for',
 };
 
 /** Verifies files against a bundle. */
@@ -79,10 +87,7 @@ export class Evidence {
     const of = MESSAGES.find((message) => message.type === type);
     if (of === undefined)
       return refused(file, type, rejection('wrong-type', { expected: 'message of this protocol', type }));
-    const verified: Result<Verified<unknown>> =
-      type === ENROLMENT_REQUEST.type
-        ? verifyEnrolmentRequest(bytes, nodeVerification)
-        : verifyMessage(of, bytes, this.#trust);
+    const verified = this.#verified(of, bytes);
     if (!verified.ok) return refused(file, type, verified.rejection);
     const { holder, epoch } = envelope.value.key;
     if (type === DISCOUNT_GRANT.type || type === CREDIT_GRANT.type) {
@@ -92,10 +97,7 @@ export class Evidence {
         return refused(file, type, rejection('malformed', { path: 'amountMills', reason }));
       }
     }
-    const words =
-      type === ENROLMENT_REQUEST.type
-        ? 'signed with the key that it asks a certificate for: this proves possession, not identity'
-        : `signature of ${holder} (key epoch ${epoch})`;
+    const words = WORDS[type] ?? `signature of ${holder} (key epoch ${epoch})`;
     return {
       file,
       type,
@@ -104,6 +106,13 @@ export class Evidence {
       digest: digestText(verified.value.digest),
       message: verified.value.message,
     };
+  }
+
+  #verified(of: MessageType<unknown>, bytes: Uint8Array): Result<Verified<unknown>> {
+    if (of.type === ENROLMENT_REQUEST.type) return verifyEnrolmentRequest(bytes, nodeVerification);
+    if (of.type !== ROTATION_REQUEST.type) return verifyMessage(of, bytes, this.#trust);
+    const rotation = verifyRotationRequest(bytes, this.#trust);
+    return rotation.ok ? accept(rotation.value.request) : rotation;
   }
 
   /** Where records of one device that were examined do not follow each other, in words. */

@@ -4,15 +4,17 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ManualClock } from '@countermark/node-platform/manual-clock';
 import { generateSigningKey, publicKeyBytes, signP1363 } from '@countermark/node-platform/signing';
-import { seal, toBeAuthenticated } from '@countermark/protocol/cose';
-import { digestOf } from '@countermark/protocol/digest';
+import { parseEnvelope, seal, toBeAuthenticated } from '@countermark/protocol/cose';
+import { digestOf, NO_DIGEST } from '@countermark/protocol/digest';
 import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
-import { type MessageType, unsealedMessage } from '@countermark/protocol/message';
-import { ENROLMENT_REQUEST } from '@countermark/protocol/messages/enrolment';
+import { type MessageType, parsePayload, unsealedMessage } from '@countermark/protocol/message';
+import { DEVICE_CERTIFICATE, ENROLMENT_REQUEST, type EnrolmentRequest } from '@countermark/protocol/messages/enrolment';
 import { FUNDS_REQUEST } from '@countermark/protocol/messages/funds';
+import { KEY_ROTATION, ROTATION_REQUEST } from '@countermark/protocol/messages/key-rotation';
 import { mills } from '@countermark/protocol/money';
 import { NO_FUNDS, ZERO_REGISTERS } from '@countermark/protocol/registers';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { Authentication } from './authentication.ts';
 import { type DeviceRegister, openDeviceRegister } from './device-register.ts';
 import { Issuing } from './issuing.ts';
 import type { KeyStore } from './key-store.ts';
@@ -56,7 +58,7 @@ function signed<T>(of: MessageType<T>, pair: Pair, epoch: number, value: T): Uin
   return seal(unsealed, signP1363(pair.privateKey, toBeAuthenticated(unsealed)));
 }
 
-function enrolmentRequest(pair: Pair, epoch = 1): Uint8Array {
+function enrolmentRequest(pair: Pair, epoch = 1, over: Partial<EnrolmentRequest> = {}): Uint8Array {
   const point = publicKeyBytes(pair.publicKey);
   return signed(ENROLMENT_REQUEST, pair, epoch, {
     device: DEVICE,
@@ -68,14 +70,20 @@ function enrolmentRequest(pair: Pair, epoch = 1): Uint8Array {
     sessionKey: point,
     software: { version: '1', measurement: digestOf(new Uint8Array(32)) },
     nonce: new Uint8Array(16),
+    ...over,
   });
 }
 
-function fundsRequest(pair: Pair, licensee: LicenseeId): Uint8Array {
-  return signed(FUNDS_REQUEST, pair, 1, {
+/** The request for the next epoch's certificate: `used` speaks for the request that `next` has signed. */
+function rotationRequest(used: Pair, next: Pair, epoch = 2, over: Partial<EnrolmentRequest> = {}): Uint8Array {
+  return signed(ROTATION_REQUEST, used, epoch - 1, { device: DEVICE, request: enrolmentRequest(next, epoch, over) });
+}
+
+function fundsRequest(pair: Pair, licensee: LicenseeId, number = 1, epoch = 1): Uint8Array {
+  return signed(FUNDS_REQUEST, pair, epoch, {
     device: DEVICE,
     licensee,
-    number: 1,
+    number,
     amountMills: mills(1_000n),
     registers: ZERO_REGISTERS,
     funds: NO_FUNDS,
@@ -131,5 +139,105 @@ describe('A device that is enrolled', () => {
     ]);
     expect(one.ok).toBe(true);
     expect(other).toEqual(one);
+  });
+});
+
+describe('The certificate of a further epoch', () => {
+  const ours = generateSigningKey();
+  const next = generateSigningKey();
+  const code = (result: { ok: boolean; rejection?: { code: string } }) => (result.ok ? 'ok' : result.rejection?.code);
+  const enrol = (request: Uint8Array, licensee = OURS) => issuing.enrol(request, licensee, false);
+
+  beforeEach(async () => {
+    expect(code(await enrol(enrolmentRequest(ours)))).toBe('ok');
+  });
+
+  it('is issued on the word of the key in use and of the new one, and says so of the new one', async () => {
+    const issued = await enrol(rotationRequest(ours, next));
+    if (!issued.ok) throw new Error(issued.rejection.code);
+    const envelope = parseEnvelope(issued.value);
+    const certificate = envelope.ok ? parsePayload(DEVICE_CERTIFICATE, envelope.value) : envelope;
+    expect(certificate).toMatchObject({ ok: true, value: { device: DEVICE, licensee: OURS, epoch: 2 } });
+    expect(register.certificate(DEVICE, 1)).not.toBeNull();
+    expect(Buffer.from(register.certificate(DEVICE, 2)?.message.publicKey ?? [])).toEqual(
+      Buffer.from(publicKeyBytes(next.publicKey)),
+    );
+  });
+
+  it('is the same for the same keys, in whatever request they are asked for again', async () => {
+    const issued = await enrol(rotationRequest(ours, next));
+    expect(await enrol(rotationRequest(ours, next, 2, { nonce: new Uint8Array(16).fill(1) }))).toEqual(issued);
+    // The old key may be gone by then: nothing new is certified.
+    expect(await enrol(enrolmentRequest(next, 2))).toEqual(issued);
+    expect(code(await enrol(rotationRequest(ours, generateSigningKey())))).toBe('device-enrolled');
+    expect(code(await enrol(rotationRequest(ours, next, 2, { sessionKey: publicKeyBytes(ours.publicKey) })))).toBe(
+      'device-enrolled',
+    );
+  });
+
+  it('is refused where either key did not sign, or the two do not belong together', async () => {
+    const stranger = generateSigningKey();
+    const inner = enrolmentRequest(next, 2);
+    const forged = enrolmentRequest(next, 2).slice();
+    forged[forged.length - 1]! ^= 1;
+    const others = 'psd_ffffffffffffffff' as DeviceId;
+    for (const [request, refusal] of [
+      [inner, 'device-enrolled'],
+      [rotationRequest(stranger, next), 'bad-authenticator'],
+      [signed(ROTATION_REQUEST, ours, 1, { device: DEVICE, request: forged }), 'bad-authenticator'],
+      [signed(ROTATION_REQUEST, ours, 2, { device: DEVICE, request: enrolmentRequest(next, 3) }), 'unknown-device'],
+      [signed(ROTATION_REQUEST, ours, 1, { device: DEVICE, request: enrolmentRequest(next, 3) }), 'enrolment-mismatch'],
+      [signed(ROTATION_REQUEST, ours, 1, { device: DEVICE, request: enrolmentRequest(next, 1) }), 'enrolment-mismatch'],
+      [signed(ROTATION_REQUEST, ours, 1, { device: others, request: inner }), 'wrong-device'],
+      [rotationRequest(ours, next, 2, { memory: 'host' }), 'enrolment-mismatch'],
+      [rotationRequest(ours, next, 2, { authentication: 'mac' }), 'enrolment-mismatch'],
+    ] as const) {
+      expect(code(await enrol(request))).toBe(refusal);
+    }
+    expect(code(await enrol(rotationRequest(ours, next), THEIRS))).toBe('device-enrolled');
+    expect(register.lastEpoch(DEVICE)).toBe(1);
+    expect(code(await enrol(rotationRequest(ours, next)))).toBe('ok');
+  });
+
+  it('follows the last epoch only: a key that gave way speaks for no other', async () => {
+    await enrol(rotationRequest(ours, next));
+    const third = generateSigningKey();
+    expect(code(await enrol(rotationRequest(ours, third, 2)))).toBe('device-enrolled');
+    expect(code(await enrol(rotationRequest(next, third, 3)))).toBe('ok');
+    expect(register.lastEpoch(DEVICE)).toBe(3);
+  });
+
+  it('is issued once where two ask at the same moment', async () => {
+    const asked = await Promise.all([
+      enrol(rotationRequest(ours, next)),
+      enrol(rotationRequest(ours, generateSigningKey())),
+    ]);
+    expect(asked.map(code).sort()).toEqual(['device-enrolled', 'ok']);
+  });
+
+  it('takes from the old key the right to ask for funds once the rotation to it was attested, and not before', async () => {
+    await enrol(rotationRequest(ours, next));
+    const authentication = new Authentication(keys, register, new ManualClock(Date.UTC(2026, 0, 1)));
+    expect(code(await issuing.fund(fundsRequest(ours, OURS, 1), NOTHING))).toBe('ok');
+    const rotation = (newCertificate = register.certificate(DEVICE, 2)!.digest) =>
+      signed(KEY_ROTATION, ours, 1, {
+        device: DEVICE,
+        licensee: OURS,
+        sequence: 1,
+        previous: NO_DIGEST,
+        newEpoch: 2,
+        newCertificate,
+        registers: ZERO_REGISTERS,
+        funds: NO_FUNDS,
+      });
+    // To another certificate than that of its epoch nobody goes over.
+    await authentication.authenticate([rotation(NO_DIGEST)]);
+    expect(register.epochInUse(DEVICE)).toBe(0);
+    const [attested] = await authentication.authenticate([rotation()]);
+    expect(attested?.ok).toBe(true);
+    expect(code(await issuing.fund(fundsRequest(ours, OURS, 2), NOTHING))).toBe('superseded-key');
+    // What was granted before is answered as before, and the new key goes on with the numbers.
+    expect(code(await issuing.fund(fundsRequest(ours, OURS, 1), NOTHING))).toBe('ok');
+    expect(code(await issuing.fund(fundsRequest(next, OURS, 2, 2), NOTHING))).toBe('ok');
   });
 });
