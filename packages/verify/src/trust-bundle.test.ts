@@ -28,6 +28,7 @@ describe('Trust bundle', () => {
     ['another schema', text({ schema: 2 })],
     ['an unknown role', text({ keys: [{ ...key, role: 'root' }] })],
     ['epoch 0', text({ keys: [{ ...key, epoch: 0 }] })],
+    ['an epoch that no message can name', text({ keys: [{ ...key, epoch: 65_536 }] })],
     ['a compressed point', text({ keys: [{ ...key, publicKey: '02'.repeat(33) }] })],
     ['a point that is none', text({ keys: [{ ...key, publicKey: '05'.repeat(65) }] })],
     ['a key twice', text({ keys: [key, key] })],

@@ -20,6 +20,9 @@ export type TrustBundle = {
   readonly sessionAuthority: Uint8Array;
 };
 
+/** As in every message that names a key (`epoch` of protocol/fields.ts). */
+const MAX_EPOCH = 65_535;
+
 /** The bundle as the text of `trust-bundle.json`. Keys are hex: 65 bytes, uncompressed P-256 points. */
 export function formatTrustBundle(bundle: TrustBundle): string {
   return `${JSON.stringify(
@@ -69,12 +72,12 @@ export function parseTrustBundle(text: string): Result<TrustBundle> {
     const role = ROLES.find((known) => known === entry.role);
     const publicKey = bytesOf(entry.publicKey, 65);
     if (role === undefined) return bad(`keys.${i}.role`, `one of ${ROLES.join(', ')} is expected`);
-    if (typeof entry.epoch !== 'number' || !Number.isInteger(entry.epoch) || entry.epoch < 1)
-      return bad(`keys.${i}.epoch`, 'a number from 1 is expected');
+    const { epoch } = entry;
+    if (typeof epoch !== 'number' || !Number.isInteger(epoch) || epoch < 1 || epoch > MAX_EPOCH)
+      return bad(`keys.${i}.epoch`, `a number from 1 to ${MAX_EPOCH} is expected`);
     if (publicKey?.[0] !== 4) return bad(`keys.${i}.publicKey`, 'an uncompressed P-256 point in hex is expected');
-    if (keys.some((key) => key.role === role && key.epoch === entry.epoch))
-      return bad(`keys.${i}`, 'the key stands twice');
-    keys.push({ role, epoch: entry.epoch, publicKey });
+    if (keys.some((key) => key.role === role && key.epoch === epoch)) return bad(`keys.${i}`, 'the key stands twice');
+    keys.push({ role, epoch, publicKey });
   }
   return accept({ keys, agreementKey, sessionAuthority });
 }
