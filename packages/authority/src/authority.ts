@@ -14,9 +14,10 @@ import type { Config } from './config.ts';
 import type { GrantSigner } from './grant.ts';
 import { openSoftwareGrantKey } from './grant-key.ts';
 import { authorityHttp } from './http.ts';
-import { takeIn } from './intake.ts';
+import { takeIn, takeInEvidence } from './intake.ts';
 import { adoptProgrammes, loadProgrammes, programmeFiles } from './programmes.ts';
 import { shippedTariffs } from './rating.ts';
+import { tailProblem } from './record-check.ts';
 import { Settler } from './settlement.ts';
 import type { AuthorityStore } from './store/authority-store.ts';
 import { openAuthorityStore } from './store/sql-store.ts';
@@ -40,6 +41,11 @@ export async function startAuthority(
   const opened = await openParts(config, onBroken);
   if (!opened.ok) return opened;
   const { signer, bundle, store } = opened.value;
+  const damage = await tailProblem(opened.value);
+  if (damage !== null) {
+    await store.close();
+    return refuse(rejection('store-damaged', { store: storeName(config), reason: damage }));
+  }
   const loaded = await loadProgrammes(await programmeFiles(config));
   const refused: Rejection | null = loaded.ok ? await adoptProgrammes(store, loaded.value) : loaded.rejection;
   if (!loaded.ok || refused !== null) {
@@ -56,6 +62,11 @@ export async function startAuthority(
     log,
     takeIn: async (delivery) => {
       const answers = await takeIn(delivery, { store, roles, nowMs, log });
+      settler.wake();
+      return answers;
+    },
+    takeInEvidence: async (evidence) => {
+      const answers = await takeInEvidence(evidence, { store, roles, nowMs, log });
       settler.wake();
       return answers;
     },
@@ -86,10 +97,15 @@ export type AuthorityParts = {
   readonly store: AuthorityStore;
 };
 
+/** The file of the grant key. */
+export function grantKeyPath(config: Pick<Config, 'data'>): string {
+  return join(config.data, 'grant-key.pkcs8');
+}
+
 /** Key, trust bundle and store; the caller closes the store. Rejections: `config-invalid`, `store-in-use`, `store-damaged`. */
 export async function openParts(config: Config, onBroken?: (fault: unknown) => void): Promise<Result<AuthorityParts>> {
   await mkdir(config.data, { recursive: true, mode: 0o700 });
-  const signer = await openSoftwareGrantKey(join(config.data, 'grant-key.pkcs8'));
+  const signer = await openSoftwareGrantKey(grantKeyPath(config));
   if (!signer.ok) return signer;
   const bundle = await readBundle(config.trustBundle);
   if (!bundle.ok) return bundle;

@@ -7,6 +7,7 @@
 import { chmodSync, mkdirSync, mkdtempSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 
 export const PARTIES = ['cryptographic-device', 'authority', 'server', 'psd', 'host'] as const;
 export type PartyName = (typeof PARTIES)[number];
@@ -72,6 +73,11 @@ export function installationPaths(data: string, sockets: string): InstallationPa
       serverAcceptance: join(sockets, 'server-acceptance.sock'),
     },
   };
+}
+
+/** The built program of a party. */
+export function partyMain(party: PartyName): string {
+  return fileURLToPath(new URL(`../../${party}/dist/main.js`, import.meta.url));
 }
 
 /** The socket folder of a data folder; undefined where none was ever made. Changes nothing. */

@@ -11,7 +11,6 @@ import { existsSync, readFileSync, rmSync } from 'node:fs';
 import { mkdir, readFile, rm } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { errorCode, errorText, Fault } from '@countermark/node-platform/fault';
 import { writePrivateFile } from '@countermark/node-platform/private-file';
 import { lazyRpc, type RpcServer, serveRpc } from '@countermark/node-platform/rpc';
@@ -30,6 +29,7 @@ import {
   type InstallationPaths,
   makeSocketFolder,
   PARTIES,
+  partyMain,
   type PartyName,
 } from './installation-paths.ts';
 import {
@@ -262,11 +262,6 @@ export async function lockInstallation(data: string, events: InstallationEvents)
     if (errorCode(error) === 'socket-in-use') refuseCommand('store-in-use', { store: data });
     throw error;
   }
-}
-
-/** The built program of a party. */
-function partyMain(party: PartyName): string {
-  return fileURLToPath(new URL(`../../${party}/dist/main.js`, import.meta.url));
 }
 
 /** Waits for all, so that a failure leaves nothing half started behind; then tells the first one. */

@@ -21,6 +21,7 @@ const NOUNS: Readonly<Record<string, () => Promise<Noun>>> = {
   grant: () => import('./grant.ts'),
   device: () => import('./device.ts'),
   verify: () => import('./verify.ts'),
+  check: () => import('./check.ts'),
   reset: () => import('./reset.ts'),
 };
 

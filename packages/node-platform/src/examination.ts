@@ -24,8 +24,8 @@ export type ExaminationOptions = {
   readonly onProgress?: (what: string, done: number, total: number) => void;
   /** A file to which this party's testimony is appended. */
   readonly testimony?: string;
-  /** A file with the testimony of others. */
-  readonly against?: string;
+  /** Files with the testimony of others. */
+  readonly against?: readonly string[];
 };
 
 export class Examination {
@@ -69,10 +69,10 @@ export class Examination {
 
   /** What others testified, in their order; nothing where nobody did. */
   async *others(): AsyncGenerator<Testimony> {
-    const { against } = this.#options;
-    if (against === undefined) return;
-    for await (const line of createInterface({ input: createReadStream(against, 'utf8') })) {
-      if (line !== '') yield JSON.parse(line) as Testimony;
+    for (const file of this.#options.against ?? []) {
+      for await (const line of createInterface({ input: createReadStream(file, 'utf8') })) {
+        if (line !== '') yield JSON.parse(line) as Testimony;
+      }
     }
   }
 }

@@ -2,7 +2,7 @@
  * The child's side of supervision: what the main of every party does besides its own work.
  *
  *     node main.js serve --config FILE.json
- *     node main.js check --config FILE.json [--json] [--testimony FILE] [--against FILE]
+ *     node main.js check --config FILE.json [--json] [--testimony FILE] [--against FILE ...]
  *
  * `serve` prints one line `{"ready":true,...}` on stdout when it serves, and ends cleanly when stdin (the supervisor's pipe) closes
  * or on SIGTERM; SIGINT is ignored, because a terminal sends it to every process and the supervisor decides. `check` reads the
@@ -73,7 +73,7 @@ export async function runParty<Config>(program: PartyProgram<Config>): Promise<v
   }
 }
 
-type CheckOptions = { readonly json?: boolean; readonly testimony?: string; readonly against?: string };
+type CheckOptions = { readonly json?: boolean; readonly testimony?: string; readonly against?: readonly string[] };
 type PartyCommand = { readonly verb: 'serve' | 'check'; readonly json: unknown; readonly options: CheckOptions };
 
 async function parseCommand(args: string[]): Promise<Result<PartyCommand>> {
@@ -85,7 +85,7 @@ async function parseCommand(args: string[]): Promise<Result<PartyCommand>> {
     const text = { type: 'string' } as const;
     const parsed = parseArgs({
       args,
-      options: { config: text, json: { type: 'boolean' }, testimony: text, against: text },
+      options: { config: text, json: { type: 'boolean' }, testimony: text, against: { ...text, multiple: true } },
       allowPositionals: true,
       strict: true,
     });

@@ -10,12 +10,9 @@ import {
 } from '@countermark/node-platform/party-main';
 import { EXIT } from '@countermark/protocol/rejection';
 import { accept, type Result } from '@countermark/protocol/result';
+import { checkServer } from './check.ts';
 import { type Config, parseConfig } from './config.ts';
-import { Ledger } from './ledger.ts';
-import { logProblems } from './log-check.ts';
-import { Registry } from './registry.ts';
-import { openStore, startService } from './service.ts';
-import { SqlStatisticsLog } from './statistics-log.ts';
+import { startService } from './service.ts';
 
 async function serve(config: Config, party: PartyContext): Promise<Result<PublishedAddresses>> {
   const { log } = party;
@@ -33,18 +30,5 @@ async function serve(config: Config, party: PartyContext): Promise<Result<Publis
   return service.ok ? accept({ url: service.value.url }) : service;
 }
 
-async function check(config: Config): Promise<Result<readonly string[]>> {
-  const opened = await openStore(config);
-  if (!opened.ok) return opened;
-  const { database, roleKeys } = opened.value;
-  try {
-    const registry = new Registry(database, roleKeys);
-    const problems = await logProblems(new SqlStatisticsLog(database), registry, roleKeys);
-    return accept([...problems, ...(await new Ledger(database).problems())]);
-  } finally {
-    await database.close();
-  }
-}
-
-const program: PartyProgram<Config> = { name: 'server', parseConfig, serve, check };
+const program: PartyProgram<Config> = { name: 'server', parseConfig, serve, check: checkServer };
 await runParty(program);

@@ -12,7 +12,7 @@ import type { Rejection } from '@countermark/protocol/rejection';
 import type { Programme } from '@countermark/tariff/programme';
 import type { Beneficiary } from '@countermark/tariff/programme-reckoning';
 import type { ChainHead } from '@countermark/verify/chain';
-import type { RatedCell } from '../rating.ts';
+import type { RatedCell, Standing } from '../rating.ts';
 import type { TotalsQuery, TotalsRow } from '../totals.ts';
 
 /** What the authority knows of a device key from its verified certificate. */
@@ -110,7 +110,32 @@ export type ProgrammeState = {
 };
 
 /** Where the followers of the log stand. */
-export type Positions = { readonly intake: number; readonly rolled: number };
+export type Positions = {
+  readonly intake: number;
+  readonly rolled: number;
+  readonly grants: number;
+  /** The last record that a start found good. */
+  readonly checked: number;
+};
+
+/** A cell of a record as it was counted into its total. */
+export type CountedCell = {
+  readonly pieces: number;
+  readonly postageMills: bigint;
+  readonly standing: Standing;
+  readonly licensee: LicenseeId;
+  readonly customer: CustomerId | null;
+  readonly level: string;
+};
+
+/** A total that is not the sum of its cells. */
+export type WrongTotal = {
+  readonly key: string;
+  readonly pieces: bigint;
+  readonly postageMills: bigint;
+  readonly cellPieces: bigint;
+  readonly cellPostageMills: bigint;
+};
 
 export type AuthorityStore = {
   /** Adds keys; one that is there already stays as it is. */
@@ -169,7 +194,21 @@ export type AuthorityStore = {
 
   /** Records after a cursor in its order, at most `limit`. */
   records(after: number, limit: number): Promise<readonly (StoredRecord & { readonly cursor: number })[]>;
+  recordAt(device: DeviceId, sequence: number): Promise<StoredRecord | null>;
   quarantined(): Promise<readonly QuarantinedRecord[]>;
   device(device: DeviceId): Promise<DeviceState | null>;
+
+  /** Notes that a start found everything up to this cursor good. */
+  markChecked(cursor: number): Promise<void>;
+  /** What the database itself finds wrong with its pages; nothing where it cannot say. */
+  pageProblems(): Promise<readonly string[]>;
+  /** The cells of the records between two cursors, both included, by cursor, in order. */
+  cells(from: number, to: number): Promise<ReadonlyMap<number, readonly CountedCell[]>>;
+  /** Totals that are not the sums of their cells, at most `limit`. */
+  wrongTotals(limit: number): Promise<readonly WrongTotal[]>;
+  /** The columns beside a grant's bytes. */
+  grantColumns(cursor: number): Promise<(Omit<SignedGrant, 'bytes'> & { readonly through: number }) | null>;
+  /** Those of the digests that are of no record up to the cursor. */
+  missingEvidence(digests: readonly Digest[], through: number): Promise<readonly Digest[]>;
   close(): Promise<void>;
 };

@@ -4,7 +4,7 @@
  * Guarantees what `authority-store.ts` asks: every change is one serialisable transaction; cursors are counted in a locked
  * row, never by a sequence of the database, whose numbers can be committed out of order.
  */
-import { type Digest, digestOf } from '@countermark/protocol/digest';
+import { type Digest, digestOf, digestText } from '@countermark/protocol/digest';
 import type { CustomerId, DeviceId, LicenseeId, ProgrammeId } from '@countermark/protocol/id';
 import { mills } from '@countermark/protocol/money';
 import { isRejectionCode, rejection } from '@countermark/protocol/rejection';
@@ -17,6 +17,7 @@ import { DIMENSIONS, type TotalsQuery, type TotalsRow } from '../totals.ts';
 import type {
   AuthorityStore,
   CertifiedKey,
+  CountedCell,
   DeviceState,
   GrantIdentity,
   GrantItem,
@@ -30,6 +31,7 @@ import type {
   SignedGrant,
   StoredRecord,
   StoredTotal,
+  WrongTotal,
 } from './authority-store.ts';
 import { MIGRATIONS, type Tables } from './tables.ts';
 
@@ -140,7 +142,7 @@ class SqlStore implements AuthorityStore {
   async positions(): Promise<Positions> {
     const rows = await this.#database.read((tables) => tables.selectFrom('position').selectAll().execute());
     const at = (name: string): number => Number(rows.find((row) => row.name === name)?.value ?? 0n);
-    return { intake: at('intake'), rolled: at('rolled') };
+    return { intake: at('intake'), rolled: at('rolled'), grants: at('grants'), checked: at('checked') };
   }
 
   async roll(rolled: number, limit: number, rate: (record: StoredRecord) => readonly RatedCell[]): Promise<number> {
@@ -434,6 +436,138 @@ class SqlStore implements AuthorityStore {
       tables.selectFrom('device').selectAll().where('device', '=', device).executeTakeFirst(),
     );
     return row === undefined ? null : deviceOf(row);
+  }
+
+  async recordAt(device: DeviceId, sequence: number): Promise<StoredRecord | null> {
+    const row = await this.#database.read((tables) =>
+      tables
+        .selectFrom('record')
+        .selectAll()
+        .where('device', '=', device)
+        .where('sequence', '=', BigInt(sequence))
+        .executeTakeFirst(),
+    );
+    return row === undefined ? null : recordOf(row);
+  }
+
+  async markChecked(cursor: number): Promise<void> {
+    const value = BigInt(cursor);
+    await this.#database.transaction(async (tables) => {
+      await tables
+        .insertInto('position')
+        .values({ name: 'checked', value })
+        .onConflict((conflict) => conflict.column('name').doUpdateSet({ value }))
+        .execute();
+    });
+  }
+
+  async pageProblems(): Promise<readonly string[]> {
+    if (this.#database.kind !== 'sqlite') return [];
+    const { rows } = await this.#database.read((tables) =>
+      sql<{ integrity_check: string }>`PRAGMA integrity_check`.execute(tables),
+    );
+    return rows.map((row) => row.integrity_check).filter((words) => words !== 'ok');
+  }
+
+  async cells(from: number, to: number): Promise<ReadonlyMap<number, readonly CountedCell[]>> {
+    const rows = await this.#database.read((tables) =>
+      tables
+        .selectFrom('cell')
+        .innerJoin('total', 'total.id', 'cell.total')
+        .select([
+          'cell.cursor',
+          'cell.pieces',
+          'cell.postage_mills',
+          'total.standing',
+          'total.licensee',
+          'total.customer',
+          'total.level',
+        ])
+        .where('cell.cursor', '>=', BigInt(from))
+        .where('cell.cursor', '<=', BigInt(to))
+        .orderBy('cell.cursor')
+        .orderBy('cell.ordinal')
+        .execute(),
+    );
+    const cells = new Map<number, CountedCell[]>();
+    for (const row of rows) {
+      const own = cells.get(Number(row.cursor)) ?? [];
+      own.push({
+        pieces: Number(row.pieces),
+        postageMills: row.postage_mills,
+        standing: row.standing as Standing,
+        licensee: row.licensee as LicenseeId,
+        customer: customerOf(row.customer),
+        level: row.level,
+      });
+      cells.set(Number(row.cursor), own);
+    }
+    return cells;
+  }
+
+  async wrongTotals(limit: number): Promise<readonly WrongTotal[]> {
+    const rows = await this.#database.read((tables) =>
+      tables
+        .selectFrom('total')
+        .leftJoin('cell', 'cell.total', 'total.id')
+        .select((build) => [
+          'total.id',
+          'total.key',
+          'total.pieces',
+          'total.postage_mills',
+          build.fn.coalesce(build.fn.sum<bigint>('cell.pieces'), sql<bigint>`0`).as('cell_pieces'),
+          build.fn.coalesce(build.fn.sum<bigint>('cell.postage_mills'), sql<bigint>`0`).as('cell_postage_mills'),
+        ])
+        .groupBy(['total.id', 'total.key', 'total.pieces', 'total.postage_mills'])
+        .having(
+          sql<boolean>`total.pieces <> coalesce(sum(cell.pieces), 0) OR total.postage_mills <> coalesce(sum(cell.postage_mills), 0)`,
+        )
+        .orderBy('total.id')
+        .limit(limit)
+        .execute(),
+    );
+    return rows.map((row) => ({
+      key: row.key,
+      pieces: row.pieces,
+      postageMills: row.postage_mills,
+      cellPieces: row.cell_pieces,
+      cellPostageMills: row.cell_postage_mills,
+    }));
+  }
+
+  async grantColumns(cursor: number): Promise<(Omit<SignedGrant, 'bytes'> & { readonly through: number }) | null> {
+    const row = await this.#database.read((tables) =>
+      tables.selectFrom('issued_grant').selectAll().where('cursor', '=', BigInt(cursor)).executeTakeFirst(),
+    );
+    if (row === undefined) return null;
+    return {
+      programme: row.programme as ProgrammeId,
+      version: Number(row.version),
+      licensee: row.licensee as LicenseeId,
+      customer: customerOf(row.customer),
+      period: row.period,
+      revision: Number(row.revision),
+      amountMills: mills(row.amount_mills),
+      entitlementMills: mills(row.entitlement_mills),
+      through: Number(row.through),
+      digest: digestOf(row.digest),
+    };
+  }
+
+  async missingEvidence(digests: readonly Digest[], through: number): Promise<readonly Digest[]> {
+    const found = new Set<string>();
+    for (const part of chunks(digests, VALUES)) {
+      const rows = await this.#database.read((tables) =>
+        tables
+          .selectFrom('record')
+          .select('digest')
+          .where('digest', 'in', [...part])
+          .where('cursor', '<=', BigInt(through))
+          .execute(),
+      );
+      for (const row of rows) found.add(digestText(row.digest));
+    }
+    return digests.filter((digest) => !found.has(digestText(digest)));
   }
 
   async close(): Promise<void> {
