@@ -28,6 +28,7 @@ import { GrantIntake } from './grant-intake.ts';
 import { httpInterface } from './http.ts';
 import { Ledger } from './ledger.ts';
 import { bookPostage } from './ledger-follower.ts';
+import { logTailProblem } from './log-check.ts';
 import { Policies } from './policies.ts';
 import { Registry } from './registry.ts';
 import { Settlement } from './settlement.ts';
@@ -65,13 +66,18 @@ export async function openStore(
     return accept({ database, roleKeys: trustedKeys(bundle.value), trustBundle: text });
   } catch (error) {
     const code = errorCode(error);
-    const store = config.database.replace(/\/\/[^@/]*@/, '//');
+    const store = storeName(config);
     if (code === 'database-in-use') return refuse(rejection('store-in-use', { store }));
     if (code === 'database-damaged' || code === 'database-migrations') {
       return refuse(rejection('store-damaged', { store, reason: errorText(error) }));
     }
     throw error;
   }
+}
+
+/** The store for people, without the password that its URL may carry. */
+function storeName({ database }: Config): string {
+  return database.replace(/\/\/[^@/]*@/, '//');
 }
 
 export type ServiceContext = {
@@ -93,7 +99,7 @@ export type Service = {
   readonly wake: () => void;
 };
 
-/** Starts the server. Rejections: those of {@link openStore}. */
+/** Starts the server. Rejections: those of {@link openStore}; `store-damaged` where the end of the log contradicts itself. */
 export async function startService(config: Config, party: ServiceContext): Promise<Result<Service>> {
   const opened = await openStore(config, party.onBroken);
   if (!opened.ok) return opened;
@@ -110,6 +116,8 @@ export async function startService(config: Config, party: ServiceContext): Promi
   const log = new SqlStatisticsLog(database);
   const ledger = new Ledger(database);
   const registry = new Registry(database, roleKeys);
+  const damage = await logTailProblem({ database, log, registry, roleKeys });
+  if (damage !== null) return refuse(rejection('store-damaged', { store: storeName(config), reason: damage }));
   const policies = new Policies(registry, cryptographicDevice, config.policy);
   const enrolment = new Enrolment({ registry, policies, cryptographicDevice, roleKeys });
   const { currency, highestFundsMills } = config.policy;
