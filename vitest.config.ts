@@ -18,6 +18,7 @@ export default defineConfig({
             'packages/*/src/**/*.test.ts',
             'bench/src/**/*.test.ts',
             'tests/{house,vectors,contract}/**/*.test.ts',
+            'tests/adversary/*.test.ts',
           ],
           testTimeout: 60_000,
           hookTimeout: 60_000,
@@ -29,7 +30,7 @@ export default defineConfig({
         ssr,
         test: {
           name: 'process',
-          include: ['tests/{ways,loop,bad-input,faults}/**/*.test.ts'],
+          include: ['tests/{ways,loop,bad-input,faults,crash}/**/*.test.ts', 'tests/adversary/processes/*.test.ts'],
           fileParallelism: false,
           testTimeout: 600_000,
           hookTimeout: 600_000,

@@ -116,8 +116,10 @@ export type Parties = {
   stop(): Promise<void>;
 };
 
-/** Starts all of it. `database` as in the server's configuration. */
-export async function startParties(options: { database?: string; clock?: Clock } = {}): Promise<Parties> {
+/** Starts all of it. `database` as in the server's configuration; `settings` are further ones of it; `deviceClock` only for another than `clock`. */
+export async function startParties(
+  options: { database?: string; clock?: Clock; deviceClock?: Clock; settings?: object } = {},
+): Promise<Parties> {
   const folder = mkdtempSync(join(tmpdir(), 'cms-'));
   const at = (name: string): string => join(folder, name);
   const clock = options.clock ?? systemClock;
@@ -125,7 +127,9 @@ export async function startParties(options: { database?: string; clock?: Clock }
   const closing: (() => Promise<void> | void)[] = [];
   const onClose = (hook: () => Promise<void> | void): void => void closing.push(hook);
   const sockets = { socket: at('cd.sock'), sessionSocket: at('cds.sock'), acceptanceSocket: at('acc.sock') };
-  const device = value(await startDevice({ data: at('cd'), ...sockets }, { clock, log, onClose }));
+  const device = value(
+    await startDevice({ data: at('cd'), ...sockets }, { clock: options.deviceClock ?? clock, log, onClose }),
+  );
   await device.sessions();
   const rpc: RpcClient = await connectRpc(sockets.socket);
   onClose(() => rpc.close());
@@ -152,6 +156,7 @@ export async function startParties(options: { database?: string; clock?: Clock }
       acceptanceSocket: sockets.acceptanceSocket,
       authority: { url, credential: authority.credential },
       operatorCredential: operator,
+      ...options.settings,
     }),
   );
   let serverHooks: (() => Promise<void> | void)[] = [];

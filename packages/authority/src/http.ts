@@ -1,8 +1,8 @@
 /**
  * The authority's HTTP API: deliveries in, grants out, totals and programmes for whoever asks with the credential.
  *
- * Guarantees: nothing but `/health` and `/openapi.json` answers without the credential (compared as hashes, in constant
- * time); bodies are bounded before they are read; every error is problem+json (RFC 9457) with a code of the catalogue and
+ * Guarantees: nothing but `/health`, `/openapi.json` and `/v1/evidence`, which believes only what it verifies, answers without
+ * the credential (compared as hashes, in constant time); bodies are bounded before they are read; every error is problem+json (RFC 9457) with a code of the catalogue and
  * the request's id. Not encrypted: it listens on the loopback address, or behind a proxy that ends TLS.
  */
 import { randomUUID, timingSafeEqual } from 'node:crypto';
@@ -19,6 +19,7 @@ import {
   deliverySchema,
   grantListSchema,
 } from '@countermark/protocol/interfaces/delivery';
+import { EVIDENCE_LIMITS, type Evidence, evidenceSchema } from '@countermark/protocol/interfaces/evidence';
 import { describeRejection, type Rejection, type RejectionCode, rejection } from '@countermark/protocol/rejection';
 import { CATALOGUE } from '@countermark/protocol/rejection-catalogue';
 import { digestText } from '@countermark/protocol/digest';
@@ -38,12 +39,16 @@ export type HttpOptions = {
   readonly log: Log;
   /** Takes a parsed delivery in; durable when it resolves. */
   readonly takeIn: (delivery: Delivery) => Promise<DeliveryAnswers>;
+  /** Takes in what a host brings itself; durable when it resolves. */
+  readonly takeInEvidence: (evidence: Evidence) => Promise<DeliveryAnswers>;
   /** Through which intake cursor every programme was evaluated. */
   readonly evaluatedThrough: () => Promise<number>;
 };
 
 const CBOR = 'application/cbor';
 const PROBLEM = 'application/problem+json';
+/** Anyone may bring evidence: so much at once leaves the deliveries their time. */
+const EVIDENCE_AT_ONCE = 2;
 const MAX_ROWS = 10_000;
 /** A list of grants ends after so many, or with the grant that passes so many bytes. */
 const GRANTS = 1_000;
@@ -137,7 +142,42 @@ export async function authorityHttp(options: HttpOptions): Promise<FastifyInstan
   return app;
 }
 
-function openRoutes(app: FastifyInstance, { store, evaluatedThrough }: HttpOptions): void {
+function openRoutes(app: FastifyInstance, { store, evaluatedThrough, takeInEvidence }: HttpOptions): void {
+  let atWork = 0;
+  app.post(
+    '/v1/evidence',
+    {
+      schema: {
+        summary: 'Takes confirmed records from whoever has them.',
+        description:
+          'For a host whose server confirmed a record and does not deliver it. Body and answer are CBOR (evidence, delivery-answers): each record with its attestation and its confirmation, every part of which is verified. No credential is asked for; a few are taken at once, and try-again is answered beyond.',
+        security: [],
+        consumes: [CBOR],
+        produces: [CBOR],
+        response: { 200: { description: 'CBOR: delivery-answers', type: 'string', format: 'binary' }, ...problems },
+      },
+      bodyLimit: EVIDENCE_LIMITS.maxBytes,
+      // CBOR is parsed by the protocol's own schema.
+      validatorCompiler: () => () => true,
+      serializerCompiler: () => (data) => JSON.stringify(data),
+    },
+    async (request, reply) => {
+      const body = request.body instanceof Uint8Array ? request.body : new Uint8Array();
+      const evidence = parseBytes(evidenceSchema, body, EVIDENCE_LIMITS);
+      if (!evidence.ok) return refuse(request, reply, evidence.rejection);
+      if (atWork >= EVIDENCE_AT_ONCE) {
+        return refuse(request, reply, rejection('try-again', { reason: `${EVIDENCE_AT_ONCE} are being taken` }));
+      }
+      atWork += 1;
+      try {
+        const answers = await takeInEvidence(evidence.value);
+        return await cbor(reply, encodeWith(deliveryAnswersSchema, answers));
+      } finally {
+        atWork -= 1;
+      }
+    },
+  );
+
   const health = Type.Object({
     status: Type.Literal('ok'),
     intake: Type.Integer({ description: 'Records taken in.' }),

@@ -7,13 +7,15 @@
  * reason and suspends the device; no message lifts that, nor a withdrawal. A contradiction is kept and leaves the chain where it
  * stood. Delivering again changes
  * nothing and gets the same answers.
- * Takes nothing from the server but bytes and their order. Rating and granting follow by the cursor (`settlement.ts`).
+ * Takes nothing from the server but bytes and their order; a host that holds confirmed records may bring them itself. Rating and granting follow by the cursor (`settlement.ts`).
  */
 import { type Digest, sameBytes } from '@countermark/protocol/digest';
 import { parseEnvelope } from '@countermark/protocol/cose';
 import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
 import type { Delivery } from '@countermark/protocol/interfaces/delivery';
+import type { Evidence } from '@countermark/protocol/interfaces/evidence';
 import { parsePayload } from '@countermark/protocol/message';
+import { CONFIRMATION } from '@countermark/protocol/messages/confirmation';
 import { KEY_ROTATION } from '@countermark/protocol/messages/key-rotation';
 import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
 import { SUSPENSION, type Suspension } from '@countermark/protocol/messages/policy';
@@ -58,15 +60,51 @@ type Candidate = { readonly record: VerifiedRecord; readonly attestation: Uint8A
 
 /** Takes in one delivery; answers in the order of its items. */
 export async function takeIn(delivery: Delivery, options: IntakeOptions): Promise<DeliveryAnswers> {
+  return takeInVerified(delivery, options, (item, keys) => verifyItem(item, keys, options.roles));
+}
+
+/**
+ * Takes in what a host brings itself, because the server that confirmed it does not deliver it: each record only with a
+ * confirmation that the confirming key signed for exactly its digest. Answers in the order of the items.
+ */
+export async function takeInEvidence(evidence: Evidence, options: IntakeOptions): Promise<DeliveryAnswers> {
+  const { roles, log } = options;
+  return takeInVerified(evidence, options, (item, keys) => {
+    const candidate = verifyItem(item, keys, roles);
+    if (!candidate.ok) return candidate;
+    const confirmation = verifyMessage(CONFIRMATION, item.confirmation, { port: nodeVerification, keys: roles });
+    if (!confirmation.ok) return confirmation;
+    const { device, sequence, digest } = recordIdentity(candidate.value.record);
+    const said = confirmation.value.message;
+    if (said.device !== device || said.sequence !== sequence || !sameBytes(said.digest, digest)) {
+      return refuse(rejection('confirmation-mismatch', { sequence }));
+    }
+    log.info('A host brought a confirmed record itself', { device, sequence });
+    return candidate;
+  });
+}
+
+type Item = Delivery['items'][number];
+type Brought<I extends Item> = {
+  readonly certificates: readonly Uint8Array[];
+  readonly items: readonly I[];
+  readonly suspensions?: readonly Uint8Array[];
+};
+
+async function takeInVerified<I extends Item>(
+  brought: Brought<I>,
+  options: IntakeOptions,
+  verify: (item: I, keys: CertifiedKeys) => Result<Candidate>,
+): Promise<DeliveryAnswers> {
   const { store, log } = options;
-  const suspensions = verifiedSuspensions(delivery.suspensions ?? [], options);
-  await store.addCertificates(verifiedCertificates(delivery.certificates, options));
-  const keys = await certifiedKeys(delivery.items, store);
+  const suspensions = verifiedSuspensions(brought.suspensions ?? [], options);
+  await store.addCertificates(verifiedCertificates(brought.certificates, options));
+  const keys = await certifiedKeys(brought.items, store);
 
   const candidates: Result<Candidate>[] = [];
-  for (const [index, item] of delivery.items.entries()) {
+  for (const [index, item] of brought.items.entries()) {
     if (index % SLICE === SLICE - 1) await new Promise(setImmediate);
-    candidates.push(verifyItem(item, keys, options.roles));
+    candidates.push(verify(item, keys));
   }
   const verified = candidates.flatMap((candidate) => (candidate.ok ? [recordIdentity(candidate.value.record)] : []));
   const devices = new Set<DeviceId>([...verified, ...suspensions].map(({ device }) => device));
@@ -109,7 +147,7 @@ function verifiedSuspensions(suspensions: readonly Uint8Array[], { roles, log }:
   });
 }
 
-type CertifiedKeys = (device: string, epoch: number) => CertifiedKey | null;
+export type CertifiedKeys = (device: string, epoch: number) => CertifiedKey | null;
 
 /** The stored keys that records name, whatever else is wrong with them. */
 export async function certifiedKeys(

@@ -95,6 +95,7 @@ export type Service = {
   readonly acceptance: Acceptance;
   readonly log: StatisticsLog;
   readonly ledger: Ledger;
+  readonly deadDevices: DeadDevices;
   /** Has every follower look at once. */
   readonly wake: () => void;
 };
@@ -222,5 +223,5 @@ export async function startService(config: Config, party: ServiceContext): Promi
   const wake = (): void => {
     for (const follower of followers) follower.wake();
   };
-  return accept({ url, database, acceptance, log, ledger, wake });
+  return accept({ url, database, acceptance, log, ledger, deadDevices, wake });
 }
