@@ -47,8 +47,8 @@ export function deviceOperations({ keys, authentication, issuing, sessionAuthori
     ),
     served(CRYPTOGRAPHIC_DEVICE.signPolicy, async ({ policy }) => named('policy', await issuing.signPolicy(policy))),
     served(CRYPTOGRAPHIC_DEVICE.signTime, async ({ device }) => named('time', await issuing.signTime(device))),
-    served(CRYPTOGRAPHIC_DEVICE.suspend, async ({ device, licensee, suspended, reason }) =>
-      named('suspension', await issuing.suspend(device, licensee, suspended, reason)),
+    served(CRYPTOGRAPHIC_DEVICE.suspend, async ({ device, licensee, suspended, reason, withdrawn }) =>
+      named('suspension', await issuing.suspend(device, licensee, suspended, reason, withdrawn)),
     ),
   ]);
 }
