@@ -1,8 +1,9 @@
-// Sets up what is missing, builds what changed, and starts: `npm start`, `npm test` and `npm run bench` all come here.
+// Sets up what is missing, builds what changed, and starts: `npm start`, `npm test`, `npm run bench` and the like all come here.
 //
 //   node start.mjs [options of `countermark up`]     start Countermark
 //   node start.mjs test [options of vitest]          run every test
 //   node start.mjs bench [options of the benchmark]  measure
+//   node start.mjs crash kills|syscalls [options]    kill real processes, fail their system calls (docs/reliability.md)
 //
 // Guarantees: nothing of its own on stdout (what it says goes to stderr), so that `--json` gives one JSON object; one
 // set-up at a time in a checkout, others wait; a set-up that broke off is done again; when nothing changed it only reads
@@ -34,6 +35,9 @@ const installedFile = join(root, 'node_modules', '.countermark-setup');
 const stateFolder = join(root, '.setup');
 const builtFile = join(stateFolder, 'built');
 const lockFile = join(stateFolder, 'lock');
+
+/** Programs of ours that need what is built, by the word that starts them. */
+const PROGRAMS = { bench: 'bench/dist/main.js', crash: 'tests/crash/run.mjs' };
 
 /** A lock whose holder lives touches it every 2 s; after this long untouched its process id belongs to another program. */
 const LOCK_ABANDONED_MS = 60000;
@@ -249,15 +253,16 @@ async function main() {
   const verb = args[0];
   // npm calls this after every install (package.json, `prepare`), so that one done by hand counts as well.
   if (verb === 'remember') return remember();
-  if (verb !== undefined && !verb.startsWith('-') && verb !== 'test' && verb !== 'bench') {
+  const program = Object.prototype.hasOwnProperty.call(PROGRAMS, verb) ? PROGRAMS[verb] : undefined;
+  if (verb !== undefined && !verb.startsWith('-') && verb !== 'test' && program === undefined) {
     throw new UsageError(
-      `start.mjs does not know "${verb}". It takes test, bench, or the options of \`countermark up\`; the other commands are ` +
-        'those of `npx countermark`.',
+      `start.mjs does not know "${verb}". It takes test, ${Object.keys(PROGRAMS).join(', ')}, or the options of ` +
+        '`countermark up`; the other commands are those of `npx countermark`.',
     );
   }
   await prepare();
   if (verb === 'test') return become('node_modules/vitest/vitest.mjs', ['run'].concat(args.slice(1)));
-  if (verb === 'bench') return become('bench/dist/main.js', args.slice(1));
+  if (program !== undefined) return become(program, args.slice(1));
   return become('packages/cli/bin/countermark.mjs', ['up'].concat(args));
 }
 

@@ -75,6 +75,16 @@ export type LineOptions = {
    * start): a write beyond fails as one on a broken disk does.
    */
   readonly limited?: readonly ('psd' | 'host')[];
+  /** Stands between host and PSD: given the PSD's socket, answers the one that the host is told of. */
+  readonly tap?: (psdSocket: string) => Promise<string>;
+};
+
+/** What a test changes about how processes are started. */
+export type Starting = {
+  /** The process that is started for a party, from the one that would be. */
+  readonly wrap: (spec: PartySpec, paths: InstallationPaths) => PartySpec;
+  /** Longest wait before a restart. */
+  readonly restartMsMax: number;
 };
 
 export type TestInstallation = {
@@ -89,18 +99,19 @@ export type TestInstallation = {
   stop(): Promise<void>;
 };
 
-/** Starts the shared parties in a new temporary folder; `limited` as for a line. */
+/** Starts the shared parties in a new temporary folder; `limited` as for a line; `starting` for every process. */
 export async function startInstallation(
-  options: { readonly limited?: readonly PartyName[] } = {},
+  options: { readonly limited?: readonly PartyName[]; readonly starting?: Starting } = {},
 ): Promise<TestInstallation> {
   const folder = mkdtempSync(join(tmpdir(), 'cm-'));
   const paths = pathsIn(folder);
   const credentials = { operator: randomBytes(32).toString('hex'), delivery: randomBytes(32).toString('hex') };
   const ports = { server: await freePort(), authority: await freePort() };
   const settings = settingsOf({});
+  const { starting } = options;
   const begin = async (party: PartyName, config: object): Promise<[TestProcess, PartyAddresses]> => {
     const limited = options.limited?.includes(party) === true;
-    const started = testProcess(paths, partySpec(party, paths, config), limited);
+    const started = testProcess(paths, partySpec(party, paths, config), limited, starting);
     return [started, await started.start()];
   };
 
@@ -134,11 +145,19 @@ export async function startInstallation(
       const credential = await registerLicensee(operator, own.licensee, own.customers === 'many' ? 'bureau' : 'mailer');
       await payDeposit(operator, own.licensee, DEPOSIT_MILLS);
       const access = { url: operator.url, credential };
-      const psd = testProcess(linePaths, partySpec('psd', linePaths, psdConfig(linePaths, own)), limited('psd'));
+      const psd = testProcess(
+        linePaths,
+        partySpec('psd', linePaths, psdConfig(linePaths, own)),
+        limited('psd'),
+        starting,
+      );
+      const psdSocket = (await options.tap?.(linePaths.sockets.psd)) ?? linePaths.sockets.psd;
+      const hostSettings = { ...hostConfig(linePaths, own, access), psdSocket };
       const hostProcess = testProcess(
         linePaths,
-        partySpec('host', linePaths, hostConfig(linePaths, own, access), options.clock === true ? clock : undefined),
+        partySpec('host', linePaths, hostSettings, options.clock === true ? clock : undefined),
         limited('host'),
+        starting,
       );
       await psd.start();
       await hostProcess.start();
@@ -218,7 +237,12 @@ function partySpec(party: PartyName, paths: InstallationPaths, config: object, c
 }
 
 /** The process of a party, not started. It comes back quickly: tests wait for that. */
-function testProcess(paths: InstallationPaths, spec: PartySpec, limited = false): TestProcess {
+function testProcess(
+  paths: InstallationPaths,
+  spec: PartySpec,
+  limited = false,
+  starting: Starting = { wrap: (own) => own, restartMsMax: 500 },
+): TestProcess {
   const waiting: (() => void)[] = [];
   const back = (): Promise<void> =>
     new Promise((resolve) => {
@@ -226,7 +250,7 @@ function testProcess(paths: InstallationPaths, spec: PartySpec, limited = false)
     });
   const supervisor = new Supervisor({
     logDirectory: paths.logs,
-    restartMs: { first: 20, most: 500 },
+    restartMs: { first: 20, most: starting.restartMsMax },
     onReady: () => {
       for (const tell of waiting.splice(0)) tell();
     },
@@ -235,7 +259,7 @@ function testProcess(paths: InstallationPaths, spec: PartySpec, limited = false)
   const script = 'if [ -f "$0" ]; then ulimit -f "$(cat "$0")"; fi; exec "$@"';
   const whole: PartySpec = limited
     ? { ...spec, command: '/bin/sh', args: ['-c', script, limit, process.execPath, ...spec.args] }
-    : spec;
+    : starting.wrap(spec, paths);
   return {
     pid: () => supervisor.pid(spec.name),
     kill: async () => {
