@@ -1,9 +1,11 @@
 /**
- * `countermark device status`: the postal security device as it describes itself.
+ * `countermark device`: the postal security device as it describes itself, and its change of keys (`device-rotate.ts`).
  */
 import type { Command } from 'commander';
 import { HOST } from '@countermark/protocol/interfaces/host';
 import { carryOut, type SharedOptions, userPath, withShared } from './command.ts';
+import { declareRotate } from './device-rotate.ts';
+import { declareStanding } from './device-standing.ts';
 import { withHost } from './host-client.ts';
 import { amountText, registerLines, section, timeText } from './summary.ts';
 import { formatPairs } from './table.ts';
@@ -11,7 +13,7 @@ import { print, printJson } from './terminal.ts';
 
 /** Declares the command. */
 export function declare(program: Command): void {
-  const device = program.command('device').summary('the postal security device: status');
+  const device = program.command('device').summary('the postal security device: status, rotate');
   device.description('The postal security device.');
   withShared(device.command('status').description('Says what the device says of itself.'), [
     'countermark device status',
@@ -33,6 +35,9 @@ export function declare(program: Command): void {
               ['State', status.state],
               ['Licensee', status.licensee ?? '(none)'],
               ['Procedure', `${status.authentication}, key epoch ${status.epoch}`],
+              ...(status.pendingEpoch === null
+                ? []
+                : [['New keys', `of epoch ${status.pendingEpoch} wait (countermark device rotate goes on)`] as const]),
               ['Records of pieces', status.memory === 'psd' ? 'inside the PSD' : 'in the memory of the host'],
               ['Certified', status.certified ? 'yes' : 'no: every indicium is a SPECIMEN'],
               ['Customers', status.customers.length === 0 ? '(own mail only)' : status.customers.join(', ')],
@@ -58,4 +63,5 @@ export function declare(program: Command): void {
       return undefined;
     });
   });
+  declareRotate(device);
 }

@@ -126,7 +126,7 @@ function recordTable(records: readonly RecordReport[]): string {
     records.map((record) => [
       String(record.sequence),
       record.digest.slice(0, 16),
-      record.job ?? '',
+      record.type === 'key-rotation' ? '(key rotation)' : (record.job ?? ''),
       record.state,
       String(record.attempts),
       timeText(record.sealedAtMs),

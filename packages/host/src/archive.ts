@@ -11,6 +11,9 @@ import type { JobId } from '@countermark/protocol/id';
 import type { Journal } from './journal.ts';
 import type { RecordRow } from './journal-rows.ts';
 
+/** No job has this name: those begin with a letter or a digit. */
+const ROTATIONS = '_key-rotations';
+
 export class Archive {
   readonly #journal: Journal;
   readonly #output: string;
@@ -42,8 +45,24 @@ export class Archive {
     for (const grant of this.#journal.grants.ofJob(job)) {
       writeOnce(join(folder, `${grant.kind}-${String(grant.cursor)}.grant.cose`), grant.bytes);
     }
-    const certificate = this.#journal.kept('certificate');
-    if (certificate !== undefined) writeOnce(join(folder, 'device-certificate.cose'), certificate);
+    this.#layOutTrust(folder);
+    this.layOutRotations();
+  }
+
+  /** The same of the key rotations, which belong to no job. */
+  layOutRotations(): void {
+    const rotations = this.#journal.records.rotations();
+    if (rotations.length === 0) return;
+    const folder = join(this.#output, ROTATIONS);
+    mkdirSync(folder, { recursive: true });
+    for (const record of rotations)
+      layOutRecord(folder, `rotation-${String(record.sequence).padStart(10, '0')}`, record);
+    this.#layOutTrust(folder);
+  }
+
+  /** What the files of a folder are checked against: the certificates of all epochs, and the trust bundle. */
+  #layOutTrust(folder: string): void {
+    for (const { name, bytes } of this.#journal.certificates()) writeOnce(join(folder, `device-${name}.cose`), bytes);
     writeOnce(join(folder, 'trust-bundle.json'), readFileSync(this.#trustBundle));
   }
 }

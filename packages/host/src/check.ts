@@ -23,7 +23,7 @@ import { parsePayload } from '@countermark/protocol/message';
 import { ATTESTATION } from '@countermark/protocol/messages/attestation';
 import { BATCH_STATISTICS, type BatchStatistics } from '@countermark/protocol/messages/batch-statistics';
 import { CONFIRMATION } from '@countermark/protocol/messages/confirmation';
-import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
+import { DEVICE_CERTIFICATE, type DeviceCertificate } from '@countermark/protocol/messages/enrolment';
 import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
 import { CREDIT_GRANT, DISCOUNT_GRANT } from '@countermark/protocol/messages/grant';
 import { KEY_ROTATION } from '@countermark/protocol/messages/key-rotation';
@@ -103,17 +103,17 @@ class HostCheck {
   constructor(journal: Journal, keys: KeySource, examination: Examination) {
     this.#journal = journal;
     this.#examination = examination;
-    const bytes = journal.kept('certificate');
     const port = nodeVerification;
-    const certificate = bytes === undefined ? null : verifyMessage(DEVICE_CERTIFICATE, bytes, { port, keys });
-    if (certificate?.ok === false) {
-      examination.problem(`the device's certificate: ${describeRejection(certificate.rejection)}`);
+    const own: DeviceCertificate[] = [];
+    for (const { bytes } of journal.certificates()) {
+      const certificate = verifyMessage(DEVICE_CERTIFICATE, bytes, { port, keys });
+      if (certificate.ok) own.push(certificate.value.message);
+      else examination.problem(`the device's certificate: ${describeRejection(certificate.rejection)}`);
     }
-    const own = certificate?.ok === true ? certificate.value.message : null;
-    this.#device = own?.device ?? null;
+    this.#device = own.at(-1)?.device ?? null;
     this.#trust = {
       port,
-      keys: (key) => (own !== null && key.holder === own.device && key.epoch === own.epoch ? own : keys(key)),
+      keys: (key) => own.find(({ device, epoch }) => key.holder === device && key.epoch === epoch) ?? keys(key),
     };
   }
 
@@ -160,7 +160,7 @@ class HostCheck {
     }
     const wrong = 'observed' in parsed.value ? contradiction(parsed.value) : null;
     if (wrong !== null) return describeRejection(wrong);
-    // The key of an earlier epoch is not kept here: what it signed is checked by its attestation.
+    // The certificate of an epoch may have gone with an older journal: what it signed is checked by its attestation.
     if (envelope.value.authentication === 'signature' && this.#trust.keys(envelope.value.key) !== null) {
       const verified = verifyRecord(row.bytes, this.#trust);
       if (!verified.ok) return describeRejection(verified.rejection);

@@ -7,9 +7,11 @@
 import { Fault } from '@countermark/node-platform/fault';
 import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
 import { type DeviceStatus, PSD } from '@countermark/protocol/interfaces/psd';
+import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
 import { POLICY, type Policy } from '@countermark/protocol/messages/policy';
 import { accept, type Result } from '@countermark/protocol/result';
 import type { Journal } from './journal.ts';
+import { certificateName } from './journal-rows.ts';
 import { type PsdClient, statusOf } from './psd-client.ts';
 import type { ServerClient } from './server-client.ts';
 import { readUnverified } from './unverified-message.ts';
@@ -68,10 +70,23 @@ export class DeviceLink {
     return policy.ok ? policy.value : null;
   }
 
+  /** Asks the server for the certificate of the keys that the device goes over to. */
+  async certify(request: Uint8Array): Promise<Result<Uint8Array>> {
+    const answer = await this.#server.enrol(this.#licensee, request);
+    return answer.ok ? accept(answer.value.certificate) : answer;
+  }
+
+  /** Keeps a certificate under its epoch, for planning and for the archive. */
+  keepCertificate(bytes: Uint8Array): void {
+    const certificate = readUnverified(DEVICE_CERTIFICATE, bytes);
+    if (certificate.ok) this.#journal.keep(certificateName(certificate.value.epoch), bytes);
+  }
+
   async #enrol(): Promise<Result<DeviceStatus>> {
     const status = await statusOf(this.#psd);
     if (status.state !== 'uninitialised' && status.state !== 'keyed' && status.state !== 'authorised') {
-      if (this.#journal.kept('policy') === undefined || this.#journal.kept('certificate') === undefined) {
+      const certificate = this.#journal.kept(certificateName(status.epoch));
+      if (this.#journal.kept('policy') === undefined || certificate === undefined) {
         // Franking goes on without them: they are for planning and for the archive.
         await this.#fetchAgain(status).catch((error: unknown) => {
           if (!(error instanceof Fault)) throw error;
@@ -85,11 +100,15 @@ export class DeviceLink {
     if (!answer.ok) return answer;
     const installed = await this.#psd.call(PSD.install, answer.value);
     if (!installed.ok) return installed;
-    this.#journal.keep('certificate', answer.value.certificate);
-    this.#journal.keep('policy', answer.value.policy);
+    this.#keep(answer.value);
     const { device } = installed.value;
     const timed = await this.refreshTime(device);
     return timed.ok ? accept(await statusOf(this.#psd)) : accept(installed.value);
+  }
+
+  #keep({ certificate, policy }: { readonly certificate: Uint8Array; readonly policy: Uint8Array }): void {
+    this.keepCertificate(certificate);
+    this.#journal.keep('policy', policy);
   }
 
   /** A host that lost its store asks for the certificate by enrolling the same keys again, which the server answers alike. */
@@ -98,8 +117,7 @@ export class DeviceLink {
     if (request.ok) {
       const answer = await this.#server.enrol(this.#licensee, request.value.request);
       if (answer.ok) {
-        this.#journal.keep('certificate', answer.value.certificate);
-        this.#journal.keep('policy', answer.value.policy);
+        this.#keep(answer.value);
         return;
       }
     }

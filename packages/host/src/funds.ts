@@ -37,6 +37,20 @@ export class Funds {
   }
 
   /**
+   * Does what needs that no request is pending, as a change of keys does: after those that were asked for, before any other.
+   * Rejections: those of the work, and of a pending request that is not granted.
+   */
+  whileNoneIsPending<T>(work: () => Promise<Result<T>>): Promise<Result<T>> {
+    const done = this.#last.then(async () => {
+      const status = await statusOf(this.#psd);
+      const before = status.pendingFundsRequest === undefined ? null : await this.#once(mills(0n), null);
+      return before?.ok === false ? before : work();
+    });
+    this.#last = done.catch(() => undefined);
+    return done;
+  }
+
+  /**
    * Asks for what the device lacks of `neededMills`, as far as `highestMills` lets it hold that; says whether any came. Null: no
    * bound is known.
    */

@@ -105,7 +105,14 @@ export type BadRow = { readonly row: number; readonly field: string; readonly va
 export type GrantRow = { readonly cursor: number; readonly kind: 'discount' | 'credit'; readonly bytes: Uint8Array };
 
 /** Small values kept by name. */
-export type KeptName = 'certificate' | 'policy' | 'device' | 'checked';
+export type KeptName = CertificateName | 'policy' | 'device' | 'checked' | 'rotation';
+
+/** The device's certificate of an epoch; that of the first has no number. */
+export type CertificateName = 'certificate' | `certificate-${number}`;
+
+export function certificateName(epoch: number): CertificateName {
+  return epoch === 1 ? 'certificate' : `certificate-${epoch}`;
+}
 
 /** A row as SQLite answers it. */
 export type Raw = Record<string, unknown>;

@@ -12,7 +12,7 @@ import { BatchTable } from './batch-table.ts';
 import { ChunkTable } from './chunk-table.ts';
 import { GrantTable } from './grant-table.ts';
 import { JobTable } from './job-table.ts';
-import type { KeptName } from './journal-rows.ts';
+import type { CertificateName, KeptName } from './journal-rows.ts';
 import { JournalStatements } from './journal-statements.ts';
 import { RecordTable } from './record-table.ts';
 import { RunTable } from './run-table.ts';
@@ -51,6 +51,19 @@ export class Journal {
       name,
       value,
     );
+  }
+
+  forget(name: KeptName): void {
+    this.#sql.run('DELETE FROM kept WHERE name = ?', name);
+  }
+
+  /** The device's certificates of all epochs, oldest first, with their names. */
+  certificates(): { readonly name: CertificateName; readonly bytes: Uint8Array }[] {
+    return this.#sql
+      .all(
+        "SELECT name, value FROM kept WHERE name = 'certificate' OR name LIKE 'certificate-%' ORDER BY length(name), name",
+      )
+      .map((row) => ({ name: row.name as CertificateName, bytes: row.value as Uint8Array }));
   }
 
   kept(name: KeptName): Uint8Array | undefined {

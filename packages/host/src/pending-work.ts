@@ -61,7 +61,7 @@ export class PendingWork {
     return pending;
   }
 
-  /** After a journal was lost: records that only the device had kept, of batches that nothing else is known of. */
+  /** Key rotations; and after a journal was lost, records that only the device had kept, of batches that nothing else is known of. */
   #strays(): RecordRow[] {
     const { journal } = this.#parts;
     return journal.records.all().filter(({ batch }) => batch === null || journal.batches.get(batch) === undefined);

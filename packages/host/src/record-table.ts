@@ -52,6 +52,11 @@ export class RecordTable {
     return row === undefined ? undefined : recordOf(row);
   }
 
+  /** The key rotations, ascending: the records that belong to no batch. */
+  rotations(): RecordRow[] {
+    return this.#sql.all('SELECT * FROM record WHERE batch IS NULL ORDER BY sequence').map(recordOf);
+  }
+
   all(): RecordRow[] {
     return this.#sql.all('SELECT * FROM record ORDER BY sequence').map(recordOf);
   }

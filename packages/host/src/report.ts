@@ -143,6 +143,7 @@ export function recordReport(
   const batch = record.batch === null ? undefined : journal.batches.get(record.batch);
   return {
     sequence: record.sequence,
+    type: record.batch === null ? 'key-rotation' : 'batch-statistics',
     digest: digestText(record.digest),
     batch: record.batch,
     job: batch === undefined ? null : journal.batches.jobOf(batch),
@@ -217,6 +218,7 @@ export function deviceReport(status: DeviceStatus): DeviceReport {
     licensee: status.licensee ?? null,
     epoch: status.epoch,
     authentication: status.authentication,
+    pendingEpoch: status.pendingEpoch ?? null,
     memory: status.memory,
     certified: status.certified,
     registers: registersReport(status.registers),

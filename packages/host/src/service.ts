@@ -23,6 +23,7 @@ import { News } from './news.ts';
 import { Outbox } from './outbox.ts';
 import { PendingWork } from './pending-work.ts';
 import { Readiness } from './readiness.ts';
+import { Rotation } from './rotation.ts';
 import { SessionRelay } from './session-relay.ts';
 import { SettlementFollower } from './settlement.ts';
 import { StatisticsDesk } from './statistics-desk.ts';
@@ -37,6 +38,7 @@ export class HostService {
   readonly funds: FundsDesk;
   readonly grants: GrantsDesk;
   readonly device: DeviceDesk;
+  readonly rotation: Rotation;
   readonly reports: JobReports;
   readonly waiting: Waiting;
   readonly #parts: RatedParts;
@@ -125,6 +127,7 @@ export class HostService {
     this.funds = new FundsDesk(parts, link, funds);
     this.grants = new GrantsDesk(journal);
     this.device = new DeviceDesk(psd, link);
+    this.rotation = new Rotation({ closing, link, funds, outbox, archive });
     this.waiting = new Waiting({ journal, news, pending, reports, runner, takingUp });
   }
 

@@ -281,6 +281,8 @@ export type ReprintAnswer = { readonly file: string; readonly pieces: number };
 
 export type RecordReport = {
   readonly sequence: number;
+  /** A key rotation belongs to no batch and no job. */
+  readonly type: 'batch-statistics' | 'key-rotation';
   readonly digest: string;
   readonly batch: string | null;
   readonly job: string | null;
@@ -336,6 +338,8 @@ export type DeviceReport = {
   readonly state: string;
   readonly licensee: string | null;
   readonly epoch: number;
+  /** Of keys that were made for a rotation and are not in use yet. */
+  readonly pendingEpoch: number | null;
   readonly authentication: 'signature' | 'mac';
   readonly memory: 'psd' | 'host';
   readonly certified: boolean;
@@ -391,6 +395,18 @@ export type WaitAnswer = {
   readonly pending: readonly PendingReport[];
 };
 
+/** `to`: the key epoch that the device shall come to, the next one or the one that it is in. Default: the next one. */
+export type RotateParameters = { readonly to?: number };
+/** `rotated`: by this call; else the device was in the epoch already. `resumed`: an interrupted rotation came to its end. */
+export type RotateAnswer = {
+  readonly rotated: boolean;
+  readonly resumed: boolean;
+  readonly epoch: number;
+  /** Of the rotation; null where this host does not have it (any more). */
+  readonly record: RecordReport | null;
+  readonly device: DeviceReport;
+};
+
 export type EnrolParameters = { readonly customers?: readonly string[] };
 export type TemplateParameters = { readonly customers?: boolean };
 
@@ -423,5 +439,7 @@ export const HOST = {
   status: jsonOperation<Nothing, HostStatusAnswer>('status'),
   /** Brings the PSD's request to the server and installs the answer; registers customers. Idempotent. */
   enrol: jsonOperation<EnrolParameters, DeviceReport>('enrol'),
+  /** Takes the device to the keys of its next epoch. Asked again after a crash it goes on where it stood. */
+  rotate: jsonOperation<RotateParameters, RotateAnswer>('rotate'),
   template: jsonOperation<TemplateParameters, { readonly csv: string }>('template'),
 } as const;
