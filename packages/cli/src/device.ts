@@ -1,5 +1,6 @@
 /**
- * `countermark device`: the postal security device as it describes itself, and its change of keys (`device-rotate.ts`).
+ * `countermark device`: the postal security device as it describes itself, its change of keys
+ * (`device-rotate.ts`), and what the server's operators see and do (`device-standing.ts`).
  */
 import type { Command } from 'commander';
 import { HOST } from '@countermark/protocol/interfaces/host';
@@ -13,8 +14,12 @@ import { print, printJson } from './terminal.ts';
 
 /** Declares the command. */
 export function declare(program: Command): void {
-  const device = program.command('device').summary('the postal security device: status, rotate');
-  device.description('The postal security device.');
+  const device = program
+    .command('device')
+    .summary('postal security devices: status, rotate; for operators list, show, evidence, withdraw, ...');
+  device.description(
+    'The postal security device of this host: status, rotate. All devices of the server, for its operators: list, show, evidence, withdraw, declare-dead, confirm-dead.',
+  );
   withShared(device.command('status').description('Says what the device says of itself.'), [
     'countermark device status',
     'countermark device status --json',
@@ -64,4 +69,5 @@ export function declare(program: Command): void {
     });
   });
   declareRotate(device);
+  declareStanding(device);
 }

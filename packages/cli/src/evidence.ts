@@ -115,6 +115,18 @@ export class Evidence {
     return rotation.ok ? accept(rotation.value.request) : rotation;
   }
 
+  /** The attestation of the digest, hex, that lies beside the files; not verified. */
+  attestationOf(digest: string): Uint8Array | undefined {
+    return this.#attestations.get(digest);
+  }
+
+  /** The verified certificates of these devices, exact bytes. */
+  certificatesOf(devices: readonly string[]): readonly Uint8Array[] {
+    return [...this.#certificates.values()]
+      .filter(({ message }) => devices.includes(message.device))
+      .map(({ bytes }) => bytes);
+  }
+
   /** Where records of one device that were examined do not follow each other, in words. */
   brokenLinks(): string[] {
     const broken: string[] = [];
@@ -222,6 +234,11 @@ export function certifiedDevices(data: string): string[] {
       return certificate.ok && certificate.value.certified ? [certificate.value.device] : [];
     }),
   );
+}
+
+/** The messages of a type that lie in a folder as files, exact bytes, not verified. */
+export function messageFilesIn(folder: string, type: string): readonly Uint8Array[] {
+  return messageFiles(folder, [type]).map(readBounded);
 }
 
 const FILE_BYTES_MAX = 1024 * 1024;

@@ -202,8 +202,10 @@ export class Installation {
 
   async #credentials(): Promise<Credentials> {
     const { credentials: file } = this.paths;
-    if (existsSync(file)) return JSON.parse(await readFile(file, 'utf8')) as Credentials;
-    const made = { operator: randomBytes(32).toString('hex'), delivery: randomBytes(32).toString('hex') };
+    const known = existsSync(file) ? (JSON.parse(await readFile(file, 'utf8')) as Credentials) : undefined;
+    if (known?.secondOperator !== undefined) return known;
+    const credential = (): string => randomBytes(32).toString('hex');
+    const made = { operator: credential(), delivery: credential(), ...known, secondOperator: credential() };
     await writePrivateFile(file, `${JSON.stringify(made, null, 2)}\n`);
     return made;
   }

@@ -20,6 +20,7 @@ const NOUNS: Readonly<Record<string, () => Promise<Noun>>> = {
   funds: () => import('./funds.ts'),
   grant: () => import('./grant.ts'),
   device: () => import('./device.ts'),
+  evidence: () => import('./evidence-submit.ts'),
   verify: () => import('./verify.ts'),
   check: () => import('./check.ts'),
   reset: () => import('./reset.ts'),

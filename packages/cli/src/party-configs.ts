@@ -10,10 +10,18 @@ import type { Settings } from './configuration.ts';
 export type Credentials = {
   /** Of the server's operator: registers licensees, books deposits. */
   readonly operator: string;
+  /** Of a second person at the server: what needs two is not done by one. */
+  readonly secondOperator?: string;
   /** With which the server delivers to the authority. */
   readonly delivery: string;
   /** The licensee's, issued by the server; absent before it is registered. */
   readonly licensee?: string;
+};
+
+/** The operators of the local installation by name. */
+export const OPERATORS: Readonly<Record<string, 'operator' | 'secondOperator'>> = {
+  operator: 'operator',
+  'second-operator': 'secondOperator',
 };
 
 export type Ports = { readonly server: number; readonly authority: number };
@@ -62,6 +70,9 @@ export function serverConfig(
     acceptanceSocket: paths.sockets.serverAcceptance,
     authority: { url: urlOf(settings.listen, ports.authority), credential: credentials.delivery },
     operatorCredential: credentials.operator,
+    ...(credentials.secondOperator === undefined
+      ? {}
+      : { operators: [{ name: 'second-operator', credential: credentials.secondOperator }] }),
   };
 }
 

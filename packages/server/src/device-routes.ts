@@ -5,6 +5,7 @@
  */
 import { type DeviceId, DEVICE_ID } from '@countermark/protocol/id';
 import { digestText } from '@countermark/protocol/digest';
+import type { Currency } from '@countermark/protocol/money';
 import { rejection } from '@countermark/protocol/rejection';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { type Static, Type } from 'typebox';
@@ -19,6 +20,7 @@ export type DeviceRouteParts = {
   readonly deviceFiles: DeviceFiles;
   readonly withdrawals: Withdrawals;
   readonly deadDevices: DeadDevices;
+  readonly currency: Currency;
   /** Refuses who is no operator. */
   readonly operatorOnly: (request: FastifyRequest) => Promise<void>;
   /** The operator's name, once heard. */
@@ -60,7 +62,8 @@ const line = {
   evidence: Count,
   balanceMills: SignedAmount,
 };
-const ListAnswer = Type.Object({ devices: Type.Array(Type.Object(line)) });
+const CurrencyAnswer = Type.Object({ code: Type.String(), exponent: Count });
+const ListAnswer = Type.Object({ currency: CurrencyAnswer, devices: Type.Array(Type.Object(line)) });
 const DeathAnswer = Type.Object({
   reason: Type.String(),
   declaredBy: Type.String(),
@@ -73,6 +76,7 @@ const DeathAnswer = Type.Object({
 });
 const FileAnswer = Type.Object({
   ...line,
+  currency: CurrencyAnswer,
   head: Type.Object({
     digest: Type.String(),
     epoch: Count,
@@ -100,7 +104,7 @@ const WithdrawalAnswer = Type.Object({ reason: Type.String(), suspension: nullab
 
 /** Adds the routes. */
 export function deviceRoutes(app: FastifyInstance, parts: DeviceRouteParts): void {
-  const { registry, deviceFiles, withdrawals, deadDevices, operatorOnly: preHandler, operatorOf } = parts;
+  const { registry, deviceFiles, withdrawals, deadDevices, currency, operatorOnly: preHandler, operatorOf } = parts;
   const known = async (request: FastifyRequest) => {
     const { device } = request.params as Static<typeof DeviceParams>;
     const licensee = await registry.deviceLicensee(device);
@@ -119,7 +123,7 @@ export function deviceRoutes(app: FastifyInstance, parts: DeviceRouteParts): voi
     async (request) => {
       const { after = '', limit = 200, standing } = request.query as Static<typeof ListQuery>;
       const devices = await deviceFiles.list(after, limit, standing);
-      return { devices: devices.map((one) => ({ ...one, balanceMills: one.balanceMills.toString() })) };
+      return { currency, devices: devices.map((one) => ({ ...one, balanceMills: one.balanceMills.toString() })) };
     },
   );
 
@@ -131,6 +135,7 @@ export function deviceRoutes(app: FastifyInstance, parts: DeviceRouteParts): voi
       const { head, death, balanceMills, ...file } = await deviceFiles.of(device, licensee);
       return {
         ...file,
+        currency,
         balanceMills: balanceMills.toString(),
         head: {
           digest: digestText(head.digest),

@@ -13,6 +13,7 @@ import { dropUnread } from '@countermark/node-platform/unread-body';
 import { parseEnvelope } from '@countermark/protocol/cose';
 import { type CustomerId, type DeviceId, DEVICE_ID, type LicenseeId, LICENSEE_ID } from '@countermark/protocol/id';
 import { answersSchema, MAX_RECORD_BYTES, submissionSchema } from '@countermark/protocol/interfaces/answer';
+import type { Currency } from '@countermark/protocol/money';
 import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import { bytes, encodeWith, field, list, type Of, parseBytes, struct } from '@countermark/protocol/schema';
 import swagger from '@fastify/swagger';
@@ -144,6 +145,7 @@ export type HttpParts = {
   readonly deviceFiles: DeviceFiles;
   readonly withdrawals: Withdrawals;
   readonly deadDevices: DeadDevices;
+  readonly currency: Currency;
   readonly operatorCredential: string;
   readonly operators: readonly OperatorCredential[];
   readonly cdSessionSocket: string;

@@ -118,7 +118,9 @@ export async function startService(config: Config, party: ServiceContext): Promi
   const ledger = new Ledger(database);
   const registry = new Registry(database, roleKeys);
   const damage = await logTailProblem({ database, log, registry, roleKeys });
-  if (damage !== null) return refuse(rejection('store-damaged', { store: storeName(config), reason: damage }));
+  if (damage !== null) {
+    return refuse(rejection('store-damaged', { store: storeName(config), reason: damage.replace(/\.$/, '') }));
+  }
   const policies = new Policies(registry, cryptographicDevice, config.policy);
   const enrolment = new Enrolment({ registry, policies, cryptographicDevice, roleKeys });
   const { currency, highestFundsMills } = config.policy;
@@ -212,6 +214,7 @@ export async function startService(config: Config, party: ServiceContext): Promi
     deviceFiles: new DeviceFiles({ database, registry, log, ledger, deadDevices }),
     withdrawals,
     deadDevices,
+    currency,
     operatorCredential: config.operatorCredential,
     operators: config.operators,
     cdSessionSocket: config.cdSessionSocket,
