@@ -22,9 +22,9 @@ export class Running {
   stderr = '';
   readonly #waiting: { readonly pattern: RegExp; readonly resolve: (line: string) => void }[] = [];
 
-  constructor(args: readonly string[], env: Readonly<Record<string, string>> = {}) {
+  constructor(args: readonly string[], env: Readonly<Record<string, string>> = {}, keepInput = false) {
     this.child = spawn(process.execPath, [...args], { cwd: checkout, env: { ...process.env, NO_COLOR: '1', ...env } });
-    this.child.stdin.end();
+    if (!keepInput) this.child.stdin.end();
     this.child.stdout.on('data', (bytes: Buffer) => {
       this.stdout += bytes.toString();
     });
@@ -67,6 +67,11 @@ export class Workshop {
   /** Runs the command to its end. */
   run(...args: string[]): Promise<Ended> {
     return this.start(...args).ended;
+  }
+
+  /** Runs a party's program to its end; its input stays open, as a supervisor's pipe does. */
+  party(name: string, ...args: string[]): Promise<Ended> {
+    return this.#keep(new Running([join(checkout, 'packages', name, 'dist', 'main.js'), ...args], {}, true)).ended;
   }
 
   /** Runs start.mjs, as npm start does. */

@@ -44,7 +44,7 @@ export async function startAuthority(
   const damage = await tailProblem(opened.value);
   if (damage !== null) {
     await store.close();
-    return refuse(rejection('store-damaged', { store: storeName(config), reason: damage }));
+    return refuse(rejection('store-damaged', { store: storeName(config), reason: damage.replace(/\.$/, '') }));
   }
   const loaded = await loadProgrammes(await programmeFiles(config));
   const refused: Rejection | null = loaded.ok ? await adoptProgrammes(store, loaded.value) : loaded.rejection;

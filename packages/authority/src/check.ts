@@ -13,7 +13,7 @@ import { Examination } from '@countermark/node-platform/examination';
 import { type Digest, digestText, sameBytes } from '@countermark/protocol/digest';
 import type { DeviceId } from '@countermark/protocol/id';
 import type { Grant } from '@countermark/protocol/messages/grant';
-import { describeRejection } from '@countermark/protocol/rejection';
+import { describeFinding } from '@countermark/protocol/rejection';
 import { accept, type Result } from '@countermark/protocol/result';
 import type { Programme } from '@countermark/tariff/programme';
 import { beneficiaryOf, periodDays, periodOf, reckon, selects } from '@countermark/tariff/programme-reckoning';
@@ -58,7 +58,7 @@ export async function checkAuthority(
 }
 
 async function checkRecords(store: AuthorityStore, roles: KeySource, examination: Examination): Promise<void> {
-  const heads = new Map<DeviceId, ChainHead>();
+  const heads = new Map<DeviceId, ChainHead | null>();
   const tariffs = shippedTariffs();
   const { intake, rolled, grants } = await store.positions();
   if (rolled > intake) examination.problem(`The totals stand at ${rolled}; the log ends at ${intake}.`);
@@ -72,12 +72,12 @@ async function checkRecords(store: AuthorityStore, roles: KeySource, examination
       const name = nameOf(record);
       if (record.cursor !== cursor + 1) examination.problem(`${name}: the one before is missing.`);
       cursor = record.cursor;
-      const judged = judgedRecord(record, heads.get(record.device) ?? CHAIN_START, keys, roles);
+      const before = heads.get(record.device);
+      const judged = judgedRecord(record, before === undefined ? CHAIN_START : before, keys, roles);
       if (typeof judged === 'string') {
         examination.problem(`${name} ${judged}`);
-        // One gap is told once: what follows is judged by what stands before it.
-        const after = headAfter(record);
-        if (after !== null) heads.set(record.device, after);
+        // A break is told once: what follows is judged by what stands before it, or where that cannot be read, not at all.
+        heads.set(record.device, headAfter(record));
         continue;
       }
       heads.set(record.device, judged);
@@ -109,6 +109,7 @@ async function checkRecords(store: AuthorityStore, roles: KeySource, examination
   if (cursor !== intake) examination.problem(`The log ends at ${cursor}; its position is ${intake}.`);
   examination.testify({ party: 'authority', kind: 'intake', intake, rolled, grants });
   for (const [device, head] of heads) {
+    if (head === null) continue;
     const stored = await store.device(device);
     if (stored === null || !sameBytes(stored.head.digest, head.digest)) examination.problem(headProblem(device, head));
     examination.testify({
@@ -146,7 +147,7 @@ async function checkGrants(store: AuthorityStore, keys: KeySource, examination: 
       cursor = item.cursor;
       const verified = verifiedGrant(item, keys);
       if (!verified.ok) {
-        examination.problem(`${name}: ${describeRejection(verified.rejection)}`);
+        examination.problem(`${name}: ${describeFinding(verified.rejection)}`);
         continue;
       }
       const { message, digest } = verified.value;

@@ -11,9 +11,10 @@ import { parsePayload } from '@countermark/protocol/message';
 import { BATCH_STATISTICS } from '@countermark/protocol/messages/batch-statistics';
 import { CREDIT_GRANT, DISCOUNT_GRANT, type Grant } from '@countermark/protocol/messages/grant';
 import { KEY_ROTATION } from '@countermark/protocol/messages/key-rotation';
-import { describeRejection } from '@countermark/protocol/rejection';
+import { describeFinding } from '@countermark/protocol/rejection';
 import type { Result } from '@countermark/protocol/result';
 import { CHAIN_START, type ChainHead, judge } from '@countermark/verify/chain';
+import { recordIdentity } from '@countermark/verify/record';
 import { type TrustBundle, trustedKeys } from '@countermark/verify/trust-bundle';
 import { type KeySource, type Verified, verifyMessage } from '@countermark/verify/verified';
 import type { GrantSigner } from './grant.ts';
@@ -63,7 +64,7 @@ export async function tailProblem({
   const items = await store.grants(Math.max(0, grants - TAIL_MIN), TAIL_MAX);
   for (const item of items) {
     const grant = verifiedGrant(item, grantingKeys(signer));
-    if (!grant.ok) return `Grant ${item.cursor}: ${describeRejection(grant.rejection)}`;
+    if (!grant.ok) return `Grant ${item.cursor}: ${describeFinding(grant.rejection)}`;
     if (!sameBytes(item.digest, grant.value.digest)) return `Grant ${item.cursor} is stored under another digest.`;
   }
   if (checked !== intake) await store.markChecked(intake);
@@ -93,15 +94,18 @@ export function keysOf(records: readonly LoggedRecord[], store: AuthorityStore):
 /** The head after a record, or what is wrong with it. */
 export function judgedRecord(
   record: LoggedRecord,
-  head: ChainHead,
+  head: ChainHead | null,
   keys: CertifiedKeys,
   roles: KeySource,
 ): ChainHead | string {
   const attested = verifyItem({ record: record.bytes, attestation: record.attestation }, keys, roles);
-  if (!attested.ok) return `is not good: ${describeRejection(attested.rejection)}`;
-  const verdict = judge(head, attested.value.record, () => null);
-  if (verdict.outcome !== 'continues') return 'does not continue its chain.';
-  if (!sameBytes(verdict.head.digest, record.digest)) return 'is stored under another digest.';
+  if (!attested.ok) return `is not good: ${describeFinding(attested.rejection)}`;
+  const after = headAfter(record);
+  if (after === null) return 'cannot be read.';
+  if (head !== null && judge(head, attested.value.record, () => null).outcome !== 'continues') {
+    return 'does not continue its chain.';
+  }
+  if (!sameBytes(recordIdentity(attested.value.record).digest, record.digest)) return 'is stored under another digest.';
   const { message } = attested.value.record.verified;
   if (message.device !== record.device || message.sequence !== record.sequence)
     return `is record ${message.sequence} of ${message.device}.`;
@@ -112,7 +116,7 @@ export function judgedRecord(
       return `is stored as of the customer ${record.customer ?? '(none)'}; it is of ${customer ?? '(none)'}.`;
     if (mailingDate !== record.mailingDate) return `is stored as of ${record.mailingDate}; it is of ${mailingDate}.`;
   }
-  return verdict.head;
+  return after;
 }
 
 /** The head of a device's chain before one of its records, by the record before it; null where that one is missing. */

@@ -13,7 +13,7 @@ import { createInterface } from 'node:readline';
 import { Fault } from '@countermark/node-platform/fault';
 import { writePrivateFile } from '@countermark/node-platform/private-file';
 import { CATALOGUE } from '@countermark/protocol/rejection-catalogue';
-import { describeRejection, EXIT, type Rejection } from '@countermark/protocol/rejection';
+import { describeFinding, EXIT, type Rejection } from '@countermark/protocol/rejection';
 import { completeSettings, readSettings, type Settings } from './configuration.ts';
 import { Refused, refuseUsage, valueOf } from './failure.ts';
 import { installationPaths, type InstallationPaths, PARTIES, partyMain, type PartyName } from './installation-paths.ts';
@@ -179,7 +179,7 @@ async function checkParty(
   if (refused !== undefined) {
     // A store that cannot be opened is a finding like any other; one that is in use cannot be looked at.
     if (CATALOGUE[refused.code].exit !== EXIT.locked || refused.code === 'store-in-use') throw new Refused(refused);
-    return { party, store, problems: [describeRejection(refused)] };
+    return { party, store, problems: [describeFinding(refused)] };
   }
   if (problems === undefined) {
     throw new Fault('check-failed', `the check of ${party} ended with exit code ${code ?? '?'}: ${words.trim()}`, {

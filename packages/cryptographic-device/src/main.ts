@@ -4,9 +4,7 @@
  * Its local socket serves the server, its session socket ends the sessions of PSDs. Ready when the local socket is served;
  * the session's end follows at once (its certificate library takes a while to load and would only delay the others' start).
  */
-import { existsSync } from 'node:fs';
 import { systemClock } from '@countermark/node-platform/clock';
-import type { Examination } from '@countermark/node-platform/examination';
 import {
   type PartyContext,
   type PartyProgram,
@@ -15,8 +13,8 @@ import {
 } from '@countermark/node-platform/party-main';
 import { EXIT, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
-import { registerPath } from './device-register.ts';
-import { type Config, keysFolder, openDevice, startService } from './service.ts';
+import { checkCryptographicDevice } from './check.ts';
+import { type Config, startService } from './service.ts';
 import { UNSAFE_SERVER_KEYS } from './software-keys.ts';
 
 const SETTINGS = ['data', 'socket', 'sessionSocket', 'acceptanceSocket'] as const;
@@ -56,18 +54,10 @@ async function serve(config: Config, party: PartyContext): Promise<Result<Publis
   return accept({ socket: config.socket, session: config.sessionSocket });
 }
 
-async function check(config: Config, examination: Examination): Promise<Result<readonly string[]>> {
-  for (const path of [registerPath(config.data), keysFolder(config.data)]) {
-    if (!existsSync(path)) examination.problem(`There is no ${path}.`);
-  }
-  if (examination.problems.length > 0) return accept(examination.problems);
-  const opened = openDevice(config);
-  if (!opened.ok) return opened;
-  opened.value.register.examine(examination);
-  opened.value.register.close();
-  await opened.value.keys.close();
-  return accept(examination.problems);
-}
-
-const program: PartyProgram<Config> = { name: 'cryptographic-device', parseConfig, serve, check };
+const program: PartyProgram<Config> = {
+  name: 'cryptographic-device',
+  parseConfig,
+  serve,
+  check: checkCryptographicDevice,
+};
 await runParty(program);

@@ -27,7 +27,7 @@ import { DEVICE_CERTIFICATE, type DeviceCertificate } from '@countermark/protoco
 import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
 import { CREDIT_GRANT, DISCOUNT_GRANT } from '@countermark/protocol/messages/grant';
 import { KEY_ROTATION } from '@countermark/protocol/messages/key-rotation';
-import { describeRejection } from '@countermark/protocol/rejection';
+import { describeFinding } from '@countermark/protocol/rejection';
 import { accept, type Result } from '@countermark/protocol/result';
 import { contradiction } from '@countermark/verify/statistics';
 import { type KeySource, type Trust, verifyMessage } from '@countermark/verify/verified';
@@ -108,7 +108,7 @@ class HostCheck {
     for (const { bytes } of journal.certificates()) {
       const certificate = verifyMessage(DEVICE_CERTIFICATE, bytes, { port, keys });
       if (certificate.ok) own.push(certificate.value.message);
-      else examination.problem(`the device's certificate: ${describeRejection(certificate.rejection)}`);
+      else examination.problem(`the device's certificate: ${describeFinding(certificate.rejection)}`);
     }
     this.#device = own.at(-1)?.device ?? null;
     this.#trust = {
@@ -146,24 +146,24 @@ class HostCheck {
 
   #recordProblem(row: RecordRow, before: RecordRow | undefined): string | null {
     const envelope = parseEnvelope(row.bytes);
-    if (!envelope.ok) return describeRejection(envelope.rejection);
+    if (!envelope.ok) return describeFinding(envelope.rejection);
     if (!sameBytes(messageDigest(envelope.value, sha256), row.digest)) return 'its bytes are not those of its digest';
     const rotation = envelope.value.type === KEY_ROTATION.type;
     const parsed = rotation
       ? parsePayload(KEY_ROTATION, envelope.value)
       : parsePayload(BATCH_STATISTICS, envelope.value);
-    if (!parsed.ok) return describeRejection(parsed.rejection);
+    if (!parsed.ok) return describeFinding(parsed.rejection);
     const { sequence, previous } = parsed.value;
     if (sequence !== row.sequence) return `it says that it is record ${sequence}`;
     if (before?.sequence === sequence - 1 && !sameBytes(before.digest, previous)) {
       return 'it does not continue the record before it';
     }
     const wrong = 'observed' in parsed.value ? contradiction(parsed.value) : null;
-    if (wrong !== null) return describeRejection(wrong);
+    if (wrong !== null) return describeFinding(wrong);
     // The certificate of an epoch may have gone with an older journal: what it signed is checked by its attestation.
     if (envelope.value.authentication === 'signature' && this.#trust.keys(envelope.value.key) !== null) {
       const verified = verifyRecord(row.bytes, this.#trust);
-      if (!verified.ok) return describeRejection(verified.rejection);
+      if (!verified.ok) return describeFinding(verified.rejection);
     }
     return this.#answerProblem(row);
   }
@@ -171,13 +171,13 @@ class HostCheck {
   #answerProblem({ attestation, confirmation, digest, state }: RecordRow): string | null {
     if (attestation !== null) {
       const attested = verifyMessage(ATTESTATION, attestation, this.#trust);
-      if (!attested.ok) return `its attestation: ${describeRejection(attested.rejection)}`;
+      if (!attested.ok) return `its attestation: ${describeFinding(attested.rejection)}`;
       if (!sameBytes(attested.value.message.digest, digest)) return 'its attestation is of another record';
     }
     if (state === 'confirmed' && confirmation === null) return 'its confirmation is missing';
     if (confirmation === null) return null;
     const confirmed = verifyMessage(CONFIRMATION, confirmation, this.#trust);
-    if (!confirmed.ok) return `its confirmation: ${describeRejection(confirmed.rejection)}`;
+    if (!confirmed.ok) return `its confirmation: ${describeFinding(confirmed.rejection)}`;
     return sameBytes(confirmed.value.message.digest, digest) ? null : 'its confirmation is of another record';
   }
 
@@ -215,7 +215,7 @@ class HostCheck {
     // With the memory inside the device there are no codes; with it here every piece has one.
     const codes = (chunks.franked(batch.batch, 0)?.codes.length ?? 0) > 0;
     for (const part of frankedChunks(this.#journal, batch, codes)) {
-      if (!part.ok) return describeRejection(part.rejection);
+      if (!part.ok) return describeFinding(part.rejection);
       const { chunk, franked } = part.value;
       const pieces = pieceRecords(this.#device ?? ('' as DeviceId), batch.id, cells, part.value);
       for (let i = 0; i < chunk.pieces; i++) {
@@ -245,7 +245,7 @@ class HostCheck {
   grants(store: EmbeddedStore): void {
     for (const { cursor, kind, bytes } of this.#journal.grants.all()) {
       const verified = verifyMessage(kind === 'credit' ? CREDIT_GRANT : DISCOUNT_GRANT, bytes, this.#trust);
-      if (!verified.ok) this.#examination.problem(`grant ${cursor}: ${describeRejection(verified.rejection)}`);
+      if (!verified.ok) this.#examination.problem(`grant ${cursor}: ${describeFinding(verified.rejection)}`);
       else {
         const digest = digestText(verified.value.digest);
         this.#examination.testify({ party: 'host', kind: 'grant', cursor, digest });
@@ -257,7 +257,7 @@ class HostCheck {
     for (const { number, bytes, applied } of rows) {
       const verified = verifyMessage(FUNDS_GRANT, bytes, this.#trust);
       if (!verified.ok) {
-        this.#examination.problem(`funds grant ${number}: ${describeRejection(verified.rejection)}`);
+        this.#examination.problem(`funds grant ${number}: ${describeFinding(verified.rejection)}`);
         continue;
       }
       const { device, amountMills } = verified.value.message;

@@ -38,15 +38,15 @@ export class Examination {
     this.#options = options;
   }
 
-  /** Notes something wrong: a sentence that says what, and where. */
+  /** Notes something wrong: what, and where. */
   problem(words: string): void {
-    if (this.#problems.length < PROBLEMS_MAX) this.#problems.push(words);
+    if (this.#problems.length < PROBLEMS_MAX) this.#problems.push(words.replace(/\.$/, ''));
     else this.#unnamed += 1;
   }
 
   /** What is wrong so far. */
   get problems(): readonly string[] {
-    return this.#unnamed === 0 ? this.#problems : [...this.#problems, `And ${this.#unnamed} more problems.`];
+    return this.#unnamed === 0 ? this.#problems : [...this.#problems, `and ${this.#unnamed} more problems`];
   }
 
   progress(what: string, done: number, total = 0): void {

@@ -23,9 +23,17 @@ export function rejection(code: RejectionCode, detail: RejectionDetail): Rejecti
 
 /** One or two sentences for people: what happened, to what, what it left, what to do now. */
 export function describeRejection(refused: Rejection): string {
-  const entry = CATALOGUE[refused.code];
-  const { happened, state, cure } = entry;
-  return `${happened} ${state} ${cure}`.replace(/\{(\w+)\}/g, (_, name: string) => String(refused.detail[name] ?? '?'));
+  const { happened, state, cure } = CATALOGUE[refused.code];
+  return filledIn(`${happened} ${state} ${cure}`, refused);
+}
+
+/** Only what happened, and to what: for findings, which leave nothing behind and ask for nothing yet. */
+export function describeFinding(refused: Rejection): string {
+  return filledIn(CATALOGUE[refused.code].happened, refused);
+}
+
+function filledIn(text: string, { detail }: Rejection): string {
+  return text.replace(/\{(\w+)\}/g, (_, name: string) => String(detail[name] ?? '?'));
 }
 
 /** Whether a text is a code of the catalogue. */

@@ -39,8 +39,8 @@ export async function checkServer(config: Config, examination: Examination): Pro
     const registry = new Registry(database, roleKeys);
     const parts = { database, roleKeys, registry, log: new SqlStatisticsLog(database) };
     const ledger = await LedgerCheck.of(database, roleKeys, examination);
-    await checkLog(parts, examination, (records) => ledger.page(records));
-    await ledger.rest(new Ledger(database));
+    const broken = await checkLog(parts, examination, (records) => ledger.page(records));
+    await ledger.rest(new Ledger(database), broken === 0);
     await new Comparison(parts, examination, config.policy.currency).all();
     return accept(examination.problems);
   } finally {

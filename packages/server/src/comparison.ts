@@ -26,6 +26,8 @@ export class Comparison {
   /** Where the authority's chain of a device ends. */
   readonly #heads = new Map<DeviceId, number>();
   #authority: Testimony | undefined;
+  /** The last funds grant that the cryptographic device signed, by device; null where it was not examined. */
+  #signed: Map<string, bigint> | null = null;
 
   readonly #currency: Currency;
 
@@ -49,6 +51,7 @@ export class Comparison {
       else if (said.kind === 'intake') this.#authority = said;
     }
     if (this.#authority !== undefined) await this.#delivered(this.#authority);
+    if (this.#signed !== null) await this.#unsigned(this.#signed);
   }
 
   async #record({ party, device, sequence, digest, held, state }: Testimony): Promise<void> {
@@ -136,6 +139,8 @@ export class Comparison {
   }
 
   async #fundsGrant({ party, device, number, digest, amountMills }: Testimony): Promise<void> {
+    // Numbers of a device come in ascending order.
+    if (party === 'cryptographic-device') this.#signed?.set(String(device), BigInt(Number(number)));
     const row = await this.#parts.database.read((tables) =>
       tables
         .selectFrom('funds')
@@ -152,17 +157,16 @@ export class Comparison {
       return;
     }
     if (String(row.amount_mills) !== amountMills) {
-      this.#problem(
-        `${name} is of ${String(amountMills)} mills by the ${String(party)}, of ${row.amount_mills} in the ledger`,
-      );
+      this.#problem(`${name} is of ${String(amountMills)} mills by the ${party}, of ${row.amount_mills} in the ledger`);
     }
     const envelope = row.funds_grant === null ? null : parseEnvelope(row.funds_grant);
     if (envelope?.ok === true && digestText(messageDigest(envelope.value, sha256)) !== digest) {
-      this.#problem(`${name} is another message at the ${String(party)} than in the ledger`);
+      this.#problem(`${name} is another message at the ${party} than in the ledger`);
     }
   }
 
   async #certificate({ device, epoch, digest, licensee }: Testimony): Promise<void> {
+    this.#signed ??= new Map();
     const certificate = await this.#parts.registry.certificate(String(device), Number(epoch));
     // One that was signed and not yet stored is asked for again.
     if (certificate === null) return;
@@ -225,6 +229,25 @@ export class Comparison {
     if (booked > BigInt(Number(intake.grants))) {
       this.#problem(
         `grants up to ${booked} are booked; the authority has issued ${String(intake.grants)}: its store is an older copy`,
+      );
+    }
+  }
+
+  /** Funds grants that the ledger has, and the register of the cryptographic device does not. */
+  async #unsigned(signed: ReadonlyMap<string, bigint>): Promise<void> {
+    const rows = await this.#parts.database.read((tables) =>
+      tables
+        .selectFrom('funds')
+        .select((eb) => ['device', eb.fn.max('number').as('number')])
+        .where('funds_grant', 'is not', null)
+        .groupBy('device')
+        .execute(),
+    );
+    for (const { device, number } of rows) {
+      const last = signed.get(device) ?? 0n;
+      if (number <= last) continue;
+      this.#problem(
+        `the funds grant ${number} of ${device} is in the ledger, and the cryptographic device knows of ${last}: its register is an older copy`,
       );
     }
   }

@@ -15,7 +15,7 @@ import { digestText, sameBytes } from '@countermark/protocol/digest';
 import type { CustomerId, DeviceId, LicenseeId } from '@countermark/protocol/id';
 import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
 import { CREDIT_GRANT, DISCOUNT_GRANT } from '@countermark/protocol/messages/grant';
-import { describeRejection } from '@countermark/protocol/rejection';
+import { describeFinding } from '@countermark/protocol/rejection';
 import type { SqlDatabase } from '@countermark/sql/database';
 import { type KeySource, type Trust, verifyMessage } from '@countermark/verify/verified';
 import { followerCursor } from './follower.ts';
@@ -98,14 +98,14 @@ export class LedgerCheck {
     }
   }
 
-  /** Everything that does not stand beside a record. Call it after the last page. */
-  async rest(ledger: Ledger): Promise<void> {
+  /** Everything that does not stand beside a record, after the last page; `whole`: every record of the log was seen. */
+  async rest(ledger: Ledger, whole: boolean): Promise<void> {
     for (const problem of await ledger.problems()) this.#problem(problem);
     await this.#numbers();
     await this.#grants();
-    await this.#credits();
+    if (whole) await this.#credits();
     await this.#funds();
-    await this.#counts();
+    if (whole) await this.#counts();
   }
 
   async #draws(
@@ -233,7 +233,7 @@ export class LedgerCheck {
     const credit = envelope.ok && envelope.value.type === CREDIT_GRANT.type;
     const verified = verifyMessage(credit ? CREDIT_GRANT : DISCOUNT_GRANT, row.grant_bytes, this.#trust);
     if (!verified.ok) {
-      this.#problem(`${name}: ${describeRejection(verified.rejection)}`);
+      this.#problem(`${name}: ${describeFinding(verified.rejection)}`);
       return;
     }
     const { message, digest } = verified.value;
@@ -325,7 +325,7 @@ export class LedgerCheck {
     if (row.funds_grant !== null) {
       const verified = verifyMessage(FUNDS_GRANT, row.funds_grant, this.#trust);
       if (!verified.ok) {
-        this.#problem(`${name}: ${describeRejection(verified.rejection)}`);
+        this.#problem(`${name}: ${describeFinding(verified.rejection)}`);
         return;
       }
       const said = verified.value.message;

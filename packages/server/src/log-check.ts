@@ -18,7 +18,7 @@ import { CONFIRMATION } from '@countermark/protocol/messages/confirmation';
 import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
 import { KEY_ROTATION } from '@countermark/protocol/messages/key-rotation';
 import { POLICY } from '@countermark/protocol/messages/policy';
-import { describeRejection } from '@countermark/protocol/rejection';
+import { describeFinding } from '@countermark/protocol/rejection';
 import type { SqlDatabase } from '@countermark/sql/database';
 import { verifyAttestedRecord } from '@countermark/verify/attested-record';
 import { CHAIN_START, type ChainHead, judge } from '@countermark/verify/chain';
@@ -50,25 +50,27 @@ export type LogCheckParts = {
 /** A record of the log that was found good. */
 export type CheckedRecord = { readonly entry: LogEntry; readonly record: VerifiedRecord };
 
-/** Notes what is wrong with the log; `onPage` sees its good records, in the log's order. */
+/** Notes what is wrong with the log, and answers how many records are not good; `onPage` sees the good ones, in the log's order. */
 export async function checkLog(
   parts: LogCheckParts,
   examination: Examination,
   onPage: (records: readonly CheckedRecord[]) => Promise<void>,
-): Promise<void> {
+): Promise<number> {
   const { log, database } = parts;
-  const heads = new Map<string, ChainHead>();
+  const heads = new Map<string, ChainHead | null>();
   const last = await log.position();
+  let broken = 0;
   let cursor = 0n;
   for (;;) {
     const entries = await log.after(cursor, PAGE);
     const good: CheckedRecord[] = [];
     for (const entry of entries) {
-      const checked = await checkedRecord(entry, heads.get(entry.device) ?? CHAIN_START, parts);
+      const checked = await checkedRecord(entry, headOf(heads, entry.device), parts);
       if (typeof checked === 'string') {
         examination.problem(`record ${entry.sequence} of ${entry.device}: ${checked}`);
-        // One gap is told once: what follows is judged by what stands before it.
-        heads.set(entry.device, headAfter(entry) ?? heads.get(entry.device) ?? CHAIN_START);
+        // A break is told once: what follows is judged by what stands before it, or where that cannot be read, not at all.
+        heads.set(entry.device, headAfter(entry));
+        broken += 1;
       } else {
         heads.set(entry.device, checked.head);
         good.push({ entry, record: checked.record });
@@ -84,6 +86,13 @@ export async function checkLog(
   await checkCursors(database, last, examination);
   await checkCertificates(parts, examination);
   await checkEvidence(parts, examination);
+  return broken;
+}
+
+/** Where a device's chain stands: at its start before the first record; null where a record could not be read. */
+function headOf(heads: ReadonlyMap<string, ChainHead | null>, device: string): ChainHead | null {
+  const head = heads.get(device);
+  return head === undefined ? CHAIN_START : head;
 }
 
 /**
@@ -158,12 +167,12 @@ function headAfter({ record, sequence, digest }: LogEntry): ChainHead | null {
 /** The record with the head after it, or what is wrong with it. */
 async function checkedRecord(
   entry: LogEntry,
-  head: ChainHead,
+  head: ChainHead | null,
   { registry, roleKeys }: LogCheckParts,
 ): Promise<string | { readonly record: VerifiedRecord; readonly head: ChainHead }> {
   const { device, sequence, record, attestation, confirmation, digest } = entry;
   const envelope = parseEnvelope(record);
-  if (!envelope.ok) return describeRejection(envelope.rejection);
+  if (!envelope.ok) return describeFinding(envelope.rejection);
   const certificate = await registry.certificate(device, envelope.value.key.epoch);
   if (certificate === null) return 'the certificate of its key is not in the registry';
   if (!sameBytes(certificate.digest, entry.certificate))
@@ -172,27 +181,29 @@ async function checkedRecord(
     roleKeys(key) ?? registry.certificateInMemory(key.holder, key.epoch)?.message ?? null;
   const trust: Trust = { port: nodeVerification, keys };
   const verified = verifyAttestedRecord(record, attestation, trust);
-  if (!verified.ok) return describeRejection(verified.rejection);
+  if (!verified.ok) return describeFinding(verified.rejection);
   const identity = recordIdentity(verified.value.record);
   if (identity.device !== device || identity.sequence !== sequence) {
     return `it is record ${identity.sequence} of ${identity.device}`;
   }
   if (!sameBytes(identity.digest, digest)) return 'its stored digest is not its own';
-  const verdict = judge(head, verified.value.record, () => null);
-  if (verdict.outcome === 'rejected') return `it does not continue the chain: ${describeRejection(verdict.rejection)}`;
+  const after = headAfter(entry);
+  if (after === null) return 'it cannot be read';
+  const verdict = head === null ? ({ outcome: 'continues' } as const) : judge(head, verified.value.record, () => null);
+  if (verdict.outcome === 'rejected') return `it does not continue the chain: ${describeFinding(verdict.rejection)}`;
   if (verdict.outcome !== 'continues') return 'it does not continue the chain';
   if (confirmation !== null) {
     const confirmed = verifyMessage(CONFIRMATION, confirmation, trust);
-    if (!confirmed.ok) return `its confirmation: ${describeRejection(confirmed.rejection)}`;
+    if (!confirmed.ok) return `its confirmation: ${describeFinding(confirmed.rejection)}`;
     if (!sameBytes(confirmed.value.message.digest, digest)) return 'its confirmation names another digest';
   }
-  return { record: verified.value.record, head: verdict.head };
+  return { record: verified.value.record, head: after };
 }
 
 /** Every stored head is the last record of its device, with its registers. */
 async function checkHeads(
   { database }: LogCheckParts,
-  heads: ReadonlyMap<string, ChainHead>,
+  heads: ReadonlyMap<string, ChainHead | null>,
   examination: Examination,
 ): Promise<void> {
   const seen = new Set<string>();
@@ -203,7 +214,8 @@ async function checkHeads(
     '',
   )) {
     seen.add(row.device);
-    const head = heads.get(row.device) ?? CHAIN_START;
+    const head = headOf(heads, row.device);
+    if (head === null) continue;
     if (row.sequence !== BigInt(head.sequence) || (head.sequence > 0 && !sameBytes(row.digest, head.digest))) {
       examination.problem(
         `the head of ${row.device} is record ${row.sequence}; the last record in the log is ${head.sequence}`,
@@ -271,7 +283,7 @@ async function checkCertificates({ database, roleKeys }: LogCheckParts, examinat
       const name = `the certificate of ${device}, epoch ${epoch},`;
       const verified = verifyMessage(DEVICE_CERTIFICATE, certificate, trust);
       if (!verified.ok) {
-        examination.problem(`${name} is not authentic: ${describeRejection(verified.rejection)}`);
+        examination.problem(`${name} is not authentic: ${describeFinding(verified.rejection)}`);
         continue;
       }
       const said = verified.value.message;
@@ -286,7 +298,7 @@ async function checkCertificates({ database, roleKeys }: LogCheckParts, examinat
     for (const { device, version, policy } of policies) {
       const verified = verifyMessage(POLICY, policy, trust);
       if (!verified.ok) {
-        examination.problem(`policy ${version} of ${device}: ${describeRejection(verified.rejection)}`);
+        examination.problem(`policy ${version} of ${device}: ${describeFinding(verified.rejection)}`);
       } else if (verified.value.message.device !== device || BigInt(verified.value.message.version) !== version) {
         examination.problem(`policy ${version} of ${device} is another policy`);
       }
@@ -307,7 +319,7 @@ async function checkEvidence(parts: LogCheckParts, examination: Examination): Pr
         roleKeys(key) ?? registry.certificateInMemory(key.holder, key.epoch)?.message ?? null;
       const verified = verifyAttestedRecord(record, attestation, { port: nodeVerification, keys });
       if (!verified.ok) {
-        examination.problem(`${name} is not authentic: ${describeRejection(verified.rejection)}`);
+        examination.problem(`${name} is not authentic: ${describeFinding(verified.rejection)}`);
         continue;
       }
       const identity = recordIdentity(verified.value.record);

@@ -21,7 +21,7 @@ import { parsePayload } from '@countermark/protocol/message';
 import { type BatchStatistics, BATCH_STATISTICS } from '@countermark/protocol/messages/batch-statistics';
 import { pieceRecordHead } from '@countermark/protocol/messages/piece-record';
 import type { Registers } from '@countermark/protocol/registers';
-import { describeRejection, type Rejection } from '@countermark/protocol/rejection';
+import { describeFinding, type Rejection } from '@countermark/protocol/rejection';
 import { accept, type Result } from '@countermark/protocol/result';
 import { recordIdentity, type VerifiedRecord, verifyRecord } from '@countermark/verify/record';
 import { contradiction } from '@countermark/verify/statistics';
@@ -52,7 +52,7 @@ export function checkStore(path: string, examination = new Examination()): Resul
     if (problems.length > 0 || !store.initialised) return accept(examination.problems);
     const loaded = store.load(0);
     if (!loaded.ok) {
-      examination.problem(describeRejection(loaded.rejection));
+      examination.problem(describeFinding(loaded.rejection));
       return accept(examination.problems);
     }
     testifyDevice(loaded.value, examination);
@@ -129,11 +129,11 @@ function checkRecords(store: PsdStore, loaded: Loaded, from: number, examination
     } else {
       const verified = verifyRecord(stored.record, checking);
       if (!verified.ok) {
-        examination.problem(`record ${sequence}: ${describeRejection(verified.rejection)}`);
+        examination.problem(`record ${sequence}: ${describeFinding(verified.rejection)}`);
         closed = null;
       } else {
         const { record, wrong, opened, after } = contentOf(verified.value);
-        if (wrong !== null) examination.problem(`record ${sequence}: ${describeRejection(wrong)}`);
+        if (wrong !== null) examination.problem(`record ${sequence}: ${describeFinding(wrong)}`);
         if (!sameBytes(record.digest, stored.digest) || record.sequence !== sequence) {
           examination.problem(`record ${sequence} is not the one that the chain names`);
         }
@@ -258,7 +258,7 @@ function openBatchProblems(store: PsdStore, state: DeviceState, batch: Batch): s
     const chunk = store.chunkAt(id, next);
     if (chunk === null) return [`the open batch ${id} lacks its piece records from index ${next} on`];
     const counted = recountOwn(counting, id, chunk, ports);
-    if (!counted.ok) return [`the open batch ${id}: ${describeRejection(counted.rejection)}`];
+    if (!counted.ok) return [`the open batch ${id}: ${describeFinding(counted.rejection)}`];
     counting = counted.value.state;
     next = counting.batch?.recount.frontier.leaves ?? Infinity;
   }

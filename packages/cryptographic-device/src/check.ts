@@ -1,0 +1,27 @@
+/**
+ * `check`: whether keys and register are there and belong together, and every certificate and funds grant is the one that it is stored as.
+ *
+ * Changes nothing, and makes no keys or register where there are none.
+ */
+import { existsSync } from 'node:fs';
+import type { Examination } from '@countermark/node-platform/examination';
+import { accept, type Result } from '@countermark/protocol/result';
+import { registerPath } from './device-register.ts';
+import { type Config, keysFolder, openDevice } from './service.ts';
+
+/** What is wrong, in words. Rejections: those of `openDevice`. */
+export async function checkCryptographicDevice(
+  config: Config,
+  examination: Examination,
+): Promise<Result<readonly string[]>> {
+  for (const path of [registerPath(config.data), keysFolder(config.data)]) {
+    if (!existsSync(path)) examination.problem(`There is no ${path}.`);
+  }
+  if (examination.problems.length > 0) return accept(examination.problems);
+  const opened = openDevice(config);
+  if (!opened.ok) return opened;
+  opened.value.register.examine(examination);
+  opened.value.register.close();
+  await opened.value.keys.close();
+  return accept(examination.problems);
+}
