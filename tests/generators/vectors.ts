@@ -6,6 +6,8 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { parseEnvelope, toBeAuthenticated } from '@countermark/protocol/cose';
 import { hex } from '@countermark/protocol/id';
 import { LAYOUTS, parseIndicium } from '@countermark/protocol/layout';
+import { parsePayload } from '@countermark/protocol/message';
+import { ROTATION_REQUEST } from '@countermark/protocol/messages/key-rotation';
 import { formatTrustBundle } from '@countermark/verify/trust-bundle';
 import { sha256 } from '@countermark/node-platform/verification';
 import { envelopeFacts, outcomeOf, strangersTrust, type Vector, vectorsOf } from '../vectors/vectors.ts';
@@ -31,10 +33,14 @@ function keptSignatures(): Keep {
     const name = hex(sha256(input));
     kept.set(name, [...(kept.get(name) ?? []), signature]);
   };
-  const note = (text: string): void => {
-    const bytes = Uint8Array.from(Buffer.from(text, 'hex'));
+  const note = (bytes: Uint8Array): void => {
     const envelope = parseEnvelope(bytes);
-    if (envelope.ok) add(toBeAuthenticated(envelope.value), envelope.value.authenticator);
+    if (envelope.ok) {
+      add(toBeAuthenticated(envelope.value), envelope.value.authenticator);
+      // A rotation request has a signed request in it.
+      const outer = parsePayload(ROTATION_REQUEST, envelope.value);
+      if (outer.ok) note(outer.value.request);
+    }
     const symbol = parseIndicium(bytes);
     if (symbol.ok && symbol.value.indicium.layout === LAYOUTS.signature)
       add(symbol.value.input, symbol.value.authenticator);
@@ -42,7 +48,9 @@ function keptSignatures(): Keep {
   const folder = new URL(`../../${FOLDER}/`, import.meta.url);
   try {
     for (const name of readdirSync(folder)) {
-      for (const [text] of readFileSync(new URL(name, folder), 'utf8').matchAll(/[0-9a-f]{128,}/g)) note(text);
+      for (const [text] of readFileSync(new URL(name, folder), 'utf8').matchAll(/[0-9a-f]{128,}/g)) {
+        note(Uint8Array.from(Buffer.from(text, 'hex')));
+      }
     }
   } catch {
     // The first time there is nothing to keep.

@@ -285,6 +285,14 @@ export function buildWorld(keep: Keep) {
       reason: 'two records for sequence 1',
       sinceMs: NOW_MS,
     }),
+    withdrawal: byRole(SUSPENSION, {
+      device: SIGNING_DEVICE,
+      licensee: LICENSEE,
+      suspended: true,
+      reason: 'its store was copied',
+      sinceMs: NOW_MS,
+      withdrawn: true,
+    }),
     discountGrant: byRole(DISCOUNT_GRANT, {
       ...grantFields,
       programme: 'vector-discount' as ProgrammeId,
