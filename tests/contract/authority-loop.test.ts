@@ -289,8 +289,8 @@ describe('check', () => {
         .where('level', '=', 'aadc')
         .execute();
     expect(await problemsAfter()).toBe('');
-    expect(await problemsAfter(addPieces(1n))).toBe(
-      'The totals have 1501 pieces and 1110000 mills; the records have 1500 and 1110000.',
+    expect(await problemsAfter(addPieces(1n))).toMatch(
+      /The total .*"aadc".* has 601 pieces for 444000 mills; its cells have 600 for 444000/,
     );
     await problemsAfter(addPieces(-1n));
     expect(
@@ -301,20 +301,20 @@ describe('check', () => {
           .where('cursor', '=', 1n)
           .execute(),
       ),
-    ).toContain('Grant 1 is stored under another digest.');
+    ).toContain('Grant 1 is stored under another digest');
     expect(
       await problemsAfter((tables) => tables.deleteFrom('issued_grant').where('cursor', '=', 1n).execute()),
-    ).toContain('Grant 2: the one before is missing.');
+    ).toContain('Grant 2: the one before is missing');
     expect(
       await problemsAfter((tables) =>
         tables.updateTable('record').set({ bytes: items[0]!.record }).where('cursor', '=', 2n).execute(),
       ),
-    ).toContain(`Record 2 of ${device.id} (cursor 2): The attestation speaks of`);
+    ).toContain(`Record 2 of ${device.id} (cursor 2) is not good: The attestation speaks of`);
     expect(
       await problemsAfter(async (tables) => {
         await tables.deleteFrom('cell').where('cursor', '=', 3n).execute();
         await tables.deleteFrom('record').where('cursor', '=', 3n).execute();
       }),
-    ).toContain('The log ends at 2; its position is 3.');
+    ).toContain('The log ends at 2; its position is 3');
   });
 });
