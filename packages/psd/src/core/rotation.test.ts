@@ -1,3 +1,4 @@
+/** A rotation in the core: one chain under changing keys, with room of its own, whatever happens in between. */
 import { digestText, type Digest } from '@countermark/protocol/digest';
 import type { KeyRotation } from '@countermark/protocol/messages/key-rotation';
 import { mills } from '@countermark/protocol/money';

@@ -1,3 +1,4 @@
+/** A rotation in the running device: durable at each step, the old keys gone from the store, what is held unchanged. */
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
