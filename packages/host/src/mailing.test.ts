@@ -157,6 +157,12 @@ describe('a file that cannot be read is refused with its reason', () => {
     });
   });
 
+  test('with half a surrogate pair in UTF-16', async () => {
+    const bytes = Buffer.concat([Buffer.from(`${HEADER}\na-`, 'utf16le'), Buffer.of(0x30, 0xdf)]);
+    const { code, detail } = await refusal(bytes, 'utf-16le');
+    expect([code, detail.line]).toEqual(['file-encoding', 2]);
+  });
+
   test('with a line over 64 KiB', async () => {
     const { code, detail } = await refusal(`${HEADER}\n${ROW}\n${'x'.repeat(LINE_BYTES_MAX + 1)}\n`);
     expect([code, detail.line]).toEqual(['file-structure', 3]);
@@ -166,6 +172,19 @@ describe('a file that cannot be read is refused with its reason', () => {
     expect(await refusal(`${HEADER}\n"a-1,alder\n${ROW}\n`)).toMatchObject({ code: 'file-structure' });
     const { said } = await refusal(`${HEADER}\n"a-1,alder\n${`${ROW}\n`.repeat(3_000)}`);
     expect(said).toMatch(/longer than 64 KiB|never closed/);
+  });
+
+  test('with a quote in the middle of a field', async () => {
+    const { code, detail, said } = await refusal(`${HEADER}\n${ROW}\na-2,alder 12" x,p,l,1,02108\n`);
+    expect([code, detail.line]).toEqual(['file-structure', 3]);
+    expect(said).toContain('a quote stands in the middle of a field');
+  });
+
+  test('with a zero byte, also behind a closing quote', async () => {
+    const { code, detail, said } = await refusal(`${HEADER}\n"a-1"\0${ROW}\n`);
+    expect([code, detail.line]).toEqual(['file-structure', 2]);
+    expect(said).toContain('UTF-16');
+    expect(await refusal(`${HEADER}\n${ROW}\n\0`)).toMatchObject({ code: 'file-structure', detail: { line: 3 } });
   });
 
   test('with a column twice', async () => {

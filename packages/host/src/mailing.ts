@@ -74,8 +74,8 @@ export async function readMailing(
       hash.update(chunk);
       const decoded = decoder.push(chunk);
       if (!decoded.ok) return refuse(wrongEncoding(file, encoding, decoded));
-      const long = lines.push(decoded.bytes);
-      if (long !== null) return refuse(tooLong(file, long));
+      const wrong = lines.push(decoded.bytes);
+      if (wrong !== null) return refuse(wrong.zero ? zeroByte(file, wrong.line) : tooLong(file, wrong.line));
       const stopped = await parsing.push(decoded.bytes);
       if (stopped !== null) return stopped;
       await reader.pause?.();
@@ -124,6 +124,11 @@ function tooLong(file: string, line: number) {
     line,
     reason: `it is longer than ${LINE_BYTES_MAX / 1024} KiB (perhaps a quote is not closed)`,
   });
+}
+
+/** No text holds one; the CSV library takes it for the end of what it reads. */
+function zeroByte(file: string, line: number) {
+  return rejection('file-structure', { file, line, reason: 'it holds a zero byte (perhaps the file is UTF-16)' });
 }
 
 /** Feeds the CSV parser and turns its errors into rejections. */
@@ -208,7 +213,7 @@ class RowParser {
     if (this.#refused !== null) return this.#refused;
     if (this.#failure === undefined) return null;
     const { code, lines } = this.#failure as Error & { readonly code?: unknown; readonly lines?: unknown };
-    if (typeof code !== 'string' || !code.startsWith('CSV_')) throw this.#failure;
+    if (typeof code !== 'string' || !/^(CSV_|INVALID_OPENING_QUOTE$)/.test(code)) throw this.#failure;
     const line = typeof lines === 'number' ? lines : 0;
     if (code === 'CSV_MAX_RECORD_SIZE') return refuse(tooLong(this.#file, line));
     return refuse(rejection('file-structure', { file: this.#file, line, reason: structureReason(code) }));
@@ -293,7 +298,8 @@ async function decoderFor(encoding: string | undefined): Promise<Decoder | null>
   let offset = 0;
   let line = 1;
   const checked = (text: string): Decoded => {
-    const bad = text.indexOf('\ufffd');
+    // Half a surrogate pair would become a replacement character in UTF-8.
+    const bad = text.search(/[\ufffd\p{Surrogate}]/u);
     const before = bad < 0 ? text : text.slice(0, bad);
     line += before.split('\n').length - 1;
     if (bad >= 0) return { ok: false, offset: offset + iconv.encode(before, encoding).length, line };
@@ -363,20 +369,23 @@ function unfinished(bytes: Buffer): number {
   return 0;
 }
 
-/** Finds the first line that is too long, across chunks. */
+/** Finds the first line that is too long or holds a zero byte, across chunks. */
 class LineLengths {
   #line = 1;
   #length = 0;
 
-  push(bytes: Buffer): number | null {
+  push(bytes: Buffer): { readonly line: number; readonly zero: boolean } | null {
+    const zero = bytes.indexOf(0);
     let start = 0;
     for (let at = bytes.indexOf(10); at >= 0; at = bytes.indexOf(10, start)) {
-      if (this.#length + at - start > LINE_BYTES_MAX) return this.#line;
+      if (zero >= 0 && zero < at) return { line: this.#line, zero: true };
+      if (this.#length + at - start > LINE_BYTES_MAX) return { line: this.#line, zero: false };
       this.#length = 0;
       this.#line += 1;
       start = at + 1;
     }
+    if (zero >= 0) return { line: this.#line, zero: true };
     this.#length += bytes.length - start;
-    return this.#length > LINE_BYTES_MAX ? this.#line : null;
+    return this.#length > LINE_BYTES_MAX ? { line: this.#line, zero: false } : null;
   }
 }
