@@ -46,6 +46,12 @@ export class Roles {
     return this.sign(SUSPENSION, { device: id, licensee, suspended, reason: suspended ? 'lost' : '', sinceMs });
   }
 
+  /** A withdrawal for good. */
+  withdrawal(device: TestDevice, sinceMs: number): Uint8Array {
+    const { id, licensee } = device;
+    return this.sign(SUSPENSION, { device: id, licensee, suspended: true, reason: 'gone', sinceMs, withdrawn: true });
+  }
+
   get bundle(): TrustBundle {
     return {
       keys: [...this.#keys].map(([role, { publicKey }]) => ({ role, epoch: 1, publicKey: publicKeyBytes(publicKey) })),
