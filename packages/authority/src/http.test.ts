@@ -71,6 +71,13 @@ describe('a fault', () => {
   });
 });
 
+test('a path that is no URL is a problem too', async () => {
+  const response = await (await serving({})).inject({ url: '/%zz', headers: { authorization } });
+  expect(response.statusCode).toBe(400);
+  expect(response.headers['content-type']).toContain('application/problem+json');
+  expect(response.json()).toMatchObject({ code: 'malformed', status: 400 });
+});
+
 describe('the description', () => {
   test('names every path, and what refuses it', async () => {
     const http = await serving({});

@@ -110,6 +110,10 @@ export async function authorityHttp(options: HttpOptions): Promise<FastifyInstan
     logger: false,
     genReqId: () => randomUUID(),
     ajv: { customOptions: { coerceTypes: false, removeAdditional: false, useDefaults: false } },
+    // What the router refuses before any route is known: a path that is no URL.
+    frameworkErrors: (error, request, reply) => {
+      void refuse(request, reply, rejection('malformed', { path: 'request', reason: error.message }));
+    },
   });
   refuseWell(app, options.log);
   app.removeAllContentTypeParsers();

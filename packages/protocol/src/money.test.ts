@@ -23,6 +23,8 @@ describe('Money', () => {
   });
 
   it('stays within what every store holds', () => {
+    expect(parseDecimalMills('9223372036854.775807', 6)).toBe(MAX_MILLS);
+    expect(parseDecimalMills('9223372036854.775808', 6)).toBeNull();
     expect(mills(MAX_MILLS)).toBe(MAX_MILLS);
     expect(() => mills(MAX_MILLS + 1n)).toThrow(RangeError);
     expect(() => mills(-1n)).toThrow(RangeError);

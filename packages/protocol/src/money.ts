@@ -51,12 +51,13 @@ export function decimalMills(amount: bigint, exponent: number, grouped = false):
 
 /**
  * Reads a decimal amount of currency units (`250`, `250.00`, `0.74`) into mills.
- * @returns null for anything that is not such a number or has more places than the exponent.
+ * @returns null for anything that is not such a number, has more places than the exponent, or is beyond {@link MAX_MILLS}.
  */
 export function parseDecimalMills(text: string, exponent: number): Mills | null {
   const match = /^(\d{1,15})(?:\.(\d+))?$/.exec(text.trim());
   const whole = match?.[1];
   const fraction = match?.[2] ?? '';
   if (whole === undefined || fraction.length > exponent) return null;
-  return mills(BigInt(whole) * 10n ** BigInt(exponent) + BigInt(fraction.padEnd(exponent, '0') || '0'));
+  const amount = BigInt(whole) * 10n ** BigInt(exponent) + BigInt(fraction.padEnd(exponent, '0') || '0');
+  return amount <= MAX_MILLS ? mills(amount) : null;
 }

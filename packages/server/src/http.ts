@@ -169,6 +169,10 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     forceCloseConnections: true,
     ajv: { customOptions: { removeAdditional: false, coerceTypes: 'array', allErrors: true } },
     routerOptions: { maxParamLength: 128 },
+    // What the router refuses before any route is known: a path that is no URL.
+    frameworkErrors: (error, request, reply) => {
+      answerError(error, request, reply, logs);
+    },
   });
   const first = { name: FIRST_OPERATOR, credential: parts.operatorCredential };
   const operators = [first, ...parts.operators].map(({ name, credential }) => {
