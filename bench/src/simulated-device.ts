@@ -20,15 +20,17 @@ import { type BatchId, type CustomerId, deviceIdOf, hex, type JobId, type Licens
 import { macKeyInfo } from '@countermark/protocol/mac-key';
 import { type MessageType, unsealedMessage } from '@countermark/protocol/message';
 import { BATCH_STATISTICS, type BatchStatistics } from '@countermark/protocol/messages/batch-statistics';
-import { ENROLMENT_REQUEST } from '@countermark/protocol/messages/enrolment';
+import { ENROLMENT_REQUEST, type EnrolmentRequest } from '@countermark/protocol/messages/enrolment';
 import { FUNDS_REQUEST, type FundsRequest } from '@countermark/protocol/messages/funds';
-import { KEY_ROTATION } from '@countermark/protocol/messages/key-rotation';
+import { KEY_ROTATION, ROTATION_REQUEST } from '@countermark/protocol/messages/key-rotation';
 import { mills } from '@countermark/protocol/money';
 import { type Funds, NO_FUNDS, type Registers, ZERO_REGISTERS } from '@countermark/protocol/registers';
 
 const EPOCH = 1;
 const CURRENCY = { code: 'USD', exponent: 3 } as const;
 const ZERO = digestOf(new Uint8Array(32));
+
+type KeyPair = ReturnType<typeof generateSigningKey>;
 
 /** What a batch of the simulated device is like; all of it has a default. */
 export type SimulatedBatch = {
@@ -52,6 +54,10 @@ export class SimulatedDevice {
   #signing = generateSigningKey();
   #agreement = generateSigningKey();
   #macKey: Uint8Array | undefined;
+  /** With which it agreed on the MAC key. */
+  #peer: Uint8Array | undefined;
+  /** Keys of the next epoch, once a certificate was asked for them. */
+  #next: { readonly signing: KeyPair; readonly agreement: KeyPair } | undefined;
 
   constructor(licensee: LicenseeId, authentication: Authentication = 'signature') {
     this.licensee = licensee;
@@ -75,29 +81,47 @@ export class SimulatedDevice {
     copy.#signing = this.#signing;
     copy.#agreement = this.#agreement;
     copy.#macKey = this.#macKey;
+    copy.#peer = this.#peer;
+    copy.#next = this.#next;
     return copy;
   }
 
   /** The request, signed; `nonce` makes another request of the same keys. */
   enrolmentRequest(nonce: Uint8Array = new Uint8Array(16)): Uint8Array {
-    return this.#signed(ENROLMENT_REQUEST, {
+    return this.#signed(ENROLMENT_REQUEST, this.#enrolment(this.#signing, this.#agreement, this.epoch, nonce));
+  }
+
+  /** The request for the certificate of its next keys, which it makes once; the key in use and the new one sign. */
+  rotationRequest(nonce: Uint8Array = new Uint8Array(16)): Uint8Array {
+    this.#next ??= { signing: generateSigningKey(), agreement: generateSigningKey() };
+    const { signing, agreement } = this.#next;
+    const epoch = this.epoch + 1;
+    const enrolment = this.#enrolment(signing, agreement, epoch, nonce);
+    const unsealed = unsealedMessage(ENROLMENT_REQUEST, 'signature', { holder: this.device, epoch }, enrolment);
+    const request = seal(unsealed, signP1363(signing.privateKey, toBeAuthenticated(unsealed)));
+    return this.#signed(ROTATION_REQUEST, { device: this.device, request });
+  }
+
+  #enrolment(signing: KeyPair, agreement: KeyPair, epoch: number, nonce: Uint8Array): EnrolmentRequest {
+    return {
       device: this.device,
-      epoch: this.epoch,
+      epoch,
       authentication: this.authentication,
       memory: 'psd',
-      publicKey: publicKeyBytes(this.#signing.publicKey),
-      agreementKey: publicKeyBytes(this.#agreement.publicKey),
+      publicKey: publicKeyBytes(signing.publicKey),
+      agreementKey: publicKeyBytes(agreement.publicKey),
       sessionKey: publicKeyBytes(this.session.publicKey),
       software: { version: '0', measurement: ZERO },
       nonce,
-    });
+    };
   }
 
   /** Derives the MAC key of statistics from the certificate's other agreement key. */
   agree(peer: Uint8Array): void {
     const publicKey = importPublicKey(peer);
     if (publicKey === undefined) throw new TypeError('no key');
-    const info = macKeyInfo(this.device, EPOCH, 'statistics');
+    this.#peer = peer;
+    const info = macKeyInfo(this.device, this.epoch, 'statistics');
     this.#macKey = agreedKey(this.#agreement.privateKey, publicKey, { salt: new Uint8Array(0), info, bytes: 32 });
   }
 
@@ -207,7 +231,10 @@ export class SimulatedDevice {
     return this.seal(this.statistics(batch));
   }
 
-  /** The next record, a rotation to the next epoch, whose key is the same: only the certificate is another. */
+  /**
+   * The next record, a rotation to the next epoch: to the keys that a certificate was asked for; else the keys stay the same and only
+   * the certificate is another.
+   */
   rotation(newCertificate: Digest): Uint8Array {
     const rotation = {
       device: this.device,
@@ -220,10 +247,17 @@ export class SimulatedDevice {
       funds: this.funds,
     };
     const unsealed = unsealedMessage(KEY_ROTATION, this.authentication, this.#key, rotation);
+    const sealed = seal(unsealed, this.#authenticator(unsealed));
     this.sequence += 1;
     this.epoch += 1;
     this.head = digestOf(Uint8Array.from(messageDigest(unsealed, sha256)));
-    return seal(unsealed, signP1363(this.#signing.privateKey, toBeAuthenticated(unsealed)));
+    if (this.#next !== undefined) {
+      this.#signing = this.#next.signing;
+      this.#agreement = this.#next.agreement;
+      this.#next = undefined;
+      if (this.#peer !== undefined) this.agree(this.#peer);
+    }
+    return sealed;
   }
 
   #authenticator(unsealed: Unsealed): Uint8Array {

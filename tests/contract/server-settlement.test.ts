@@ -4,7 +4,8 @@
 import { nodeVerification } from '@countermark/node-platform/verification';
 import { parseEnvelope } from '@countermark/protocol/cose';
 import { digestOf } from '@countermark/protocol/digest';
-import type { CustomerId, LicenseeId, ProgrammeId } from '@countermark/protocol/id';
+import { type CustomerId, hex, type LicenseeId, type ProgrammeId } from '@countermark/protocol/id';
+import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
 import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
 import { CREDIT_GRANT, DISCOUNT_GRANT, type Grant } from '@countermark/protocol/messages/grant';
 import { SUSPENSION } from '@countermark/protocol/messages/policy';
@@ -17,7 +18,17 @@ import { verifyMessage } from '@countermark/verify/verified';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { SimulatedDevice } from '../../bench/src/simulated-device.ts';
 import { testPostgres } from '../postgres.ts';
-import { ask, enrolled, eventually, licensee, type Parties, startParties, submit, value } from './server-parties.ts';
+import {
+  ask,
+  type Certified,
+  enrolled,
+  eventually,
+  licensee,
+  type Parties,
+  startParties,
+  submit,
+  value,
+} from './server-parties.ts';
 
 const postgres = await testPostgres();
 const CUSTOMER = 'acme' as CustomerId;
@@ -512,6 +523,53 @@ describe.each(['SQLite', 'PostgreSQL'])('Settlement on %s', (kind) => {
     expect((await submit(parties, credential, [device.record()]))[0]!.outcome).toBe('accepted');
     expect(await settled(credential, device)).toMatchObject({ logged: 2, suspended: false });
   });
+
+  it.skipIf(skipped).each(['signature', 'mac'] as const)(
+    'takes records of both keys of a rotation, however late, and nothing under the old key after it (%s)',
+    async (authentication) => {
+      const id = `lic_rotating-${authentication}`;
+      const credential = await licensee(parties, id, '100000');
+      const device = await enrolled(parties, credential, id, authentication);
+      await fund(credential, device.fundsRequest(1, 50_000n));
+      device.receive(50_000n);
+      const held = [device.record(), device.record()];
+      const enrol = async (request: Uint8Array): Promise<Uint8Array> => {
+        const text = Buffer.from(request).toString('base64url');
+        const answer = await ask(parties, credential, '/v1/devices', { licensee: id, request: text });
+        expect(answer.status).toBe(201);
+        return Uint8Array.from(Buffer.from(answer.json<Certified>().certificate, 'base64url'));
+      };
+      const certificate = await enrol(device.rotationRequest());
+      expect(Buffer.from(await enrol(device.rotationRequest(new Uint8Array(16).fill(1))))).toEqual(
+        Buffer.from(certificate),
+      );
+      const trust = { port: nodeVerification, keys: trustedKeys(parties.bundle) };
+      const { digest, message } = value(verifyMessage(DEVICE_CERTIFICATE, certificate, trust));
+      expect(message).toMatchObject({ device: device.device, licensee: id, epoch: 2, authentication });
+      const thief = device.copy();
+      const rotation = device.rotation(digest);
+      const all = [...held, rotation, device.record(), device.record()];
+      expect((await submit(parties, credential, all)).map(({ outcome }) => outcome)).toEqual(all.map(() => 'accepted'));
+      expect(await settled(credential, device)).toMatchObject({ logged: 5, suspended: false });
+      const delivered = parties.authority.delivered.flatMap(({ certificates }) => certificates.map((one) => hex(one)));
+      expect(delivered).toContain(hex(certificate));
+
+      Object.assign(thief, { sequence: device.sequence, head: device.head, registers: device.registers });
+      const [refused] = await submit(parties, credential, [thief.record()]);
+      expect(refused?.rejection).toMatchObject({ code: 'superseded-key', detail: { epoch: 1, current: 2 } });
+      const { log } = parties.service;
+      expect((await log.evidence(device.device)).map(({ code }) => code)).toEqual(['superseded-key']);
+      const before = await balances(credential, id);
+      const asked = await ask(parties, credential, '/v1/funds-requests', thief.fundsRequest(2, 1_000n));
+      expect(asked.json()).toMatchObject({ code: 'superseded-key' });
+      expect(await balances(credential, id)).toEqual(before);
+      // It took no number: the device itself goes on with it.
+      expect((await fund(credential, device.fundsRequest(2, 1_000n))).amountMills).toBe(1_000n);
+      // A start reads the end of the log again, with the certificates of both epochs.
+      await parties.restart();
+      expect((await submit(parties, credential, [device.record()]))[0]?.outcome).toBe('accepted');
+    },
+  );
 
   it.skipIf(skipped)('asks for grants until there are none, however short the lists', async () => {
     const id = 'lic_lists';

@@ -105,6 +105,9 @@ describe('A device that is enrolled', () => {
       }
     }
     expect(await issuing.enrol(enrolmentRequest(pair), OURS, false)).toEqual(certificate);
+    // A device whose answer was lost asks with another nonce.
+    const again = enrolmentRequest(pair, 1, { nonce: new Uint8Array(16).fill(9) });
+    expect(await issuing.enrol(again, OURS, false)).toEqual(certificate);
   });
 
   it('is enrolled once where two ask at the same moment', async () => {
