@@ -29,6 +29,11 @@ export type ClosingOptions = {
 /** What a closing tells while it goes on: pieces recounted. */
 export type ClosingProgress = (done: number, total: number) => void;
 
+/** What a device says that has lost the beginning of a recount: it is kept in its working memory alone. */
+const FORGOTTEN = new Set(['recount-out-of-order', 'recount-missing']);
+/** Recounts of one closing; more restarts than these are for a person to look at. */
+const RECOUNTS_MAX = 10;
+
 /**
  * Closes and seals the batch. Rejections: those of the PSD's `close-batch`, `recount` and `seal`; `journal-damaged`.
  */
@@ -46,16 +51,21 @@ export async function closeBatch(
     return closed.rejection.code === 'no-open-batch' ? takeSealed(options, batch, closed) : closed;
   }
   journal.batches.close(batch.batch, incomplete);
-  if (device.memory === 'host' && !incomplete) {
-    if (closed.value.pieces !== batch.franked)
-      return refuse(damaged(batch, batch.franked, 'the journal ends before it'));
-    const recounted = await recount(options, batch, device, progress);
-    if (!recounted.ok) return recounted;
+  const recounts = device.memory === 'host' && !incomplete;
+  if (recounts && closed.value.pieces !== batch.franked) {
+    return refuse(damaged(batch, batch.franked, 'the journal ends before it'));
   }
-  const sealed = await psd.call(PSD.seal, { batch: batch.id, incomplete });
-  if (!sealed.ok) return sealed;
-  store(options, batch, sealed.value.sequence, sealed.value.digest, sealed.value.record);
-  return accept({ sequence: sealed.value.sequence });
+  for (let attempt = 1; ; attempt++) {
+    const counted = recounts ? await recount(options, batch, device, progress) : accept(null);
+    const sealed = counted.ok ? await psd.call(PSD.seal, { batch: batch.id, incomplete }) : counted;
+    if (sealed.ok) {
+      store(options, batch, sealed.value.sequence, sealed.value.digest, sealed.value.record);
+      return accept({ sequence: sealed.value.sequence });
+    }
+    // The journal has every piece: a device that lacks some has started anew in the midst of the recount, and forgot it.
+    const isForgotten = recounts && FORGOTTEN.has(sealed.rejection.code);
+    if (!isForgotten || attempt === RECOUNTS_MAX) return sealed;
+  }
 }
 
 async function takeSealed(

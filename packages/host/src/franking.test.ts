@@ -674,6 +674,35 @@ describe('with memory in the host', () => {
     expect(journal.batches.all()[0]?.state).toBe('sealed');
   });
 
+  test.each(['between two parts of the recount', 'between recount and seal'])(
+    'a device that starts anew %s is given the records again from 0',
+    async (moment) => {
+      const psd = new FakePsd('host');
+      let restarts = 0;
+      psd.onCall = (name, when) => {
+        const parts = psd.batch?.recounted ?? 0;
+        const isMoment = moment.includes('seal') ? name === 'seal' : name === 'recount' && parts > 0 && parts < 1_500;
+        if (when !== 'before' || !isMoment || restarts === 3 || psd.batch === null) return;
+        restarts += 1;
+        // A recount is in the device's working memory alone.
+        psd.batch.recounted = 0;
+      };
+      expect(await frank(psd, await staged(csv(letters(1_500))))).toEqual({ state: 'done' });
+      expect(restarts).toBe(3);
+      expect(psd.records).toMatchObject([{ sequence: 1, incomplete: false }]);
+    },
+  );
+
+  test('a device that never remembers a recount is refused in the end', async () => {
+    const psd = new FakePsd('host');
+    psd.onCall = (name) => {
+      if (name === 'seal' && psd.batch !== null) psd.batch.recounted = 0;
+    };
+    const refused = refusedWith(await frank(psd, await staged(csv(letters(300)))));
+    expect(refused.code).toBe('recount-missing');
+    expect(psd.records).toEqual([]);
+  });
+
   test('a journal that was altered by a byte is named by its piece', async () => {
     const altered = await closed((batch) => {
       const salts = Buffer.from(journal.chunks.franked(batch, 256)?.salts as Uint8Array);
