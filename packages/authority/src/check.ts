@@ -137,13 +137,14 @@ async function checkGrants(store: AuthorityStore, keys: KeySource, examination: 
     { readonly grant: Pick<Grant, 'revision' | 'entitlementMills'>; readonly digest: Digest }
   >();
   const { grants } = await store.positions();
+  const gaps = await store.grantGaps();
   let cursor = 0;
   for (;;) {
     const page = await store.grants(cursor, PAGE);
     if (page.length === 0) break;
     for (const item of page) {
       const name = `Grant ${item.cursor}`;
-      if (item.cursor !== cursor + 1) examination.problem(`${name}: the one before is missing.`);
+      if (item.cursor !== (gaps.get(cursor) ?? cursor) + 1) examination.problem(`${name}: the one before is missing.`);
       cursor = item.cursor;
       const verified = verifiedGrant(item, keys);
       if (!verified.ok) {
@@ -188,7 +189,8 @@ async function checkGrants(store: AuthorityStore, keys: KeySource, examination: 
     }
     examination.progress('grants', cursor, grants);
   }
-  if (cursor !== grants) examination.problem(`The last grant is ${cursor}; their position is ${grants}.`);
+  if ((gaps.get(cursor) ?? cursor) !== grants)
+    examination.problem(`The last grant is ${cursor}; their position is ${grants}.`);
 }
 
 /** What was granted so far is what the records entitle to, wherever a programme was evaluated through all of them. */

@@ -60,6 +60,8 @@ type Candidate = { readonly record: VerifiedRecord; readonly attestation: Uint8A
 
 /** Takes in one delivery; answers in the order of its items. */
 export async function takeIn(delivery: Delivery, options: IntakeOptions): Promise<DeliveryAnswers> {
+  // Before anything is granted for these records: what was granted for them before may be booked under the next cursors.
+  if (delivery.grantsCursor !== undefined) await options.store.continueGrants(delivery.grantsCursor);
   return takeInVerified(delivery, options, (item, keys) => verifyItem(item, keys, options.roles));
 }
 

@@ -119,6 +119,12 @@ export class ChunkTable {
     return pieceNumber < franked.firstNumber + franked.pieces ? { batch: Number(row.batch), franked } : undefined;
   }
 
+  /** The last piece number that the device ever gave here, 0 for none. */
+  lastPieceNumber(): number {
+    const row = this.#sql.one('SELECT first_number, pieces FROM franked ORDER BY first_number DESC LIMIT 1');
+    return row === undefined ? 0 : Number(row.first_number) + Number(row.pieces) - 1;
+  }
+
   frankedIndices(batch: number): number[] {
     return this.#sql
       .all('SELECT first_index FROM franked WHERE batch = ? ORDER BY first_index', batch)

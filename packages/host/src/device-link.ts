@@ -9,7 +9,8 @@ import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
 import { type DeviceStatus, PSD } from '@countermark/protocol/interfaces/psd';
 import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
 import { POLICY, type Policy } from '@countermark/protocol/messages/policy';
-import { accept, type Result } from '@countermark/protocol/result';
+import { accept, type Result, refuse } from '@countermark/protocol/result';
+import { deviceOlder } from './device-age.ts';
 import type { Journal } from './journal.ts';
 import { certificateName } from './journal-rows.ts';
 import { type PsdClient, statusOf } from './psd-client.ts';
@@ -30,7 +31,7 @@ export class DeviceLink {
     this.#licensee = licensee;
   }
 
-  /** The status of a device that is enrolled; enrols it where it is not. One enrolment at a time. */
+  /** The status of a device that is enrolled; enrols it where it is not. One enrolment at a time. Rejections: `device-older`, those of enrolling. */
   enrolled(): Promise<Result<DeviceStatus>> {
     this.#enrolling ??= this.#enrol().finally(() => {
       this.#enrolling = null;
@@ -84,6 +85,8 @@ export class DeviceLink {
 
   async #enrol(): Promise<Result<DeviceStatus>> {
     const status = await statusOf(this.#psd);
+    const older = deviceOlder(this.#journal, status);
+    if (older !== null) return refuse(older);
     if (status.state !== 'uninitialised' && status.state !== 'keyed' && status.state !== 'authorised') {
       const certificate = this.#journal.kept(certificateName(status.epoch));
       if (this.#journal.kept('policy') === undefined || certificate === undefined) {

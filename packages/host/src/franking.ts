@@ -27,6 +27,7 @@ import { encodeWith, parseBytes } from '@countermark/protocol/schema';
 import { SCHEME } from '@countermark/protocol/scheme';
 import { Fault } from '@countermark/node-platform/fault';
 import { closeBatch } from './batch-closing.ts';
+import { deviceOlder } from './device-age.ts';
 import type { Journal } from './journal.ts';
 import type { BatchRow, ChunkRow, RunCell, RunRow } from './journal-rows.ts';
 import { damaged } from './piece-archive.ts';
@@ -77,6 +78,8 @@ export class Franking {
   async frank(): Promise<RunOutcome> {
     const { journal, psd } = this.#options;
     this.#device = await statusOf(psd);
+    const older = deviceOlder(journal, this.#device);
+    if (older !== null) return { state: 'waiting', rejection: older };
     const batches = journal.batches.ofRun(this.#run.run);
     this.#total = batches.reduce((sum, batch) => sum + batch.expected, 0);
     this.#done = batches.reduce((sum, batch) => sum + batch.franked, 0);
@@ -95,6 +98,8 @@ export class Franking {
   async finishOpen(): Promise<Result<null>> {
     const { journal, psd } = this.#options;
     this.#device = await statusOf(psd);
+    const older = deviceOlder(journal, this.#device);
+    if (older !== null) return refuse(older);
     for (const { batch } of journal.batches.ofRun(this.#run.run)) {
       const row = journal.batches.byNumber(batch) as BatchRow;
       if (row.state !== 'open' && row.state !== 'closed') continue;

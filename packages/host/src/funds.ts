@@ -8,11 +8,15 @@ import type { JobId } from '@countermark/protocol/id';
 import { PSD } from '@countermark/protocol/interfaces/psd';
 import { FUNDS_GRANT, type FundsGrant } from '@countermark/protocol/messages/funds';
 import { type Mills, mills } from '@countermark/protocol/money';
+import type { RejectionCode } from '@countermark/protocol/rejection';
 import { accept, type Result } from '@countermark/protocol/result';
 import type { Journal } from './journal.ts';
 import { type PsdClient, statusOf } from './psd-client.ts';
 import type { ServerClient } from './server-client.ts';
 import { readUnverified } from './unverified-message.ts';
+
+/** The code with which such a refusal begins. */
+const MISMATCH: RejectionCode = 'funds-total-mismatch';
 
 export class Funds {
   readonly #psd: PsdClient;
@@ -64,13 +68,36 @@ export class Funds {
     return granted.ok && granted.value.amountMills > 0n;
   }
 
+  /** Brings a request to its end that was interrupted: at the next connection, once. */
+  complete(): Promise<Result<FundsGrant | null>> {
+    const asked = this.#last.then(async (): Promise<Result<FundsGrant | null>> => {
+      const { pendingFundsRequest } = await statusOf(this.#psd);
+      return pendingFundsRequest === undefined ? accept(null) : this.#once(mills(0n), null);
+    });
+    this.#last = asked.catch(() => undefined);
+    return asked;
+  }
+
   async #request(amountMills: bigint, job: JobId | null): Promise<Result<FundsGrant>> {
     const status = await statusOf(this.#psd);
     if (status.pendingFundsRequest !== undefined) {
       const before = await this.#once(mills(0n), job);
       if (!before.ok) return before;
     }
-    return this.#once(mills(amountMills), job);
+    const granted = await this.#once(mills(amountMills), job);
+    if (!granted.ok || granted.value.refusal?.startsWith(MISMATCH) !== true) return granted;
+    // The server was restored from a backup that is older than some of the device's grants: it has them here.
+    const given = await this.giveBack();
+    return given.ok ? this.#once(mills(amountMills), job) : given;
+  }
+
+  /** Gives the server every funds grant that the device has taken; it books those that it lost. */
+  async giveBack(): Promise<Result<null>> {
+    for (const grant of this.#journal.grants.fundsTaken()) {
+      const taken = await this.#server.restoreFunds(grant);
+      if (!taken.ok) return taken;
+    }
+    return accept(null);
   }
 
   async #once(amountMills: Mills, job: JobId | null): Promise<Result<FundsGrant>> {

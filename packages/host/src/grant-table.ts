@@ -62,6 +62,13 @@ export class GrantTable {
     this.#sql.run('UPDATE funds_grant SET applied = 1 WHERE number = ?', number);
   }
 
+  /** Every funds grant that the device has taken, in order. */
+  fundsTaken(): Uint8Array[] {
+    return this.#sql
+      .all('SELECT bytes FROM funds_grant WHERE applied = 1 ORDER BY number')
+      .map((row) => row.bytes as Uint8Array);
+  }
+
   fundsOfJob(job: string): Uint8Array[] {
     return this.#sql
       .all('SELECT bytes FROM funds_grant WHERE job = ? AND applied = 1 ORDER BY number', job)

@@ -42,6 +42,30 @@ export class RecordTable {
     });
   }
 
+  /** A record that was confirmed already and comes back from the server, which had it. */
+  addConfirmed(record: {
+    readonly sequence: number;
+    readonly digest: Uint8Array;
+    readonly id: BatchId | null;
+    readonly bytes: Uint8Array;
+    readonly confirmation: Uint8Array;
+    readonly attestation: Uint8Array;
+    readonly atMs: number;
+  }): void {
+    this.#sql.run(
+      `INSERT INTO record (sequence, digest, batch, bytes, sealed_ms, state, sent, confirmation, attestation, confirmed_ms)
+       VALUES (?, ?, ?, ?, ?, 'confirmed', 1, ?, ?, ?) ON CONFLICT (sequence) DO NOTHING`,
+      record.sequence,
+      record.digest,
+      record.id,
+      record.bytes,
+      record.atMs,
+      record.confirmation,
+      record.attestation,
+      record.atMs,
+    );
+  }
+
   get(sequence: number): RecordRow | undefined {
     const row = this.#sql.one('SELECT * FROM record WHERE sequence = ?', sequence);
     return row === undefined ? undefined : recordOf(row);

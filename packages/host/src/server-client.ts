@@ -17,6 +17,7 @@ import {
   MAX_SUBMISSION,
   submissionSchema,
 } from '@countermark/protocol/interfaces/answer';
+import { archivedCertificatesSchema } from '@countermark/protocol/interfaces/archived-certificates';
 import type { MillsText } from '@countermark/protocol/interfaces/host';
 import { type RejectionDetail, isRejectionCode, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
@@ -33,6 +34,8 @@ export type Settlement = {
   readonly evaluated: number;
   readonly grantsCursor: number;
   readonly drawableMills: MillsText;
+  /** A fork is known, or the device was withdrawn: its next policy may let it frank no more. */
+  readonly suspended: boolean;
 };
 
 /** Records with what the server itself said of them, as the archive has them. */
@@ -114,8 +117,28 @@ export class ServerClient {
     return accept(answers.value.answers);
   }
 
+  /** Gives a server that lost them certificates back which it issued, of every key epoch. */
+  restoreCertificates(licensee: LicenseeId, certificates: readonly Uint8Array[]): Promise<Result<unknown>> {
+    const body = encodeWith(archivedCertificatesSchema, { licensee, certificates });
+    return this.#bytes('POST', '/v1/archived-certificates', body);
+  }
+
   attestation(device: DeviceId, sequence: number): Promise<Result<Uint8Array>> {
-    return this.#bytes('GET', `/v1/devices/${device}/records/${sequence}/attestation`);
+    return this.recordPart(device, sequence, 'attestation');
+  }
+
+  /** What the server has stored of a record. Rejection: `unknown-record`. */
+  recordPart(
+    device: DeviceId,
+    sequence: number,
+    part: 'record' | 'attestation' | 'confirmation',
+  ): Promise<Result<Uint8Array>> {
+    return this.#bytes('GET', `/v1/devices/${device}/records/${sequence}/${part}`);
+  }
+
+  /** Gives a server that lost it a funds grant back. */
+  restoreFunds(grant: Uint8Array): Promise<Result<unknown>> {
+    return this.#bytes('POST', '/v1/archived-funds-grants', grant);
   }
 
   fundsRequest(request: Uint8Array): Promise<Result<Uint8Array>> {
@@ -125,7 +148,10 @@ export class ServerClient {
   async settlement(device: DeviceId): Promise<Result<Settlement>> {
     const answer = await this.#json('GET', `/v1/devices/${device}/settlement`);
     if (!answer.ok) return answer;
-    const { logged, delivered, evaluated, grantsCursor, drawableMills } = answer.value as Record<string, unknown>;
+    const { logged, delivered, evaluated, grantsCursor, drawableMills, suspended } = answer.value as Record<
+      string,
+      unknown
+    >;
     const whole = (value: unknown, name: string): number => {
       const number = Number(value);
       if (!Number.isSafeInteger(number) || number < 0) throw malformed('settlement', name);
@@ -139,6 +165,7 @@ export class ServerClient {
       evaluated: whole(evaluated, 'evaluated'),
       grantsCursor: whole(grantsCursor, 'grantsCursor'),
       drawableMills,
+      suspended: suspended === true,
     });
   }
 

@@ -5,6 +5,7 @@
  * the chunk in hand, ends every wait, and leaves nothing running.
  */
 import type { HostStatusAnswer } from '@countermark/protocol/interfaces/host';
+import { accept } from '@countermark/protocol/result';
 import { shippedTariff } from '@countermark/tariff/shipped';
 import { Archive } from './archive.ts';
 import { BatchesDesk } from './batches-desk.ts';
@@ -23,6 +24,7 @@ import { News } from './news.ts';
 import { Outbox } from './outbox.ts';
 import { PendingWork } from './pending-work.ts';
 import { Readiness } from './readiness.ts';
+import { Refeeding } from './refeeding.ts';
 import { Rotation } from './rotation.ts';
 import { SessionRelay } from './session-relay.ts';
 import { SettlementFollower } from './settlement.ts';
@@ -63,6 +65,7 @@ export class HostService {
       server,
       link,
       funds,
+      refeeding: new Refeeding({ journal, server, funds, keys, clock }),
       licensee: config.licensee,
       keys,
       random,
@@ -84,6 +87,10 @@ export class HostService {
       onConfirmed: () => {
         settlement.kick();
         news.announce();
+      },
+      reintroduce: async () => {
+        const certificates = journal.certificates().map(({ bytes }) => bytes);
+        return certificates.length === 0 ? accept(null) : server.restoreCertificates(config.licensee, certificates);
       },
     });
     const closing = { journal, psd, clock, holdForMs: config.forwarding === 'hold' ? config.holdForMs : null };

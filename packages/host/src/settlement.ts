@@ -1,5 +1,6 @@
 /**
- * What comes back after records were sent: attestations, signed time, grants, and drawn credits as funds.
+ * What comes back after records were sent: attestations, signed time, grants, and drawn credits as funds; and what a restored
+ * server or host lacks (refeeding.ts).
  *
  * Guarantees: a grant is archived only after its signature was checked with the trust bundle; each is asked for until the server
  * says that everything sent so far was evaluated; asking again changes nothing. Goes on by itself while something is
@@ -21,6 +22,7 @@ import type { DeviceLink } from './device-link.ts';
 import type { Funds } from './funds.ts';
 import type { Journal } from './journal.ts';
 import { type PsdClient, statusOf } from './psd-client.ts';
+import type { Refeeding } from './refeeding.ts';
 import type { ServerClient } from './server-client.ts';
 
 export type SettlementOptions = {
@@ -29,6 +31,7 @@ export type SettlementOptions = {
   readonly server: ServerClient;
   readonly link: DeviceLink;
   readonly funds: Funds;
+  readonly refeeding: Refeeding;
   readonly licensee: LicenseeId;
   readonly keys: KeySource;
   readonly random: () => number;
@@ -107,13 +110,22 @@ export class SettlementFollower {
 
   /** One turn; true when nothing is outstanding. */
   async #turn(): Promise<Result<boolean>> {
-    const { journal, psd, server, link, funds, licensee } = this.#options;
+    const { journal, psd, server, link, funds, refeeding, licensee, log } = this.#options;
     const { confirmed } = journal.records.lastSequences();
     const status = await statusOf(psd, 2_000);
+    const back = await refeeding.takeBack(status);
+    if (!back.ok) return back;
     await this.#attestations(status.device);
     const settlement = await server.settlement(status.device);
     if (!settlement.ok) return settlement;
-    const { evaluated, grantsCursor, drawableMills } = settlement.value;
+    const { logged, evaluated, grantsCursor, drawableMills, suspended } = settlement.value;
+    // Where it was withdrawn, its next policy lets it frank no more; what is settled is settled all the same.
+    if (suspended) await link.refreshPolicy(status.device);
+    if (logged < confirmed) {
+      log.warn('The server lacks records that it has confirmed: it is fed again', { sequence: logged + 1 });
+      const fed = await refeeding.giveBack(logged);
+      return fed.ok ? accept(false) : fed;
+    }
     let cursor = journal.grants.lastCursor();
     for (;;) {
       const grants = await server.grants(licensee, cursor);
@@ -124,6 +136,10 @@ export class SettlementFollower {
         cursor = at;
       }
       if (grants.value.length === 0) break;
+    }
+    if (status.pendingFundsRequest !== undefined) {
+      const completed = await funds.complete();
+      if (!completed.ok) return completed;
     }
     if (BigInt(drawableMills) > 0n) {
       const drawn = await funds.request(0n, journal.jobs.last());

@@ -450,7 +450,7 @@ export const CATALOGUE = {
     verified: 'nothing',
     happened: 'The store {store} is in use by another process.',
     state: 'This process did not start.',
-    cure: 'Stop the other one first: two devices on one store would be a copy.',
+    cure: 'Stop the other one first (Ctrl-C where `countermark up` runs): two processes on one store would spoil it.',
     exit: 6,
   },
   'store-damaged': {
@@ -591,6 +591,13 @@ export const CATALOGUE = {
     state: 'No funds were granted.',
     cure: 'Pay in first, or ask for less.',
     exit: 4,
+  },
+  'device-older': {
+    verified: 'request',
+    happened: 'The device {device} is older than what this host has seen of it: {reason}.',
+    state: 'Nothing was franked: its store is an earlier copy, which would give the same piece numbers a second time.',
+    cure: 'Never frank with it: withdraw it, and begin with a new device (docs/backup.md).',
+    exit: 6,
   },
   'device-suspended': {
     verified: 'request',

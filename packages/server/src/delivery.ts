@@ -3,7 +3,7 @@
  *
  * Guarantees: every accepted record is delivered, in the log's order, with its attestation and the certificate under which
  * it stands, until the authority has answered; an authority that was restored from an older backup says which sequence it
- * expects and is fed again from there. Records that were accepted while their device was suspended come with its signed
+ * expects and is fed again from there, also where no further record comes. Records that were accepted while their device was suspended come with its signed
  * suspension, and never in one delivery with records from before it: the authority's chain has no gap, and no grant rests
  * on them. The authority is told of a suspension, and of a withdrawal, also where no record follows: after the device's last
  * one, and again after each start. A record that the authority refuses for good holds up its own device only.
@@ -20,6 +20,7 @@ import type { Result } from '@countermark/protocol/result';
 import type { SqlDatabase } from '@countermark/sql/database';
 import type { AuthorityClient } from './authority-client.ts';
 import { followerCursor, moveCursor } from './follower.ts';
+import { EVALUATED_FOLLOWER } from './grant-intake.ts';
 import type { Registry } from './registry.ts';
 import type { LogEntry, StatisticsLog } from './statistics-log.ts';
 import type { Suspensions } from './suspensions.ts';
@@ -28,6 +29,8 @@ import type { ServerTables } from './tables.ts';
 export const DELIVERY_FOLLOWER = 'delivery';
 const STEP = 256;
 const STEP_BYTES = 3 * 1024 * 1024;
+/** So often a refusal must come before it counts as one for good: what a message lost on its way says nothing of the record. */
+const REFUSALS = 5;
 
 export type DeliveryParts = {
   readonly database: SqlDatabase<ServerTables>;
@@ -35,6 +38,8 @@ export type DeliveryParts = {
   readonly registry: Registry;
   readonly suspensions: Suspensions;
   readonly authority: AuthorityClient;
+  /** The authority's cursor of the last grant that is booked. */
+  readonly grantsCursor: () => Promise<bigint>;
   readonly logs: Log;
 };
 
@@ -44,6 +49,8 @@ export class DeliveryFollower {
   readonly #sent = new Set<string>();
   /** Where a device's chain ends at the authority, which refused the record there for good. */
   readonly #refused = new Map<DeviceId, number>();
+  /** Refusals of the same record in succession. */
+  readonly #refusals = new Map<string, number>();
   /** Suspended devices that the authority has been told of by this process, and whether as withdrawn; repeats are harmless. */
   readonly #told = new Map<DeviceId, boolean>();
 
@@ -57,7 +64,7 @@ export class DeliveryFollower {
     const cursor = await followerCursor(database, DELIVERY_FOLLOWER);
     const entries = ofOneStanding(fitting(await log.after(cursor, STEP)));
     const last = entries.at(-1);
-    if (last === undefined) return this.#tellStanding(cursor);
+    if (last === undefined) return (await this.#isBehind(cursor)) ? 'more' : this.#tellStanding(cursor);
     const { intake, again } = await this.#send(entries);
     await database.transaction(async (tables) => {
       await moveCursor(tables, DELIVERY_FOLLOWER, again ?? last.cursor);
@@ -70,6 +77,33 @@ export class DeliveryFollower {
     });
     if (again === null) await this.#tellStanding(last.cursor);
     return 'more';
+  }
+
+  /**
+   * Whether the authority has less than it once had, as after a restore from a backup: then it is fed again from there. Asked only while
+   * something that it has had is not evaluated, so that an idle server does not ask all the time.
+   */
+  async #isBehind(delivered: bigint): Promise<boolean> {
+    const { database, authority, logs } = this.#parts;
+    if ((await followerCursor(database, EVALUATED_FOLLOWER)) >= delivered) return false;
+    const answer = await authority.deliver({ certificates: [], items: [] });
+    if (!answer.ok) throw new Fault('authority-unavailable', describeRejection(answer.rejection), { retry: 'later' });
+    const intake = BigInt(answer.value.cursor);
+    return database.transaction(async (tables) => {
+      const marks = await tables
+        .selectFrom('delivery_mark')
+        .selectAll()
+        .orderBy('log_cursor', 'desc')
+        .execute();
+      if (marks.every((mark) => mark.intake_cursor <= intake)) return false;
+      const from = marks.find((mark) => mark.intake_cursor <= intake)?.log_cursor ?? 0n;
+      await moveCursor(tables, DELIVERY_FOLLOWER, from);
+      await tables.deleteFrom('delivery_mark').where('log_cursor', '>', from).execute();
+      this.#sent.clear();
+      this.#told.clear();
+      logs.warn('The authority has less than it had: it is fed again', { count: marks.length });
+      return true;
+    });
   }
 
   /** Tells of suspended devices all of whose records were delivered, up to the cursor: others bring their suspension with them. */
@@ -115,6 +149,7 @@ export class DeliveryFollower {
     const answer = await authority.deliver({
       certificates: await registry.certificates([...wanted.values()]),
       items: entries.map(({ record, attestation }) => ({ record, attestation })),
+      grantsCursor: Number(await this.#parts.grantsCursor()),
       ...(suspensions.length === 0 ? {} : { suspensions: suspensions.map(({ signed }) => signed) }),
     });
     if (!answer.ok) throw new Fault('authority-unavailable', describeRejection(answer.rejection), { retry: 'later' });
@@ -136,6 +171,11 @@ export class DeliveryFollower {
         throw new Fault('authority-unavailable', `it does not know ${device} any more`, { retry: 'later' });
       }
       if (code !== 'out-of-order') {
+        const name = `${device}#${sequence}`;
+        const times = (this.#refusals.get(name) ?? 0) + 1;
+        this.#refusals.set(name, times);
+        if (times < REFUSALS) throw new Fault('authority-unavailable', `it refuses a record: ${code}`, { retry: 'later' });
+        this.#refusals.delete(name);
         this.#refused.set(device, sequence);
         continue;
       }

@@ -12,7 +12,10 @@ import type { Log } from '@countermark/node-platform/logs';
 import { dropUnread } from '@countermark/node-platform/unread-body';
 import { parseEnvelope } from '@countermark/protocol/cose';
 import { type CustomerId, type DeviceId, DEVICE_ID, type LicenseeId, LICENSEE_ID } from '@countermark/protocol/id';
+import { archivedCertificatesSchema } from '@countermark/protocol/interfaces/archived-certificates';
 import { answersSchema, MAX_RECORD_BYTES, submissionSchema } from '@countermark/protocol/interfaces/answer';
+import { parsePayload } from '@countermark/protocol/message';
+import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
 import type { Currency } from '@countermark/protocol/money';
 import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import { bytes, encodeWith, field, list, type Of, parseBytes, struct } from '@countermark/protocol/schema';
@@ -523,10 +526,34 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
       },
     );
 
-    for (const kind of ['attestation', 'confirmation'] as const) {
+    app.post(
+      '/v1/archived-certificates',
+      {
+        preHandler: anyone,
+        bodyLimit: CBOR_BODY_BYTES,
+        ...describe(
+          'Takes device certificates back from an archive, of every key epoch, after this server was restored from an older backup',
+          { consumes: [CBOR] },
+        ),
+      },
+      async (request, reply) => {
+        const { licensee, certificates } = cborBody(archivedCertificatesSchema, request);
+        own(request, licensee);
+        taken(await parts.enrolment.restore(licensee, certificates));
+        return reply.code(204).send();
+      },
+    );
+
+    for (const kind of ['record', 'attestation', 'confirmation'] as const) {
       app.get(
         `/v1/devices/:device/records/:sequence/${kind}`,
-        { preHandler: anyone, ...describe(`The stored ${kind} of a record`, { params: RecordParams, ...produced }) },
+        {
+          preHandler: anyone,
+          ...describe(`What is stored of a record: its ${kind === 'record' ? 'bytes' : kind}`, {
+            params: RecordParams,
+            ...produced,
+          }),
+        },
         async (request, reply) => {
           const { device } = await ownDevice(request);
           const { sequence } = request.params as Static<typeof RecordParams>;
@@ -556,13 +583,15 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     app.post(
       '/v1/archived-funds-grants',
       {
-        preHandler: operator,
+        preHandler: anyone,
         ...describe('Books a funds grant from an archive, after this server was restored from an older backup', {
           consumes: [CBOR],
         }),
       },
       async (request, reply) => {
-        taken(await parts.funds.restore(rawBody(request)));
+        const body = rawBody(request);
+        own(request, taken(parsePayload(FUNDS_GRANT, taken(parseEnvelope(body)))).licensee);
+        taken(await parts.funds.restore(body));
         return reply.code(204).send();
       },
     );

@@ -22,9 +22,9 @@ import { DeadDevices } from './dead-devices.ts';
 import { DeliveryFollower } from './delivery.ts';
 import { DeviceFiles } from './device-file.ts';
 import { Enrolment } from './enrolment.ts';
-import { follow } from './follower.ts';
+import { follow, followerCursor } from './follower.ts';
 import { Funds } from './funds.ts';
-import { GrantIntake } from './grant-intake.ts';
+import { GrantIntake, GRANTS_FOLLOWER } from './grant-intake.ts';
 import { httpInterface } from './http.ts';
 import { Ledger } from './ledger.ts';
 import { bookPostage } from './ledger-follower.ts';
@@ -159,7 +159,15 @@ export async function startService(config: Config, party: ServiceContext): Promi
     nowMs,
     logs,
   });
-  const delivery = new DeliveryFollower({ database, log, registry, suspensions, authority, logs });
+  const delivery = new DeliveryFollower({
+    database,
+    log,
+    registry,
+    suspensions,
+    authority,
+    grantsCursor: () => followerCursor(database, GRANTS_FOLLOWER),
+    logs,
+  });
   const settlement = new Settlement(database, log, funds);
   const acceptance = new Acceptance({
     cryptographicDevice,

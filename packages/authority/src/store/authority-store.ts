@@ -2,8 +2,8 @@
  * What the authority keeps, as one interface: certificates, the log of records, what follows it, and grants.
  *
  * Guarantees asked of every implementation (tests/contract/authority-store.test.ts): each operation is atomic and durable
- * when its promise resolves; intake cursors and grant cursors rise by one without gap in the order of commits; two
- * workers at once lead to the same as one after the other.
+ * when its promise resolves; intake cursors and grant cursors rise by one without gap in the order of commits (but for
+ * `continueGrants`); two workers at once lead to the same as one after the other.
  */
 import type { Digest } from '@countermark/protocol/digest';
 import type { CustomerId, DeviceId, LicenseeId, ProgrammeId } from '@countermark/protocol/id';
@@ -189,6 +189,13 @@ export type AuthorityStore = {
     through: number,
     grants: readonly SignedGrant[],
   ): Promise<boolean>;
+  /**
+   * Has the next grant come after this cursor, where fewer were issued: grants that a restored store has lost are booked elsewhere, and
+   * their cursors are given to no other.
+   */
+  continueGrants(after: number): Promise<void>;
+  /** Where cursors of grants were left out so: the last before, and the one from which they go on. */
+  grantGaps(): Promise<ReadonlyMap<number, number>>;
   /** Grants after a cursor in its order, at most `limit`. */
   grants(after: number, limit: number): Promise<readonly GrantItem[]>;
 

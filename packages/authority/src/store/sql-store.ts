@@ -35,6 +35,8 @@ import type {
 } from './authority-store.ts';
 import { MIGRATIONS, type Tables } from './tables.ts';
 
+/** A position of this name and a cursor: the grants after it were lost, and their cursors are not given again. */
+const GAP = 'grants-lost-after:';
 /** Where the authority's tables lie in a PostgreSQL that it shares with others. */
 const SCHEMA = 'countermark_authority';
 /** Rows of one INSERT, values of one IN: below every driver's bound on parameters. */
@@ -386,6 +388,30 @@ class SqlStore implements AuthorityStore {
         .execute();
       return true;
     });
+  }
+
+  async continueGrants(after: number): Promise<void> {
+    if ((await this.positions()).grants >= after) return;
+    await this.#database.transaction(async (tables) => {
+      const at = await this.#locked(tables, 'grants');
+      if (at >= BigInt(after)) return;
+      await tables
+        .updateTable('position')
+        .set({ value: BigInt(after) })
+        .where('name', '=', 'grants')
+        .execute();
+      await tables
+        .insertInto('position')
+        .values({ name: `${GAP}${at}`, value: BigInt(after) })
+        .execute();
+    });
+  }
+
+  async grantGaps(): Promise<ReadonlyMap<number, number>> {
+    const rows = await this.#database.read((tables) =>
+      tables.selectFrom('position').selectAll().where('name', 'like', `${GAP}%`).execute(),
+    );
+    return new Map(rows.map(({ name, value }) => [Number(name.slice(GAP.length)), Number(value)]));
   }
 
   async grants(after: number, limit: number): Promise<GrantItem[]> {

@@ -16,6 +16,8 @@ export const DELIVERY_LIMITS: CborLimits = { maxBytes: 16 * 1024 * 1024, maxDept
  * `items` may be empty where only suspensions are told.
  * `suspensions`: signed suspensions and releases since the delivery before; the latest of a device by its time counts, and a
  * withdrawal for good.
+ * `grantsCursor`: that of the last grant which the deliverer has booked. An authority that is restored from an older backup gives no
+ * cursor a second time: nobody would ask for it again.
  */
 export const deliverySchema = struct('delivery', {
   certificates: field(1, list(bytes(1, 65_536), MAX_SUBMISSION)),
@@ -27,6 +29,7 @@ export const deliverySchema = struct('delivery', {
     ),
   ),
   suspensions: optional(3, list(bytes(1, 4_096), MAX_SUBMISSION)),
+  grantsCursor: optional(4, uint()),
 });
 export type Delivery = Of<typeof deliverySchema>;
 
