@@ -111,8 +111,8 @@ export type Parties = {
   readonly socket: string;
   /** An operation of the cryptographic device. */
   call<Request, Answer>(operation: Operation<Request, Answer>, request: Request): Promise<Result<Answer>>;
-  /** Ends the server and starts it again on the same store. */
-  restart(): Promise<void>;
+  /** Ends the server and starts it again on the same store, or on what the test makes of it in between. */
+  restart(between?: () => void): Promise<void>;
   stop(): Promise<void>;
 };
 
@@ -166,7 +166,7 @@ export async function startParties(
     for (const hook of serverHooks.reverse()) await hook();
     serverHooks = [];
   };
-  const parties = {
+  const parties: Parties & { service: Service } = {
     folder,
     service: await startServer(),
     authority,
@@ -174,8 +174,9 @@ export async function startParties(
     operator,
     ...sockets,
     call,
-    restart: async () => {
+    restart: async (between) => {
       await stopServer();
+      between?.();
       parties.service = await startServer();
     },
     stop: async () => {

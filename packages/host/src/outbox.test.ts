@@ -121,6 +121,7 @@ let psd: KeepingPsd;
 let clock: ManualClock;
 let submitted: number[][];
 let restored: number[];
+let reintroduced = 0;
 let answer: (sequence: number, bytes: Uint8Array) => Partial<Answer>;
 let outboxes: Outbox[];
 
@@ -178,6 +179,10 @@ function makeOutbox(options: { hold?: boolean; session?: SessionRelay | null; on
     keys,
     log: openLog('test', { write: () => undefined }),
     onConfirmed,
+    reintroduce: () => {
+      reintroduced += 1;
+      return Promise.resolve(accept(null));
+    },
   });
   outboxes.push(outbox);
   return outbox;
@@ -364,6 +369,19 @@ describe('an answer decides what is tried', () => {
       expect(await makeOutbox().send()).toMatchObject({ trouble: code });
       expect(states()).toEqual(['waiting']);
     }
+  });
+
+  test('unknown-device: a server that lost the certificates gets them again, and then the record', async () => {
+    sealed(1, 1);
+    const before = answer;
+    reintroduced = 0;
+    answer = refusedAs('unknown-device');
+    const outbox = makeOutbox();
+    expect(await outbox.send()).toMatchObject({ confirmed: 0, trouble: 'unknown-device' });
+    expect(reintroduced).toBe(1);
+    answer = before;
+    expect(await outbox.send()).toMatchObject({ confirmed: 1, trouble: null });
+    expect(reintroduced).toBe(1);
   });
 
   test('out-of-order: a server that lost records gets them again from the archive, then the new ones', async () => {

@@ -4,7 +4,7 @@
  * Sessionless, records go over HTTP and their confirmations back to the PSD; in a session the PSD sends itself, through bytes that
  * the host only relays. At once or after a hold: then the bytes come from host memory, and nothing sends earlier, `send` included.
  * Guarantees: all of it survives a restart, because it is decided from the store; a record leaves only by a verified
- * confirmation or into quarantine with its reason; failures are tried again with growing waits and jitter; what an answer says
+ * confirmation or into quarantine with its reason, never for what one altered message was told; failures are tried again with growing waits and jitter; what an answer says
  * besides a signed message only decides when to try again.
  */
 import { Backoff } from '@countermark/node-platform/backoff';
@@ -40,6 +40,8 @@ export type OutboxOptions = {
   readonly log: Log;
   /** Told when records were confirmed. */
   readonly onConfirmed: () => void;
+  /** Gives the server the device's certificates: it does not know the device, or an epoch of its keys, any more. */
+  readonly reintroduce: () => Promise<Result<unknown>>;
 };
 
 /** What became of one attempt. */
@@ -65,6 +67,10 @@ const FINAL = new Set([
   'cbor-not-deterministic',
 ]);
 
+/** Refusals that bytes altered on their way get as well: only when they come again and again do they say something of the record. */
+const PERHAPS_ALTERED = new Set([...FINAL].filter((code) => code !== 'fork' && code !== 'inconsistent'));
+const REFUSALS = 5;
+
 /** What a device says of a record that it has deleted: the host was killed before it stored the confirmation. */
 const DELETED = new Set(['unknown-record', 'already-confirmed']);
 
@@ -76,6 +82,8 @@ export class Outbox {
   #running: Promise<void> | null = null;
   #sending: Promise<SendOutcome> | null = null;
   #resendFrom: number | null = null;
+  /** Refusals in succession, by sequence. */
+  readonly #refusals = new Map<number, number>();
   #nextAttemptMs: number | null = null;
   #trouble: string | null = null;
 
@@ -183,6 +191,8 @@ export class Outbox {
       this.#resendFrom = null;
       if (!outcomes.ok) trouble = outcomes.rejection.code;
       else {
+        const unknown = outcomes.value.some(({ rejection: refused }) => refused?.code === 'unknown-device');
+        if (unknown) await this.#reintroduce();
         for (const [i, record] of records.entries()) {
           const said = await this.#settle(record, outcomes.value[i] ?? {}, confirmed);
           if (said === null && record.state === 'confirmed') again += 1;
@@ -200,6 +210,14 @@ export class Outbox {
     else log.warn('Records were not all confirmed', { reason: trouble, count: sequences.length });
     if (confirmed.length > 0) onConfirmed();
     return { sent: records.length, confirmed: confirmed.length + again, trouble };
+  }
+
+  /** The next attempt shows whether it helped. */
+  async #reintroduce(): Promise<void> {
+    const { reintroduce, log } = this.#options;
+    const given = await reintroduce();
+    if (given.ok) log.info('The server was given the certificates of the device again');
+    else log.warn('The server did not take the certificates of the device', { reason: given.rejection.code });
   }
 
   /** What goes out together: what is due, or, where the server lost records, the archived ones from there on. */
@@ -279,6 +297,7 @@ export class Outbox {
       journal.records.markSent(record.sequence, confirmation);
       throw error;
     });
+    this.#refusals.delete(record.sequence);
     if (given.ok) {
       confirmed.push({ sequence: record.sequence, confirmation, attestation });
       return null;
@@ -323,12 +342,15 @@ export class Outbox {
       log.warn('Host memory had another record than the device: the device’s was taken', { sequence: record.sequence });
       return code;
     }
-    if (FINAL.has(code)) this.#quarantine(record, code);
+    const times = (this.#refusals.get(record.sequence) ?? 0) + 1;
+    this.#refusals.set(record.sequence, times);
+    if (FINAL.has(code) && (times >= REFUSALS || !PERHAPS_ALTERED.has(code))) this.#quarantine(record, code);
     else journal.records.noteReason(record.sequence, code);
     return code;
   }
 
   #quarantine({ sequence }: RecordRow, code: string): void {
+    this.#refusals.delete(sequence);
     this.#options.journal.records.quarantine(sequence, code);
     this.#options.log.warn('A record was quarantined', { sequence, code });
   }

@@ -6,10 +6,10 @@
  */
 import { nodeVerification } from '@countermark/node-platform/verification';
 import type { LicenseeId } from '@countermark/protocol/id';
-import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
+import { DEVICE_CERTIFICATE, type DeviceCertificate } from '@countermark/protocol/messages/enrolment';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
-import { type KeySource, verifyMessage } from '@countermark/verify/verified';
+import { type KeySource, type Verified, verifyMessage } from '@countermark/verify/verified';
 import type { CryptographicDevice } from './cryptographic-device-client.ts';
 import type { Policies } from './policies.ts';
 import type { Registry } from './registry.ts';
@@ -46,5 +46,26 @@ export class Enrolment {
       await registry.customersOf(licensee),
     );
     return policy.ok ? accept({ certificate: issued.value, policy: policy.value }) : policy;
+  }
+
+  /**
+   * Takes certificates back that this server issued and lost, because it was restored from an older backup: those of epochs that are
+   * over cannot be asked for again, since the keys which spoke for them are gone. None is taken where one is not good.
+   * Rejections: `unknown-licensee`, those of `verifyMessage`, `enrolment-mismatch`.
+   */
+  async restore(licensee: LicenseeId, certificates: readonly Uint8Array[]): Promise<Result<void>> {
+    const { registry, roleKeys } = this.#parts;
+    if ((await registry.licensee(licensee)) === null) return refuse(rejection('unknown-licensee', { licensee }));
+    const verified: Verified<DeviceCertificate>[] = [];
+    for (const bytes of certificates) {
+      const certificate = verifyMessage(DEVICE_CERTIFICATE, bytes, { port: nodeVerification, keys: roleKeys });
+      if (!certificate.ok) return certificate;
+      if (certificate.value.message.licensee !== licensee) {
+        return refuse(rejection('enrolment-mismatch', { type: 'device-certificate', what: 'licensee' }));
+      }
+      verified.push(certificate.value);
+    }
+    for (const certificate of verified) await registry.addDevice(new Uint8Array(0), certificate);
+    return accept(undefined);
   }
 }
