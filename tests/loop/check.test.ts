@@ -5,7 +5,7 @@
  * Two installations are made by the command line: one with everything confirmed, a credit drawn in its second mailing; one whose
  * records are held, with the piece records inside the device.
  */
-import { copyFileSync, cpSync, readFileSync, truncateSync, statSync, writeFileSync } from 'node:fs';
+import { copyFileSync, cpSync, readFileSync, rmSync, truncateSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -99,6 +99,15 @@ describe('An installation in which nothing is wrong', () => {
     expect(money).toEqual([expect.objectContaining({ inFlightMills: '0', unbookedMills: '0' })]);
     expect(money[0]?.holdsMills).toBe(money[0]?.accountMills);
     expect(bytes()).toEqual(earlier);
+  });
+
+  it('is found so in a backup, which has no device in it, and must not', async () => {
+    const copy = copyOf(settled);
+    const refused = await workshop.run('check', copy, '--backup');
+    expect(refused.code).toBe(2);
+    rmSync(join(copy, 'psd'), { recursive: true });
+    expect((await workshop.run('check', copy, '--backup')).code).toBe(0);
+    expect((await workshop.run('check', copy)).stdout).toMatch(/psd +1 problem/);
   });
 
   it('has a party that is checked by itself, in its own folder', async () => {

@@ -18,7 +18,7 @@ import { section } from './summary.ts';
 import { formatPairs } from './table.ts';
 import { note, print, printJson, style } from './terminal.ts';
 
-type CheckOptions = SharedOptions & { readonly trust?: string };
+type CheckOptions = SharedOptions & { readonly trust?: string; readonly backup?: boolean };
 
 /** Declares the command. */
 export function declare(program: Command): void {
@@ -29,10 +29,12 @@ export function declare(program: Command): void {
       'Reads the data of every party in the folder from the first record: chains, registers, piece records, confirmations, ledger, grants; and holds the parties against each other. Repairs nothing. Stop the installation first. Exit code 0: nothing is wrong; 6: something is.',
     )
     .argument('[dir]', 'data folder of an installation, or of one party (default: that of --data)')
+    .option('--backup', 'the folder is a backup: it has no device, and must not have one')
     .option('--trust <file>', 'trust bundle (default: that of the folder, or of the one above)');
   withShared(check, [
     'countermark check',
     'countermark check /srv/franking --json',
+    'countermark check /backup/franking --backup',
     'countermark check /srv/franking/host --trust /srv/franking/trust-bundle.json',
   ]).action(async (given: string | undefined, options: CheckOptions) => {
     await carryOut(options, async () => {
@@ -40,7 +42,7 @@ export function declare(program: Command): void {
       if (!existsSync(data)) refuseUsage(`There is no folder ${data}.`);
       if ((await askSupervisor(data)) !== undefined) refuseCommand('store-in-use', { store: data });
       const trust = options.trust === undefined ? undefined : userPath(options.trust);
-      const stores = await findStores(data, trust);
+      const stores = await findStores(data, trust, options.backup === true);
       if (stores.parties.length === 0) refuseUsage(`${data} has no store of Countermark.`);
       const progress = new CheckProgress();
       const { findings, money } = await checkParties(stores, (event) => progress.show(event)).finally(() => {

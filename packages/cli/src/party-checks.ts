@@ -14,6 +14,7 @@ import { Fault } from '@countermark/node-platform/fault';
 import { writePrivateFile } from '@countermark/node-platform/private-file';
 import { CATALOGUE } from '@countermark/protocol/rejection-catalogue';
 import { describeFinding, EXIT, type Rejection } from '@countermark/protocol/rejection';
+import { NEVER_BACK_UP } from './backup-list.ts';
 import { completeSettings, readSettings, type Settings } from './configuration.ts';
 import { Refused, refuseUsage, valueOf } from './failure.ts';
 import { installationPaths, type InstallationPaths, PARTIES, partyMain, type PartyName } from './installation-paths.ts';
@@ -62,8 +63,8 @@ const STAGES: readonly (readonly PartyName[])[] = [['cryptographic-device', 'psd
 const UNUSED_CREDENTIALS = { operator: '0'.repeat(64), delivery: '0'.repeat(64) };
 const UNUSED_PORTS = { server: 0, authority: 0 };
 
-/** The stores in an installation's folder, or in one party's. @throws Refused `usage`, `config-invalid` */
-export async function findStores(folder: string, trust: string | undefined): Promise<Stores> {
+/** The stores in an installation's folder, in a backup of it (without a device), or in one party's folder. @throws Refused `usage`, `config-invalid` */
+export async function findStores(folder: string, trust: string | undefined, backup: boolean): Promise<Stores> {
   const single = PARTIES.find((party) => STORE_FILES[party].some((file) => existsSync(join(folder, file))));
   const data = single === undefined ? folder : dirname(folder);
   const paths = installationPaths(data, join(data, 'run'));
@@ -73,12 +74,13 @@ export async function findStores(folder: string, trust: string | undefined): Pro
     trust ?? [paths.trustBundle, join(dirname(data), basename(paths.trustBundle))].find((file) => existsSync(file));
   // An installation of ours has all five, and one that is gone is a finding; other folders have what they have.
   const whole = existsSync(paths.marker);
-  const parties = PARTIES.filter(
+  const parties = PARTIES.filter((party) => !backup || party !== 'psd' || hasStore(paths, party)).filter(
     (party) => (whole && single === undefined) || party === single || (single === undefined && hasStore(paths, party)),
   );
   if (trustBundle === undefined && parties.some((party) => party !== 'psd' && party !== 'cryptographic-device')) {
     refuseUsage(`${data} has no trust bundle (trust-bundle.json): name it with --trust.`);
   }
+  if (backup && parties.includes('psd')) refuseUsage(`${data} has a device in it: ${NEVER_BACK_UP}`);
   const own = single === undefined ? paths : { ...paths, parties: { ...paths.parties, [single]: folder } };
   return { paths: own, settings, trustBundle: trustBundle ?? paths.trustBundle, parties };
 }

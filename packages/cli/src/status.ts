@@ -1,14 +1,17 @@
 /**
  * `countermark status`: the processes, what waits and why, by when, and what belongs into a backup.
  */
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Command } from 'commander';
 import { errorText } from '@countermark/node-platform/fault';
 import { HOST, type HostStatusAnswer } from '@countermark/protocol/interfaces/host';
+import { backupList, NEVER_BACK_UP } from './backup-list.ts';
 import { carryOut, type SharedOptions, userPath, withShared } from './command.ts';
-import { refuseCommand } from './failure.ts';
+import { completeSettings, readSettings } from './configuration.ts';
+import { refuseCommand, valueOf } from './failure.ts';
 import { askSupervisor, type SupervisorReport, withHost } from './host-client.ts';
-import { type InstallationPaths, installationPaths } from './installation-paths.ts';
+import { installationPaths } from './installation-paths.ts';
 import { countText, pendingLines, section, timeText } from './summary.ts';
 import { formatPairs, formatTable } from './table.ts';
 import { print, printJson, style } from './terminal.ts';
@@ -31,12 +34,20 @@ export function declare(program: Command): void {
           (answer) => [answer, undefined] as const,
           (error: unknown) => [undefined, errorText(error)] as const,
         );
-        const backup = [...(host?.backup ?? []), ...backupOf(installationPaths(data, ''))];
+        const paths = installationPaths(data, '');
+        const given = existsSync(paths.settings) ? valueOf(await readSettings(paths.settings)) : {};
+        const backup = backupList(paths, valueOf(completeSettings(given, paths.settings)));
         if (options.json === true) {
-          printJson({ data, supervisor, ...(host ?? { unreachable: hostProblem }), backup, ...NEVER_BACK_UP });
+          printJson({
+            data,
+            supervisor,
+            ...(host ?? { unreachable: hostProblem }),
+            backup,
+            neverBackUp: NEVER_BACK_UP,
+          });
         } else {
           const toKeep = formatPairs(backup.map(({ path, why }) => [path, why] as const));
-          const never = `Never the PSD (${join(data, 'psd')}): ${NEVER_BACK_UP.neverBackUp}`;
+          const never = `Never the PSD (${join(data, 'psd')}): ${NEVER_BACK_UP}`;
           const text = statusText(data, supervisor, host, hostProblem);
           print([text, section('Back up', toKeep), never].join('\n\n'));
         }
@@ -45,21 +56,6 @@ export function declare(program: Command): void {
     },
   );
 }
-
-/** What belongs into a backup besides what the host names. */
-function backupOf(paths: InstallationPaths): { readonly path: string; readonly why: string }[] {
-  return [
-    { path: paths.parties.server, why: "the server's registry, log and ledger" },
-    { path: paths.parties.authority, why: "the authority's records, grants and granting key: a secret" },
-    { path: paths.parties['cryptographic-device'], why: "the cryptographic device's keys: secrets" },
-    { path: paths.credentials, why: 'credentials between the parties: secrets' },
-    { path: paths.settings, why: 'the settings' },
-  ];
-}
-
-const NEVER_BACK_UP = {
-  neverBackUp: 'a restored copy of a device is a second device with the same numbers, and its records a fork.',
-};
 
 function statusText(
   data: string,
