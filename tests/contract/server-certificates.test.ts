@@ -68,7 +68,7 @@ describe('A server restored from before an enrolment and a rotation', () => {
     const forged = second.map((byte, at) => (at === second.length - 1 ? byte ^ 1 : byte));
     expect(await give([first, forged])).toBe(400);
     expect(await give([first, second], others)).toBe(401);
-    expect(await give([first, second], others, THEIRS)).toBe(400);
+    expect(await give([first, second], others, THEIRS)).toBe(422);
     expect(await outcomes()).toEqual(unknown);
     expect(await give([first, second])).toBe(204);
     expect(await give([first, second])).toBe(204);

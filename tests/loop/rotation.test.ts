@@ -3,7 +3,7 @@
  * PSD are killed at each step. Everything is confirmed in the end, each record under the key of its time, and the old key is good
  * for nothing more.
  */
-import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { copyFileSync, cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect, createServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import { ServerClient } from '@countermark/host/server-client';
@@ -295,10 +295,12 @@ describe('A rotation that is interrupted', () => {
       ),
     );
     const rotations = new Set<string>();
+    const [data, backup] = [join(installation.paths.data, 'server'), join(installation.folder, 'server-backup')];
     for (const [i, cut] of cuts.entries()) {
       const where = `${cut.kill} killed, ${cut.operation} ${cut.when}`;
       if (i === 0) await franked(line, 'before', 1);
       expect((await line.host.call(HOST.wait, { timeoutMs: 60_000 })).outcome, where).toBe('settled');
+      if (i === 0) await serverWithout(() => cpSync(data, backup, { recursive: true }));
       const { epoch, sequence, registers } = await line.device();
       const reached = tap.arm(cut);
       // It fails where the host dies; where the device does, the host asks it again.
@@ -320,11 +322,24 @@ describe('A rotation that is interrupted', () => {
     expect(records.every(({ state }) => state === 'confirmed')).toBe(true);
     expect(await line.device()).toMatchObject({ epoch: cuts.length + 1, unconfirmedRecords: 0, alarms: 0 });
 
+    // A server that was restored from before all of them gets certificates and records back from the host.
+    await serverWithout(() => {
+      rmSync(data, { recursive: true });
+      cpSync(backup, data, { recursive: true });
+    });
     await expectRefusedWhileOpen(line);
+    expect((await line.host.call(HOST.wait, { timeoutMs: 60_000 })).outcome).toBe('settled');
     await line.stop();
     tap.close();
   });
 });
+
+/** Does something to the server's data while it is away. */
+async function serverWithout(work: () => void): Promise<void> {
+  await installation.processes.server.stop();
+  work();
+  await installation.processes.server.start();
+}
 
 /** With what to do about it. */
 async function expectRefusedWhileOpen(line: Line): Promise<void> {

@@ -77,6 +77,12 @@ export class DeviceLink {
     return answer.ok ? accept(answer.value.certificate) : answer;
   }
 
+  /** Gives a server that does not know the device any more, or not all of its keys, the certificates that it issued. */
+  async reintroduce(): Promise<Result<unknown>> {
+    const certificates = this.#journal.certificates().map(({ bytes }) => bytes);
+    return certificates.length === 0 ? accept(null) : this.#server.restoreCertificates(this.#licensee, certificates);
+  }
+
   /** Keeps a certificate under its epoch, for planning and for the archive. */
   keepCertificate(bytes: Uint8Array): void {
     const certificate = readUnverified(DEVICE_CERTIFICATE, bytes);

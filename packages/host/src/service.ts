@@ -5,7 +5,6 @@
  * the chunk in hand, ends every wait, and leaves nothing running.
  */
 import type { HostStatusAnswer } from '@countermark/protocol/interfaces/host';
-import { accept } from '@countermark/protocol/result';
 import { shippedTariff } from '@countermark/tariff/shipped';
 import { Archive } from './archive.ts';
 import { BatchesDesk } from './batches-desk.ts';
@@ -88,10 +87,7 @@ export class HostService {
         settlement.kick();
         news.announce();
       },
-      reintroduce: async () => {
-        const certificates = journal.certificates().map(({ bytes }) => bytes);
-        return certificates.length === 0 ? accept(null) : server.restoreCertificates(config.licensee, certificates);
-      },
+      reintroduce: () => link.reintroduce(),
     });
     const closing = { journal, psd, clock, holdForMs: config.forwarding === 'hold' ? config.holdForMs : null };
     const printing = {

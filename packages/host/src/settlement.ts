@@ -117,6 +117,11 @@ export class SettlementFollower {
     if (!back.ok) return back;
     await this.#attestations(status.device);
     const settlement = await server.settlement(status.device);
+    if (!settlement.ok && settlement.rejection.code === 'unknown-device') {
+      log.warn('The server does not know the device any more: it is given its certificates');
+      const known = await link.reintroduce();
+      return known.ok ? accept(false) : known;
+    }
     if (!settlement.ok) return settlement;
     const { logged, evaluated, grantsCursor, drawableMills, suspended } = settlement.value;
     // Where it was withdrawn, its next policy lets it frank no more; what is settled is settled all the same.
