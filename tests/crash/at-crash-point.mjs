@@ -70,6 +70,11 @@ const PLACES = {
       reached('psd-in-recount');
       return counted;
     });
+    around(Device.prototype, 'seal', (seal, batch, incomplete) => {
+      // A recount from host memory is forgotten with this process.
+      reached('psd-before-sealing');
+      return seal(batch, incomplete);
+    });
     around(PsdStore.prototype, 'chunkAt', (chunkAt, batch, firstIndex) => {
       const chunk = chunkAt(batch, firstIndex);
       reached('psd-in-recount');

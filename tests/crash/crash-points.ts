@@ -34,6 +34,12 @@ export const CRASH_POINTS: readonly CrashPoint[] = [
   { name: 'psd-after-closing', party: 'psd', row: 'recount or close interrupted', often: true },
   { name: 'psd-in-recount', party: 'psd', row: 'recount or close interrupted', often: true },
   { name: 'host-in-recount', party: 'host', row: 'recount or close interrupted', records: 'host' },
+  {
+    name: 'psd-before-sealing',
+    party: 'psd',
+    row: 'recount or close interrupted',
+    often: true,
+  },
   { name: 'psd-after-sealing', party: 'psd', row: 'between seal and send', often: true },
   { name: 'host-before-storing-record', party: 'host', row: 'between seal and send', often: true },
   { name: 'host-after-storing-record', party: 'host', row: 'between seal and send', often: true },

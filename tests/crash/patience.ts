@@ -3,10 +3,10 @@
  */
 import { Fault } from '@countermark/node-platform/fault';
 
-const ATTEMPTS_MAX = 80;
+const ATTEMPTS_MAX = 300;
 const PAUSE_MS = 50;
 
-/** Asks again while who is asked is away. Throws what came last after four seconds of trying. */
+/** Asks again while who is asked is away. Throws what came last after a quarter of a minute. */
 export async function persistently<T>(ask: () => Promise<T>): Promise<T> {
   for (let attempt = 1; ; attempt++) {
     try {
