@@ -207,9 +207,4 @@ describe('A withdrawal that reaches the authority', () => {
     await postal.grants((await postal.deliver(delivery([device], [device.frank(LETTERS, CUSTOMER)]))).cursor);
     expect(await standing('lic_not-gone')).toEqual({ paid: '600' });
   });
-
-  test('is not taken in a delivery that has nothing in it', async () => {
-    const empty = await postal.post(Uint8Array.of(0xa2, 1, 0x80, 2, 0x80));
-    expect(empty.status).toBe(400);
-  });
 });

@@ -224,10 +224,6 @@ function closedRoutes(app: FastifyInstance, { store, programmes, takeIn, evaluat
       const body = request.body instanceof Uint8Array ? request.body : new Uint8Array();
       const delivery = parseBytes(deliverySchema, body, DELIVERY_LIMITS);
       if (!delivery.ok) return refuse(request, reply, delivery.rejection);
-      const { items, suspensions = [] } = delivery.value;
-      if (items.length + suspensions.length === 0) {
-        return refuse(request, reply, rejection('malformed', { path: 'items', reason: 'there is nothing in it' }));
-      }
       return cbor(reply, encodeWith(deliveryAnswersSchema, await takeIn(delivery.value)));
     },
   );

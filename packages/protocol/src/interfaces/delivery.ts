@@ -13,7 +13,7 @@ export const DELIVERY_LIMITS: CborLimits = { maxBytes: 16 * 1024 * 1024, maxDept
 
 /**
  * `certificates`: those under which the items stand and that this delivery is the first to need; repeats are harmless.
- * `items` may be empty where only suspensions are told.
+ * `items` may be empty where only suspensions are told, or the authority's cursor is asked for.
  * `suspensions`: signed suspensions and releases since the delivery before; the latest of a device by its time counts, and a
  * withdrawal for good.
  * `grantsCursor`: that of the last grant which the deliverer has booked. An authority that is restored from an older backup gives no
