@@ -18,7 +18,7 @@ const rows = names.map((name) => ({
   severity: 'error',
   from: { path: `^packages/${name}/` },
   to: {
-    path: '^(packages|tests|bench|simulation)/',
+    path: '^(packages|tests|bench|simulation|fuzz)/',
     pathNot: [name, ...table.packages[name]].map((allowed) => `^packages/${allowed}/`),
   },
 }));
@@ -104,7 +104,7 @@ module.exports = {
   ],
   options: {
     doNotFollow: { path: 'node_modules/(?!@countermark/)' },
-    exclude: { path: '^(packages/[^/]+|bench)/dist/' },
+    exclude: { path: '^(packages/[^/]+|bench|fuzz)/dist/' },
     tsPreCompilationDeps: true,
     combinedDependencies: false,
     preserveSymlinks: false,

@@ -17,6 +17,7 @@ export default defineConfig({
           include: [
             'packages/*/src/**/*.test.ts',
             'bench/src/**/*.test.ts',
+            'fuzz/src/**/*.test.ts',
             'tests/{house,vectors,contract}/**/*.test.ts',
             'tests/adversary/*.test.ts',
           ],

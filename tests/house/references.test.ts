@@ -1,7 +1,7 @@
 /**
  * Files that documents and comments send a reader to are there.
  *
- * Guarantees it for relative links in Markdown, and for paths of this checkout (docs/, tests/, packages/, bench/, samples/) that Markdown or a
+ * Guarantees it for relative links in Markdown, and for paths of this checkout (docs/, tests/, packages/, bench/, fuzz/, samples/) that Markdown or a
  * comment names with their ending. Does not judge what is said about them. docs/claims.md: tests/house/claims.test.ts.
  */
 import { existsSync } from 'node:fs';
@@ -26,7 +26,7 @@ test('links in documents lead somewhere', () => {
 
 test('files named in documents and comments exist', () => {
   const named =
-    /(?<![\w./-])((?:docs|tests|packages|bench|samples)\/[\w./-]*\w\.(?:md|ts|mjs|json|cddl|csv))(?![\w*{])/g;
+    /(?<![\w./-])((?:docs|tests|packages|bench|fuzz|samples)\/[\w./-]*\w\.(?:md|ts|mjs|json|cddl|csv))(?![\w*{])/g;
   const comment = /\/\*\*?[\s\S]*?\*\/|^\s*\/\/.*$/gm;
   const broken = all
     .filter((path) => /\.(md|ts|mjs|cjs)$/.test(path) && !path.startsWith('docs/claims'))

@@ -9,7 +9,9 @@ import { filesIn, read } from './source-tree.ts';
 const CODE = /\.(ts|mts|mjs|cjs|js|tsx)$/;
 const all = filesIn('');
 const code = all.filter((path) => CODE.test(path));
-const sources = code.filter((path) => /^(packages|bench|simulation)\/.*\.ts$/.test(path) && !path.endsWith('.test.ts'));
+const sources = code.filter(
+  (path) => /^(packages|bench|simulation|fuzz)\/.*\.ts$/.test(path) && !path.endsWith('.test.ts'),
+);
 
 /** Names that a tool prescribes. */
 const PRESCRIBED = new Set(['.dependency-cruiser.cjs']);
