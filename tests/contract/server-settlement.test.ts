@@ -438,7 +438,7 @@ describe.each(['SQLite', 'PostgreSQL'])('Settlement on %s', (kind) => {
       const later = device.record();
       expect((await submit(parties, credential, [later]))[0]!.outcome).toBe('accepted');
       await settled(credential, device);
-      const [delivery] = parties.authority.delivered;
+      const delivery = parties.authority.delivered.find(({ items }) => items.length > 0);
       expect(delivery?.items.map((item) => Buffer.from(item.record))).toEqual([Buffer.from(later)]);
       expect(delivery?.suspensions).toEqual([suspension.body]);
       const trust = { port: nodeVerification, keys: trustedKeys(parties.bundle) };
@@ -467,10 +467,13 @@ describe.each(['SQLite', 'PostgreSQL'])('Settlement on %s', (kind) => {
       parties.authority.delivered.length = 0;
       parties.authority.answer = undefined;
       await settled(credential, device);
-      const deliveries = parties.authority.delivered.map(({ items, suspensions }) => ({
-        records: items.map(({ record }) => Buffer.from(record)),
-        suspensions: suspensions?.length ?? 0,
-      }));
+      const deliveries = parties.authority.delivered
+        .map(({ items, suspensions }) => ({
+          records: items.map(({ record }) => Buffer.from(record)),
+          suspensions: suspensions?.length ?? 0,
+        }))
+        // One without anything only asks for the authority's cursor.
+        .filter(({ records, suspensions }) => records.length + suspensions > 0);
       expect(deliveries).toEqual([
         { records: [Buffer.from(before)], suspensions: 0 },
         { records: [Buffer.from(marked)], suspensions: 1 },
