@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto';
 import { generateSigningKey, hmacSha256, publicKeyBytes, signP1363 } from '@countermark/node-platform/signing';
 import { nodeVerification } from '@countermark/node-platform/verification';
 import { type Cell, cellKeyBytes } from '@countermark/protocol/cell';
-import { messageDigest, seal, toBeAuthenticated } from '@countermark/protocol/cose';
+import { messageDigest, parseEnvelope, seal, toBeAuthenticated, type Unsealed } from '@countermark/protocol/cose';
 import { type Digest, digestOf, NO_DIGEST } from '@countermark/protocol/digest';
 import type { BatchId, CustomerId, DeviceId, JobId, LicenseeId } from '@countermark/protocol/id';
 import type { Delivery } from '@countermark/protocol/interfaces/delivery';
@@ -14,6 +14,7 @@ import { type MessageType, type Role, unsealedMessage } from '@countermark/proto
 import { ATTESTATION, type Attestation } from '@countermark/protocol/messages/attestation';
 import { BATCH_STATISTICS, type BatchStatistics } from '@countermark/protocol/messages/batch-statistics';
 import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
+import { KEY_ROTATION } from '@countermark/protocol/messages/key-rotation';
 import { SUSPENSION } from '@countermark/protocol/messages/policy';
 import { mills } from '@countermark/protocol/money';
 import { type Registers, ZERO_REGISTERS } from '@countermark/protocol/registers';
@@ -78,6 +79,8 @@ export type BatchOptions = {
   readonly holder?: string;
   /** The chain does not move on: what comes next forks. */
   readonly branch?: boolean;
+  /** The epoch whose key it is under; default the one in use. */
+  readonly under?: number;
 };
 
 /** One cell of a batch. */
@@ -90,6 +93,7 @@ export type Pieces = {
   readonly weightStep?: number;
 };
 
+const FUNDS = { receivedMills: mills(1_000_000_000n), returnedMills: mills(0n), lastGrant: 1 };
 let devices = 0;
 
 /** A device and its chain. */
@@ -99,7 +103,8 @@ export class TestDevice {
   readonly authentication: 'signature' | 'mac';
   readonly certificate: Uint8Array;
   readonly #roles: Roles;
-  readonly #keys = generateSigningKey();
+  /** By epoch, from 1. */
+  readonly #keys = [generateSigningKey()];
   #sequence = 0;
   #previous: Digest = NO_DIGEST;
   #registers: Registers = { ...ZERO_REGISTERS, descendingMills: mills(1_000_000_000n) };
@@ -113,14 +118,19 @@ export class TestDevice {
     this.certificate = this.certificateBy('issuing');
   }
 
-  certificateBy(role: Role): Uint8Array {
-    const publicKey = publicKeyBytes(this.#keys.publicKey);
+  /** Of the keys in use. */
+  get epoch(): number {
+    return this.#keys.length;
+  }
+
+  certificateBy(role: Role, epoch = this.epoch): Uint8Array {
+    const publicKey = publicKeyBytes(this.#keyOf(epoch).publicKey);
     return this.#roles.sign(
       DEVICE_CERTIFICATE,
       {
         device: this.id,
         licensee: this.licensee,
-        epoch: 1,
+        epoch,
         authentication: this.authentication,
         memory: 'psd',
         publicKey,
@@ -136,6 +146,62 @@ export class TestDevice {
     );
   }
 
+  /** Goes over to new keys: the record, its attestation, and the new certificate. */
+  rotate(): Delivery['items'][number] & { readonly certificate: Uint8Array } {
+    const { epoch } = this;
+    this.#keys.push(generateSigningKey());
+    const certificate = this.certificateBy('issuing');
+    const envelope = parseEnvelope(certificate);
+    if (!envelope.ok) throw new Error(envelope.rejection.code);
+    const rotation = {
+      device: this.id,
+      licensee: this.licensee,
+      sequence: this.#sequence + 1,
+      previous: this.#previous,
+      newEpoch: epoch + 1,
+      newCertificate: messageDigest(envelope.value, nodeVerification.sha256),
+      registers: this.#registers,
+      funds: FUNDS,
+    };
+    const unsealed = unsealedMessage(KEY_ROTATION, this.authentication, { holder: this.id, epoch }, rotation);
+    const digest = messageDigest(unsealed, nodeVerification.sha256);
+    this.#sequence += 1;
+    this.#previous = digest;
+    const attestation = this.#attestation('key-rotation', rotation.sequence, digest, this.authentication, epoch);
+    return {
+      record: this.#sealed(unsealed, epoch),
+      attestation: this.#roles.sign(ATTESTATION, attestation),
+      certificate,
+    };
+  }
+
+  #keyOf(epoch: number): ReturnType<typeof generateSigningKey> {
+    const key = this.#keys[epoch - 1];
+    if (key === undefined) throw new Error(`no key of epoch ${epoch}`);
+    return key;
+  }
+
+  #sealed(unsealed: Unsealed, epoch: number): Uint8Array {
+    const input = toBeAuthenticated(unsealed);
+    return seal(
+      unsealed,
+      unsealed.authentication === 'signature'
+        ? signP1363(this.#keyOf(epoch).privateKey, input)
+        : hmacSha256(new Uint8Array(32), input),
+    );
+  }
+
+  #attestation(
+    recordType: Attestation['recordType'],
+    sequence: number,
+    digest: Digest,
+    authentication: 'signature' | 'mac',
+    epoch: number,
+  ): Attestation {
+    const { id: device, licensee } = this;
+    return { device, licensee, sequence, digest, recordType, authentication, epoch, attestedAtMs: 1 };
+  }
+
   /** Franks a batch: its record and attestation. */
   frank(pieces: readonly Pieces[], options: BatchOptions = {}): Franked {
     const {
@@ -144,6 +210,7 @@ export class TestDevice {
       mailingDate = '2026-03-02',
       incomplete = false,
       spoiled = 0,
+      under: epoch = this.epoch,
     } = options;
     const tariffProduct = SHIPPED_TARIFFS[0]!.tariff.products.get(product)!;
     const { usualAffixed, shape, weightSteps } = tariffProduct;
@@ -198,7 +265,7 @@ export class TestDevice {
         spoiledPostageMills: incomplete ? mills(0n) : spoiledPostageMills,
         opened,
         closed,
-        funds: { receivedMills: mills(1_000_000_000n), returnedMills: mills(0n), lastGrant: 1 },
+        funds: FUNDS,
         incomplete,
         memory: 'psd',
         layout: 1,
@@ -206,34 +273,21 @@ export class TestDevice {
         software: { version: '1', measurement: NO_DIGEST },
         specimen: true,
         currency: USD,
-        epoch: 1,
+        epoch,
       },
     };
     const statistics = options.alter?.(plain) ?? plain;
     const authentication = options.by ?? this.authentication;
     const holder = options.holder ?? this.id;
-    const unsealed = unsealedMessage(BATCH_STATISTICS, authentication, { holder, epoch: 1 }, statistics);
-    const input = toBeAuthenticated(unsealed);
-    const record = seal(
-      unsealed,
-      authentication === 'signature' ? signP1363(this.#keys.privateKey, input) : hmacSha256(new Uint8Array(32), input),
-    );
+    const unsealed = unsealedMessage(BATCH_STATISTICS, authentication, { holder, epoch }, statistics);
+    const record = this.#sealed(unsealed, epoch);
     const digest = messageDigest(unsealed, nodeVerification.sha256);
     if (options.branch !== true) {
       this.#sequence += 1;
       this.#previous = digest;
       this.#registers = closed;
     }
-    const attestation: Attestation = {
-      device: this.id,
-      licensee: this.licensee,
-      sequence: statistics.sequence,
-      digest,
-      recordType: 'batch-statistics',
-      authentication,
-      epoch: 1,
-      attestedAtMs: 1,
-    };
+    const attestation = this.#attestation('batch-statistics', statistics.sequence, digest, authentication, epoch);
     return {
       record,
       attestation: this.#roles.sign(ATTESTATION, options.alterAttestation?.(attestation) ?? attestation),

@@ -1,0 +1,59 @@
+/**
+ * The authority and a device that changes its keys: one chain and one reckoning over both, and nothing more under the old key.
+ */
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { Roles, TestDevice } from './authority-evidence.ts';
+import { TestAuthority } from './authority-process.ts';
+
+const roles = new Roles();
+const LETTERS = [{ level: '5-digit', pieces: 300 }];
+let postal: TestAuthority;
+
+beforeAll(async () => {
+  postal = new TestAuthority(roles);
+  await postal.start();
+});
+afterAll(async () => {
+  await postal.discard();
+});
+
+const codes = async (
+  certificates: readonly Uint8Array[],
+  items: readonly { record: Uint8Array; attestation: Uint8Array }[],
+) => {
+  const bare = items.map(({ record, attestation }) => ({ record, attestation }));
+  const { results } = await postal.deliver({ certificates: [...certificates], items: bare });
+  return results.map(({ outcome, rejection }) => rejection?.code ?? outcome);
+};
+
+describe('a device that rotates its keys', () => {
+  test.each(['signature', 'mac'] as const)(
+    'has its records counted under both, and none under the old key afterwards (%s)',
+    async (authentication) => {
+      const licensee = `lic_rotating-${authentication}`;
+      const device = new TestDevice(roles, licensee, authentication);
+      const before = device.frank(LETTERS, { customer: 'acme' });
+      const rotation = device.rotate();
+      const after = device.frank(LETTERS, { customer: 'acme' });
+      // Without the new certificate nothing goes over to it, and nothing stands under it.
+      expect(await codes([device.certificate], [before, rotation, after])).toEqual([
+        'accepted',
+        'inconsistent',
+        'unknown-device',
+      ]);
+      expect(await codes([rotation.certificate], [rotation, after])).toEqual(['accepted', 'accepted']);
+      expect(await codes([], [before, rotation, after])).toEqual([
+        'already-accepted',
+        'already-accepted',
+        'already-accepted',
+      ]);
+
+      const old = device.frank(LETTERS, { customer: 'acme', under: 1, branch: true });
+      expect(await codes([], [old])).toEqual(['superseded-key']);
+      // Its own chain goes on, in good standing.
+      expect(await codes([], [device.frank(LETTERS, { customer: 'acme' })])).toEqual(['accepted']);
+      const { rows } = await postal.totals(`by=licensee&licensee=${licensee}`);
+      expect(rows.map(({ pieces }) => pieces)).toEqual(['900']);
+    },
+  );
+});
