@@ -204,7 +204,8 @@ export const PSD = {
   records: operation(
     'records',
     nothing,
-    struct('record-list', { records: field(1, list(recordStateSchema, 100_000)) }),
+    // As many as a device may be configured for, and the one key rotation that has room beside them.
+    struct('record-list', { records: field(1, list(recordStateSchema, 100_001)) }),
   ),
   record: operation(
     'record',

@@ -188,6 +188,30 @@ describe('a rotation', () => {
     },
   );
 
+  it('is possible in a store from before there were any', async () => {
+    ready({});
+    const first = await frank(1, 'host');
+    await device.close();
+    const store = value(openStore({ path: optionsOf({}).path }));
+    store.embedded.database.exec(
+      `DROP TABLE retired_epoch;
+       ALTER TABLE record RENAME TO newer;
+       CREATE TABLE record (
+         sequence INTEGER PRIMARY KEY, digest BLOB NOT NULL, batch TEXT NOT NULL UNIQUE, pieces INTEGER NOT NULL,
+         postage INTEGER NOT NULL, aged_from INTEGER, payload_bytes INTEGER NOT NULL, bytes BLOB) STRICT;
+       INSERT INTO record SELECT * FROM newer;
+       DROP TABLE newer;
+       PRAGMA user_version = 1;`,
+    );
+    store.close();
+    device = value(openDevice(optionsOf({})));
+    expect(sameBytes(value(device.record(1)), first.record)).toBe(true);
+    value(device.rotate(certified(authority.rotating(value(device.rotateBegin()).request))));
+    await frank(2, 'host');
+    await restart({});
+    expect(device.status()).toMatchObject({ epoch: 2, sequence: 3, unconfirmedRecords: 3 });
+  });
+
   it('asked again answers the same record, then that it is confirmed', () => {
     ready({});
     const certificate = certified(authority.rotating(value(device.rotateBegin()).request));
