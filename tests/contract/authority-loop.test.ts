@@ -243,6 +243,25 @@ describe('whoever delivers what again, in whatever parts', () => {
   });
 });
 
+describe('an authority that was restored from an older backup', () => {
+  test('gives no cursor of a grant a second time', async () => {
+    const roles = new Roles();
+    const postal = await authority(roles);
+    const device = new TestDevice(roles, 'lic_restored');
+    const [first, second] = [1, 2].map(() => device.frank(LETTERS, { customer: 'alder-press' }));
+    const one = await postal.deliver(delivery([device], [first!]));
+    const before = (await postal.grants(one.cursor)).map(({ cursor }) => cursor);
+    expect(before).toEqual(before.map((_, i) => i + 1));
+    // The server has booked grants up to 40 before this store was put back.
+    const two = await postal.deliver({ ...delivery([device], [second!]), grantsCursor: 40 });
+    const after = (await postal.grants(two.cursor)).map(({ cursor }) => cursor).slice(before.length);
+    expect(after.length).toBeGreaterThan(0);
+    expect(after).toEqual(after.map((_, i) => 41 + i));
+    await postal.stop();
+    expect(await checkAuthority(postal.config)).toEqual({ ok: true, value: [] });
+  });
+});
+
 describe('the worked example of docs/programmes.md', () => {
   test('is what the authority grants, word by word', async () => {
     const roles = new Roles();

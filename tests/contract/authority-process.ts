@@ -29,7 +29,12 @@ export type Answers = {
   readonly results: readonly { readonly outcome: string; readonly rejection?: Rejection }[];
 };
 
-export type IssuedGrant = { readonly kind: 'discount' | 'credit'; readonly grant: Grant; readonly digest: Digest };
+export type IssuedGrant = {
+  readonly cursor: number;
+  readonly kind: 'discount' | 'credit';
+  readonly grant: Grant;
+  readonly digest: Digest;
+};
 
 export const quiet = openLog('authority', { write: () => undefined });
 
@@ -116,7 +121,7 @@ export class TestAuthority {
       const listed = valueOf(parseBytes(grantListSchema, bytes, { maxBytes: 1 << 26, maxDepth: 8 }));
       // Asking is the awaited event: the answer says how far the authority is.
       if (listed.evaluatedThrough < through) continue;
-      return listed.grants.map(({ grant, digest }) => ({ ...this.verified(grant), digest }));
+      return listed.grants.map(({ cursor, grant, digest }) => ({ ...this.verified(grant), cursor, digest }));
     }
   }
 

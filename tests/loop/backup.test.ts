@@ -3,7 +3,7 @@
  * follows, one party gets its copy back (or nothing), the installation goes on, and in the end `check` finds nothing wrong and every
  * piece, mill and grant is where it would be had nothing happened.
  */
-import { cpSync, rmSync } from 'node:fs';
+import { cpSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import type { JobReport } from '@countermark/protocol/interfaces/host';
 import Database from 'better-sqlite3';
@@ -61,6 +61,25 @@ function restored(party: string, from: string | null): string {
   if (from !== null) cpSync(join(from, party), join(data, party), { recursive: true });
   return data;
 }
+
+it('A snapshot of everything at one moment, in the middle of a mailing, is whole, and nobody notices that it was taken', async () => {
+  const data = workshop.path('snapshot');
+  cpSync(later, data, { recursive: true });
+  const running = workshop.start(
+    ...['up', '--once', '--json', '--no-pages', '--timeout', '30', '--refill', '700.00', '--data', data],
+    ...['--mailing', workshop.mailing('third.csv', rowsOf('third')), '--job', 'third'],
+  );
+  await running.says(/Franking/);
+  const processes = JSON.parse(readFileSync(join(data, 'run', 'processes.json'), 'utf8')) as { readonly pid: number }[];
+  for (const { pid } of processes) process.kill(pid, 'SIGSTOP');
+  const snapshot = workshop.path('of-one-moment');
+  cpSync(data, snapshot, { recursive: true, filter: (from) => !from.endsWith('.sock') });
+  for (const { pid } of processes) process.kill(pid, 'SIGCONT');
+  const ended = await running.ended;
+  expect(ended.code, ended.stderr).toBe(0);
+  expect(await examined(data)).toEqual([]);
+  expect(await examined(snapshot)).toEqual([]);
+});
 
 describe('A server that is restored from an older backup', () => {
   it('is fed again from the archive of the host and from the authority, though nothing new is mailed', async () => {

@@ -58,6 +58,28 @@ describe.skipIf(typeof postgres === 'string')('The loop on PostgreSQL', () => {
     }
   });
 
+  it('is checked from its first record, and damage in a row is named', async () => {
+    const checked = await workshop.run('check', data, '--json');
+    expect(checked.code, checked.stdout).toBe(0);
+    expect(json<{ checked: { party: string }[] }>(checked).checked).toHaveLength(5);
+    const client = new pg.Client({ connectionString: url });
+    await client.connect();
+    const move = (mills: number): Promise<unknown> =>
+      client.query(
+        `UPDATE countermark_server.entry_line SET amount_mills = amount_mills + ${mills} WHERE account LIKE 'postage:%' AND entry =
+           (SELECT max(number) FROM countermark_server.entry WHERE kind = 'postage')`,
+      );
+    try {
+      await move(5);
+      const damaged = await workshop.run('check', data);
+      expect(damaged.code).toBe(6);
+      expect(damaged.stdout).toMatch(/ledger entry \d+ does not sum to zero/);
+    } finally {
+      await move(-5);
+      await client.end();
+    }
+  });
+
   it('goes on from there at the next start, and franks nothing twice', async () => {
     const ended = await workshop.run('up', '--once', '--json', '--no-pages', '--data', data);
     expect(ended.code, ended.stderr).toBe(0);

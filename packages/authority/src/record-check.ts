@@ -23,13 +23,13 @@ import type { AuthorityStore, GrantItem, StoredRecord } from './store/authority-
 
 /** Records and grants that a start reads again: at least, whatever was checked before, and at most. */
 const TAIL_MIN = 16;
-const TAIL_MAX = 256;
+const TAIL_MAX = 128;
 
 export type LoggedRecord = StoredRecord & { readonly cursor: number };
 
 /**
  * What is wrong with the end of an opened store, or null: records and grants that came since the last start that found nothing,
- * the last 16 at least and 256 at most. Remembers how far it came.
+ * the last 16 at least and 128 at most. Remembers how far it came.
  */
 export async function tailProblem({
   store,

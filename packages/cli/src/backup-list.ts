@@ -3,14 +3,16 @@
  * explains (a test holds the two together).
  */
 import { join } from 'node:path';
-import type { Settings } from './configuration.ts';
 import type { InstallationPaths } from './installation-paths.ts';
 
 /** A folder, file or database, and what would be lost with it. */
 export type BackupEntry = { readonly path: string; readonly why: string };
 
 /** Everything that is to be kept, the parties first. */
-export function backupList(paths: InstallationPaths, { database }: Pick<Settings, 'database'>): readonly BackupEntry[] {
+export function backupList(
+  paths: InstallationPaths,
+  { database }: { readonly database?: string | undefined },
+): readonly BackupEntry[] {
   const { parties } = paths;
   const stores =
     database?.startsWith('postgres') === true

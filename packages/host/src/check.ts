@@ -43,7 +43,7 @@ import { readTrustKeys } from './trust-keys.ts';
 const PAGE = 200;
 /** Records that a start reads again: at least, whatever was checked before, and at most. */
 const TAIL_MIN = 16;
-const TAIL_MAX = 256;
+const TAIL_MAX = 128;
 
 /**
  * What is wrong with the host's store, in words. Rejections: `store-in-use`, `store-damaged`, `config-invalid`.
@@ -80,7 +80,7 @@ export async function checkHost(
 
 /**
  * What is wrong with the end of the store that a start has opened, or null. Looks at what came since the last start that found
- * nothing, the last 16 records at least and 256 at most, and remembers how far it came.
+ * nothing, the last 16 records at least and 128 at most, and remembers how far it came.
  */
 export function hostTailProblem(journal: Journal, keys: KeySource): string | null {
   const { sealed } = journal.records.lastSequences();

@@ -36,7 +36,7 @@ import type { ServerTables } from './tables.ts';
 const PAGE = 200;
 /** Records that a start reads again: at least, whatever was checked before, and at most. */
 const TAIL_MIN = 16;
-const TAIL_MAX = 256;
+const TAIL_MAX = 128;
 /** Up to where a start found nothing wrong. */
 const CHECKED = 'checked';
 
@@ -97,7 +97,7 @@ function headOf(heads: ReadonlyMap<string, ChainHead | null>, device: string): C
 
 /**
  * What is wrong with the end of the log, or null: what came since the last start that found nothing, the last 16 records at
- * least and 256 at most. Remembers how far it came.
+ * least and 128 at most. Remembers how far it came.
  */
 export async function logTailProblem(parts: LogCheckParts): Promise<string | null> {
   const { database, log } = parts;
