@@ -5,10 +5,14 @@
  */
 import { randomBytes } from 'node:crypto';
 import { type Clock, systemClock } from '@countermark/node-platform/clock';
+import { Examination } from '@countermark/node-platform/examination';
 import type { LicenseeId } from '@countermark/protocol/id';
 import { nodeVerification } from '@countermark/node-platform/verification';
 import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
+import { checkStanding } from '@countermark/server/standing-check';
+import type { ServerTables } from '@countermark/server/tables';
 import { trustedKeys } from '@countermark/verify/trust-bundle';
+import type { SqlDatabase } from '@countermark/sql/database';
 import { verifyMessage } from '@countermark/verify/verified';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { SimulatedDevice } from '../../bench/src/simulated-device.ts';
@@ -224,6 +228,57 @@ describe.each(['SQLite', 'PostgreSQL'])('On %s, a dead device', (kind) => {
     await conserved('lic_resurrected', device);
   });
 
+  it.skipIf(skipped)('cannot be ended, nor refunded, by who alters the store: a check finds each', async () => {
+    const { device } = await funded('lic_altered');
+    await declare(device);
+    await confirm(device);
+    moveOn(WINDOW_DAYS + 1);
+    await settled(device);
+    const { database } = parties.service;
+    const problems = async (): Promise<readonly string[]> => {
+      const examination = new Examination();
+      await checkStanding({ database, roleKeys: trustedKeys(parties.bundle) }, examination);
+      return examination.problems.filter((words) => words.includes(device.device));
+    };
+    expect(await problems()).toEqual([]);
+    const id = device.device;
+    const alterations: readonly (readonly [RegExp, (tables: Tables) => { execute(): Promise<unknown> }])[] = [
+      [
+        /the log has not suspended it/,
+        (tables) => tables.updateTable('head').set({ suspended: 0n }).where('device', '=', id),
+      ],
+      [
+        /act confirms that/,
+        (tables) => tables.updateTable('death').set({ confirmed_by: 'somebody' }).where('device', '=', id),
+      ],
+      [
+        /refunded before its time/,
+        (tables) => tables.updateTable('death').set({ refund_after_ms: 9_999_999_999_999n }).where('device', '=', id),
+      ],
+      [
+        /is told as 7 mills/,
+        (tables) => tables.updateTable('death').set({ refunded_mills: 7n }).where('device', '=', id),
+      ],
+      [
+        /which is no refunded device/,
+        (tables) => tables.updateTable('death').set({ settled: 'withheld' }).where('device', '=', id),
+      ],
+      [
+        /the withdrawal of/,
+        (tables) =>
+          tables
+            .updateTable('withdrawal')
+            .set({ suspension: Uint8Array.of(1) })
+            .where('device', '=', id),
+      ],
+    ];
+    for (const [words, alter] of alterations) {
+      const before = (await problems()).length;
+      await database.transaction((tables) => alter(tables).execute());
+      expect((await problems()).slice(0, before + 1).join('; ')).toMatch(words);
+    }
+  });
+
   it.skipIf(skipped)('has grants that an archive returns moved on to the deposit, too', async () => {
     const { credential, device } = await funded('lic_archived');
     const grant = (await ask(parties, credential, '/v1/funds-requests', device.fundsRequest(2, 5_000n))).body;
@@ -259,6 +314,8 @@ describe.each(['SQLite', 'PostgreSQL'])('On %s, a dead device', (kind) => {
     await conserved('lic_archived', device);
   });
 });
+
+type Tables = Parameters<Parameters<SqlDatabase<ServerTables>['transaction']>[0]>[0];
 
 type Shown = {
   readonly standing: string;

@@ -1,7 +1,7 @@
 /**
  * `check`: reads the server's store from its first record, log, registry and ledger, and holds it against what other parties testify.
  *
- * Guarantees what `log-check.ts`, `ledger-check.ts` and `comparison.ts` do. Changes nothing, and makes no store where there is none.
+ * Guarantees what `log-check.ts`, `ledger-check.ts`, `standing-check.ts` and `comparison.ts` do. Changes nothing, and makes no store where there is none.
  */
 import { existsSync } from 'node:fs';
 import type { Examination } from '@countermark/node-platform/examination';
@@ -14,6 +14,7 @@ import { LedgerCheck } from './ledger-check.ts';
 import { checkLog } from './log-check.ts';
 import { Registry } from './registry.ts';
 import { openStore } from './service.ts';
+import { checkStanding } from './standing-check.ts';
 import { SqlStatisticsLog } from './statistics-log.ts';
 
 /** What is wrong, in words. Rejections: those of `openStore`. */
@@ -41,6 +42,7 @@ export async function checkServer(config: Config, examination: Examination): Pro
     const ledger = await LedgerCheck.of(database, roleKeys, examination);
     const broken = await checkLog(parts, examination, (records) => ledger.page(records));
     await ledger.rest(new Ledger(database), broken === 0);
+    await checkStanding(parts, examination);
     await new Comparison(parts, examination, config.policy.currency).all();
     return accept(examination.problems);
   } finally {

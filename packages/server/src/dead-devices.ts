@@ -22,7 +22,7 @@ import type { CryptographicDevice } from './cryptographic-device-client.ts';
 import { LEDGER_FOLLOWER } from './ledger-follower.ts';
 import type { Ledger } from './ledger.ts';
 import { recordAct } from './operator-acts.ts';
-import { moveToDeposit } from './refund.ts';
+import { moveToDeposit, refundRef } from './refund.ts';
 import type { Registry } from './registry.ts';
 import type { StatisticsLog } from './statistics-log.ts';
 import type { ServerTables } from './tables.ts';
@@ -212,7 +212,7 @@ export class DeadDevices {
         await recordAct(tables, { device, act: 'refund-withheld', operator: '', words, atMs });
         return true;
       }
-      const refundedMills = await moveToDeposit(tables, ledger, device, `refund:${device}`, atMs);
+      const refundedMills = await moveToDeposit(tables, ledger, device, refundRef(device), atMs);
       await tables
         .updateTable('death')
         .set({ ...done, settled: 'refunded', refunded_mills: refundedMills })

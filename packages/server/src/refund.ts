@@ -7,6 +7,14 @@
 import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
 import { ACCOUNT, type Ledger, type LedgerTransaction } from './ledger.ts';
 
+/** Refs of what turned up after a refund begin with it; the ref of its cause follows. */
+export const LATER = 'after-refund:';
+
+/** The ref of a dead device's refund. */
+export function refundRef(device: DeviceId): string {
+  return `refund:${device}`;
+}
+
 /** Moves all that the device's account holds, or lacks; answers how much, in mills. */
 export async function moveToDeposit(
   tables: LedgerTransaction,
@@ -37,8 +45,6 @@ export async function moveToDeposit(
   ]);
   return balanceMills;
 }
-
-const LATER = 'after-refund:';
 
 /** Moves on what was just booked, under the cause's ref, on a device among these that has been refunded. */
 export async function settleRefunded(
