@@ -7,6 +7,9 @@ import { runTarget } from './run.ts';
 
 type Caught = { readonly name: string; readonly caught: boolean; readonly inputs: number; readonly what: string };
 
+/** Enough where nothing else is measured: a bundle that loads slowly under load is no hang. */
+const HANG_MS = 10_000;
+
 /** Prints each bug with the number of inputs that it took. @returns the exit code: 1 where one survived. */
 export async function huntMutants(options: { seed: string; inputs: number; isJson: boolean }): Promise<number> {
   const caught: Caught[] = [];
@@ -34,6 +37,7 @@ async function hunt(bug: (typeof PLANTED_BUGS)[number], options: { seed: string;
       inputs: options.inputs,
       saved: [],
       untilFound: true,
+      hangMs: HANG_MS,
     });
     const [finding] = run.findings;
     if (finding !== undefined) return { name, caught: true, inputs: inputs + finding.at, what: finding.what };

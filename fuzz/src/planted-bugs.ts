@@ -135,6 +135,21 @@ export const PLANTED_BUGS: readonly PlantedBug[] = [
     replace: 'this.#stream.resume();',
   },
   {
+    name: 'frame-reader-spins',
+    targets: ['frames'],
+    file: FRAMES,
+    find: 'this.#wanted = end;',
+    replace: 'this.#wanted = LENGTH_BYTES;',
+  },
+  {
+    name: 'decoder-keeps-what-it-decoded',
+    targets: ['cbor'],
+    file: CBOR,
+    find: 'const defect = new Walk(',
+    replace:
+      '((globalThis as unknown as { kept: Uint8Array[] }).kept ??= []).push(new Uint8Array(2_048)); const defect = new Walk(',
+  },
+  {
     name: 'indicium-ignores-unknown-flags',
     targets: ['indicium'],
     file: 'packages/protocol/src/layout.ts',

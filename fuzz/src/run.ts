@@ -22,6 +22,8 @@ export type RunOptions = {
   readonly progress?: (inputs: number) => void;
   /** Ends the thread at the first finding. */
   readonly untilFound?: boolean;
+  /** After how long for one input it hangs. */
+  readonly hangMs?: number;
 };
 
 /** No input of at most a mebibyte may take so long, on the slowest machine that is busy with something else. */
@@ -64,7 +66,7 @@ function emptyFigures(inputs: number): Figures {
 function runThread(options: RunOptions, findings: Finding[], before: number): Promise<Ending> {
   const shared = new SharedArrayBuffer(SHARED.headerBytes + SHARED.bytesMax);
   const counters = new Int32Array(shared, 0, 2);
-  const { target, seed, inputs, saved } = options;
+  const { target, seed, inputs, saved, hangMs = HANG_MS } = options;
   const order: WorkerOrder = { target, seed, inputs, saved, shared };
   const thread = new Worker(options.bundle, { workerData: order, resourceLimits: { maxOldGenerationSizeMb: HEAP_MB } });
   const number = (): number => Atomics.load(counters, SHARED.number);
@@ -90,8 +92,8 @@ function runThread(options: RunOptions, findings: Finding[], before: number): Pr
       if (now !== last) {
         last = now;
         sinceMs = performance.now();
-      } else if (performance.now() - sinceMs > HANG_MS) {
-        end({ finding: inHand(`hang: more than ${HANG_MS / 1_000} s for one input`, '') });
+      } else if (performance.now() - sinceMs > hangMs) {
+        end({ finding: inHand(`hang: more than ${hangMs / 1_000} s for one input`, '') });
       }
     }, LOOK_MS);
     thread.on('message', (message: WorkerMessage) => {
