@@ -78,8 +78,8 @@ test('A store put back to a copy is found by its first report, and ends in withd
   await line.host.call(HOST.send, {});
   await eventually(
     () => line.device(),
-    ({ state }) => state === 'locked',
+    ({ state }) => state === 'withdrawn',
   );
   await expect(frank('once-more', 1)).resolves.toMatchObject({ rejection: { code: 'device-locked' } });
-  expect(await line.device()).toMatchObject({ state: 'locked', unconfirmedRecords: 1 });
+  expect(await line.device()).toMatchObject({ state: 'withdrawn', unconfirmedRecords: 1 });
 });

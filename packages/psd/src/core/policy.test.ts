@@ -1,3 +1,5 @@
+import { POLICY } from '@countermark/protocol/messages/policy';
+import { mills } from '@countermark/protocol/money';
 import { describe, expect, it } from 'vitest';
 import { START_MS } from '../../testing/authority.ts';
 import { CoreDevice, readyDevice, SOFTWARE } from '../../testing/core-device.ts';
@@ -74,5 +76,27 @@ describe('reporting deadlines by signed time', () => {
     expect(deviceStatus(device.state, SOFTWARE).locksAtMs).toBeUndefined();
     device.time(START_MS);
     expect(deviceStatus(device.state, SOFTWARE).locksAtMs).toBe(START_MS + 28 * DAY_MS);
+  });
+});
+
+describe('a policy that allows no unconfirmed postage', () => {
+  it('withdraws the device: what it has is closed, sealed and confirmed; nothing more is opened or franked', () => {
+    const device = readyDevice();
+    device.open(batchNumbered(1));
+    device.frank(batchNumbered(1), 0, pieces(2));
+    const none = { version: 2, maxUnconfirmedPostageMills: mills(0n) };
+    device.do({
+      kind: 'policy',
+      policy: device.authority.verified(POLICY, device.authority.policy(device.device, none)),
+    });
+    expect(deviceStatus(device.state, SOFTWARE)).toMatchObject({ state: 'withdrawn' });
+    expect(code(device.ask(chunkOf(batchNumbered(1), 2, pieces(1))))).toBe('device-locked');
+    device.finish(batchNumbered(1));
+    const [record] = device.state.unconfirmed;
+    device.confirm(record!.sequence, record!.digest);
+    expect(device.state.unconfirmed).toEqual([]);
+    expect(code(device.open(batchNumbered(2)))).toBe('device-locked');
+    expect(deviceStatus(device.state, SOFTWARE)).toMatchObject({ state: 'withdrawn' });
+    expect(deviceStatus(device.state, SOFTWARE).lock).toMatch(/withdrawn/);
   });
 });

@@ -29,6 +29,7 @@ export function deadlines(state: DeviceState): Deadlines | null {
 export function lockReason(state: DeviceState): string | null {
   const policy = state.policy?.message;
   if (policy === undefined) return null;
+  if (isWithdrawn(policy)) return WITHDRAWN;
   const late = deadlineReason(state, policy);
   if (late !== null) return late;
   const batches = unconfirmedBatches(state);
@@ -44,6 +45,7 @@ export function lockReason(state: DeviceState): string | null {
 
 /** Why franking these mills more is forbidden, or null. */
 export function frankingLock(state: DeviceState, policy: Policy, postageMills: bigint): Rejection | null {
+  if (isWithdrawn(policy)) return rejection('device-locked', { reason: WITHDRAWN });
   const late = deadlineReason(state, policy);
   if (late !== null) return rejection('device-locked', { reason: late });
   const total = unconfirmedPostageMills(state) + postageMills;
@@ -63,11 +65,19 @@ export function lockWarning(state: DeviceState): string | null {
   return `Unconfirmed batches lock the device at ${new Date(due.locksAtMs).toISOString()}: send them.`;
 }
 
-/** The state's name as design section 5 has it. `withdrawn` is not reached by this version. */
+/** A policy that allows no unconfirmed postage at all: closing, sending and confirming are all that is left. */
+function isWithdrawn(policy: Policy): boolean {
+  return policy.maxUnconfirmedPostageMills === 0n;
+}
+
+const WITHDRAWN = 'it was withdrawn: no postage may be franked any more';
+
+/** The state's name as design section 5 has it. */
 export function stateName(state: DeviceState): DeviceStatus['state'] {
   if (state.identity === null) return 'uninitialised';
   if (state.certificate === null) return 'keyed';
   if (state.policy === null) return 'authorised';
+  if (isWithdrawn(state.policy.message)) return 'withdrawn';
   return lockReason(state) === null ? 'operational' : 'locked';
 }
 
