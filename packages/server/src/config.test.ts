@@ -48,6 +48,17 @@ describe("The server's configuration", () => {
     });
   });
 
+  it('takes further operators, each with a name and a credential of their own, and a scan window', () => {
+    const operators = [
+      { name: 'night-shift', credential: '1'.repeat(64) },
+      { name: 'audit', credential: '2'.repeat(64) },
+    ];
+    expect(parseConfig(GOOD)).toMatchObject({ value: { operators: [], scanWindowDays: 90 } });
+    expect(parseConfig({ ...GOOD, operators, scanWindowDays: 30 })).toMatchObject({
+      value: { operators, scanWindowDays: 30 },
+    });
+  });
+
   it.each([
     ['an unknown setting', { port: 1 }, /port is unknown/],
     ['an unknown one of listen', { listen: { ...GOOD.listen, tls: true } }, /tls is unknown/],
@@ -56,6 +67,24 @@ describe("The server's configuration", () => {
     ['a relative folder', { data: 'data' }, /absolute/],
     ['no port', { listen: { host: 'x' } }, /listen/],
     ['an authority without credential', { authority: { url: 'http://x/' } }, /credential/],
+    [
+      'a second operator with the credential of the first',
+      { operators: [{ name: 'b', credential: 'cd'.repeat(32) }] },
+      /operators/,
+    ],
+    [
+      'two operators of one name',
+      { operators: ['1', '2'].map((digit) => ({ name: 'b', credential: digit.repeat(64) })) },
+      /operators/,
+    ],
+    [
+      'an operator with the name of the first',
+      { operators: [{ name: 'operator', credential: '1'.repeat(64) }] },
+      /operators/,
+    ],
+    ['an operator without credential', { operators: [{ name: 'b' }] }, /operators/],
+    ['operators that are no list', { operators: { b: '1'.repeat(64) } }, /operators/],
+    ['a scan window of no days', { scanWindowDays: 0 }, /scanWindowDays/],
     ['a short operator credential', { operatorCredential: 'cd' }, /operatorCredential/],
     ['another database', { database: 'mysql://x' }, /database/],
     ['an unknown policy value', { policy: { highest: '1' } }, /highest is not valid/],
