@@ -5,7 +5,7 @@
  * Two installations are made by the command line: one with everything confirmed, a credit drawn in its second mailing; one whose
  * records are held, with the piece records inside the device.
  */
-import { copyFileSync, cpSync, readFileSync, rmSync, truncateSync, statSync, writeFileSync } from 'node:fs';
+import { copyFileSync, cpSync, existsSync, readFileSync, rmSync, truncateSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import Database from 'better-sqlite3';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -428,6 +428,16 @@ describe('Damage', () => {
       /the follower ledger is further than the log, which ends at cursor \d+: its end is lost/,
     );
   });
+
+  it.each([...Object.values(STORES), 'authority/grant-key.pkcs8', 'cryptographic-device/keys'])(
+    'is named: %s is gone, and none is made in its place',
+    async (file) => {
+      const copy = copyOf(settled);
+      rmSync(join(copy, file), { recursive: true });
+      expect((await examined(copy)).join('\n')).toMatch(/There is no /);
+      expect(existsSync(join(copy, file))).toBe(false);
+    },
+  );
 
   it.each(Object.keys(STORES) as Store[])('is named: pages overwritten in the store of %s', async (store) => {
     const copy = copyOf(settled);
