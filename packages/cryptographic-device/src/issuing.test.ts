@@ -9,7 +9,7 @@ import { digestOf, NO_DIGEST } from '@countermark/protocol/digest';
 import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
 import { type MessageType, parsePayload, unsealedMessage } from '@countermark/protocol/message';
 import { DEVICE_CERTIFICATE, ENROLMENT_REQUEST, type EnrolmentRequest } from '@countermark/protocol/messages/enrolment';
-import { FUNDS_REQUEST } from '@countermark/protocol/messages/funds';
+import { FUNDS_GRANT, FUNDS_REQUEST } from '@countermark/protocol/messages/funds';
 import { KEY_ROTATION, ROTATION_REQUEST } from '@countermark/protocol/messages/key-rotation';
 import { mills } from '@countermark/protocol/money';
 import { NO_FUNDS, ZERO_REGISTERS } from '@countermark/protocol/registers';
@@ -142,6 +142,29 @@ describe('A device that is enrolled', () => {
     ]);
     expect(one.ok).toBe(true);
     expect(other).toEqual(one);
+  });
+});
+
+describe('A device that is withdrawn', () => {
+  it('gets the same word at every repeat, and no funds, no release and no further key, whatever the server says', async () => {
+    const [pair, next] = [generateSigningKey(), generateSigningKey()];
+    await issuing.enrol(enrolmentRequest(pair), OURS, false);
+    const suspended = await issuing.suspend(DEVICE, OURS, true, 'a fork');
+    expect(await issuing.suspend(DEVICE, OURS, false, '')).toMatchObject({ ok: true });
+    const withdrawn = await issuing.suspend(DEVICE, OURS, true, 'copied', true);
+    expect(withdrawn.ok).toBe(true);
+    expect(withdrawn).not.toEqual(suspended);
+    expect(await issuing.suspend(DEVICE, OURS, true, 'something else', true)).toEqual(withdrawn);
+    expect(await issuing.suspend(DEVICE, OURS, true, 'a fork')).toEqual(withdrawn);
+    const refused = { ok: false, rejection: { code: 'device-withdrawn' } };
+    expect(await issuing.suspend(DEVICE, OURS, false, '')).toMatchObject(refused);
+    expect(await issuing.enrol(rotationRequest(pair, next), OURS, false)).toMatchObject(refused);
+    const granted = await issuing.fund(fundsRequest(pair, OURS), { ...NOTHING, depositMills: 1_000n });
+    const envelope = granted.ok ? parseEnvelope(granted.value) : granted;
+    const grant = envelope.ok ? parsePayload(FUNDS_GRANT, envelope.value) : envelope;
+    expect(grant).toMatchObject({
+      value: { amountMills: 0n, refusal: expect.stringMatching(/^device-withdrawn: /) as string },
+    });
   });
 });
 
