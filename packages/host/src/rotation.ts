@@ -20,10 +20,10 @@ import { deviceReport, recordReport } from './report.ts';
 
 export type RotationOptions = {
   readonly closing: ClosingOptions;
-  readonly link: DeviceLink;
-  readonly funds: Funds;
-  readonly outbox: Outbox;
-  readonly archive: Archive;
+  readonly link: Pick<DeviceLink, 'enrolled' | 'certify' | 'keepCertificate'>;
+  readonly funds: Pick<Funds, 'whileNoneIsPending'>;
+  readonly outbox: Pick<Outbox, 'kick' | 'nextAttemptMs'>;
+  readonly archive: Pick<Archive, 'layOutRotations'>;
 };
 
 export class Rotation {
@@ -51,7 +51,7 @@ export class Rotation {
     const enrolled = await link.enrolled();
     if (!enrolled.ok) return enrolled;
     const { epoch } = enrolled.value;
-    const goal = this.#goal();
+    const goal = this.#goal(epoch);
     const target = to ?? goal ?? epoch + 1;
     if (target > epoch + 1 || target < epoch) {
       const reason = `The device is in key epoch ${epoch}: it can go to ${epoch + 1} only.`;
@@ -64,8 +64,9 @@ export class Rotation {
     await adoptRecords(closing);
     outbox.kick();
     archive.layOutRotations();
-    journal.forget('rotation');
     const device = await statusOf(psd);
+    // Last of all: whatever fails before it is gone on with when it is asked again.
+    journal.forget('rotation');
     const record = journal.records.rotations().at(-1);
     return accept({
       rotated: target > epoch,
@@ -99,10 +100,10 @@ export class Rotation {
     });
   }
 
-  /** The epoch of a rotation that was begun here and did not come to its end. */
-  #goal(): number | null {
+  /** The epoch of a rotation that was begun here and did not come to its end; a journal from a backup may name one long past. */
+  #goal(epoch: number): number | null {
     const kept = this.#options.closing.journal.kept('rotation');
-    const epoch = kept === undefined ? Number.NaN : Number(new TextDecoder().decode(kept));
-    return Number.isSafeInteger(epoch) && epoch > 1 ? epoch : null;
+    const goal = kept === undefined ? Number.NaN : Number(new TextDecoder().decode(kept));
+    return goal === epoch || goal === epoch + 1 ? goal : null;
   }
 }
