@@ -7,7 +7,8 @@ import { randomBytes } from 'node:crypto';
 import { type Clock, systemClock } from '@countermark/node-platform/clock';
 import { Examination } from '@countermark/node-platform/examination';
 import type { LicenseeId } from '@countermark/protocol/id';
-import { nodeVerification } from '@countermark/node-platform/verification';
+import { nodeVerification, sha256 } from '@countermark/node-platform/verification';
+import { messageDigest, parseEnvelope } from '@countermark/protocol/cose';
 import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
 import { checkStanding } from '@countermark/server/standing-check';
 import type { ServerTables } from '@countermark/server/tables';
@@ -277,6 +278,48 @@ describe.each(['SQLite', 'PostgreSQL'])('On %s, a dead device', (kind) => {
       await database.transaction((tables) => alter(tables).execute());
       expect((await problems()).slice(0, before + 1).join('; ')).toMatch(words);
     }
+  });
+
+  it.skipIf(skipped)('is not paid back twice for a request that was decided and never granted', async () => {
+    const { credential, device } = await funded('lic_in-flight');
+    // The server decided and booked, and died before its cryptographic device signed.
+    const request = device.fundsRequest(2, 5_000n);
+    const envelope = value(parseEnvelope(request));
+    await parties.service.database.transaction(async (tables) => {
+      const decided = {
+        device: device.device,
+        number: 2n,
+        licensee: device.licensee,
+        request_digest: messageDigest(envelope, sha256),
+        request,
+        deposit_mills: 5_000n,
+        draws: Uint8Array.of(0x80),
+        amount_mills: 5_000n,
+        refusal: null,
+        funds_grant: null,
+      };
+      await tables.insertInto('funds').values(decided).execute();
+      await parties.service.ledger.bookIn(tables, [
+        {
+          ref: `funds:${device.device}:2`,
+          kind: 'funds',
+          note: '',
+          atMs: 1,
+          lines: [
+            { account: 'deposit:lic_in-flight', amountMills: -5_000n },
+            { account: `device:${device.device}`, amountMills: 5_000n },
+          ],
+        },
+      ]);
+    });
+    await declare(device);
+    await confirm(device);
+    moveOn(WINDOW_DAYS + 1);
+    expect(await settled(device)).toMatchObject({ death: { refundedMills: '105000' } });
+    expect(await fund(credential, request)).toMatchObject({ amountMills: 0n });
+    expect(await balance('deposit:lic_in-flight')).toBe(DEPOSIT_MILLS);
+    expect(await show(device)).toMatchObject({ balanceMills: '0' });
+    await conserved('lic_in-flight', device);
   });
 
   it.skipIf(skipped)('has grants that an archive returns moved on to the deposit, too', async () => {
