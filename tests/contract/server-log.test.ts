@@ -130,6 +130,29 @@ describe.each(kinds)('The statistics log on %s', (name, url) => {
     expect(await outcomes([item(simulated.record())])).toEqual(['appended']);
   });
 
+  it.skipIf(skipped)(
+    'has room for the evidence of a fork, whatever else of the device was refused before',
+    async () => {
+      const simulated = device();
+      const other = item(simulated.copy().record({ pieces: 9 }));
+      await outcomes([item(simulated.record()), item(simulated.rotation(CERTIFICATE))]);
+      const thief = simulated.copy();
+      thief.epoch = 1;
+      const refused = Array.from({ length: 70 }, (_, i) => {
+        Object.assign(thief, { sequence: 2, head: simulated.head, registers: simulated.registers });
+        return item(thief.record({ pieces: i + 1 }));
+      });
+      expect(new Set(await outcomes(refused))).toEqual(new Set(['superseded-key']));
+      const kept = (await log.evidence(simulated.device)).length;
+      expect(kept).toBeLessThan(70);
+      expect(await outcomes([other])).toEqual(['fork']);
+      const evidence = await log.evidence(simulated.device);
+      expect(evidence).toHaveLength(kept + 1);
+      expect(evidence.filter(({ code }) => code === 'fork')).toHaveLength(1);
+      expect(await outcomes([item(simulated.record())])).toEqual(['appended']);
+    },
+  );
+
   it.skipIf(skipped)('stores one confirmation for a record, for ever', async () => {
     const simulated = device();
     await log.append([item(simulated.record()), item(simulated.record())], NOW_MS);

@@ -92,6 +92,8 @@ type HeadRow = ServerTables['head'];
 type Tables = Pick<Kysely<ServerTables>, 'executeQuery'>;
 
 const EVIDENCE_PER_DEVICE = 64;
+/** Of them for forks alone: who has a key that is over can make as many other refused records as he likes. */
+const EVIDENCE_FOR_FORKS = 32;
 /** Codes of records that prove something against their device or its keys. */
 const KEPT_AS_EVIDENCE = new Set<string>(['fork', 'inconsistent', 'superseded-key']);
 const RECORD_COLUMNS = 'device, sequence, cursor, digest, record, attestation, certificate, suspended, accepted_at_ms';
@@ -333,8 +335,9 @@ export class SqlStatisticsLog implements StatisticsLog {
     const room = new Map(kept.rows.map((row) => [row.device, EVIDENCE_PER_DEVICE - Number(row.kept)]));
     return evidence.filter((row) => {
       const left = room.get(String(row[0])) ?? EVIDENCE_PER_DEVICE;
+      if (left <= (row[3] === 'fork' ? 0 : EVIDENCE_FOR_FORKS)) return false;
       room.set(String(row[0]), left - 1);
-      return left > 0;
+      return true;
     });
   }
 
