@@ -18,6 +18,7 @@ async function serving(parts: Partial<AuthorityStore>): Promise<FastifyInstance>
     programmes: [],
     log: openLog('authority', { write: () => undefined }),
     takeIn: () => Promise.reject(new Error('not asked for')),
+    takeInEvidence: () => Promise.reject(new Error('not asked for')),
     evaluatedThrough: () => Promise.resolve(77),
   });
   return app;
