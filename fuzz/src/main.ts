@@ -2,7 +2,7 @@
  * `npm run fuzz`: fuzzes every target, or one; replays a saved input; or plants bugs to see that they are found.
  *
  *   npm run fuzz -- [--inputs N] [--target NAME] [--seed S] [--workers N] [--json]
- *   npm run fuzz -- --replay fuzz/regressions/FILE.json
+ *   npm run fuzz -- --replay FILE
  *   npm run fuzz -- --mutants [--inputs N] [--seed S] [--json]
  *
  * Exits with 1 where something failed, or a planted bug survived; with 2 for a wrong option.

@@ -21,6 +21,7 @@ export const SHARES: Readonly<Record<string, number>> = {
   'host-api': 6,
   mailing: 1,
   staging: 0.2,
+  psd: 0.6,
   'server-http': 0.6,
   'authority-http': 0.6,
 };

@@ -7,6 +7,7 @@ import { authorityHttpTarget, serverHttpTarget } from './http.ts';
 import { framesTarget, rpcTarget } from './frames.ts';
 import { indiciumTarget, pieceRecordTarget } from './indicium.ts';
 import { mailingTarget, stagingTarget } from './mailing.ts';
+import { psdTarget } from './psd.ts';
 import { interfacesTarget, messagesTarget } from './schemas.ts';
 import { hostApiTarget, textsTarget } from './texts.ts';
 import { authenticTarget, chainTarget, trustBundleTarget } from './trust.ts';
@@ -30,6 +31,7 @@ export const TARGETS: readonly Target[] = [
   hostApiTarget,
   mailingTarget,
   stagingTarget,
+  psdTarget,
   serverHttpTarget,
   authorityHttpTarget,
 ];
