@@ -312,7 +312,7 @@ describe.each(['sqlite', 'postgres'] as const)('the store on %s', (kind) => {
     expect(await grantsOf(device.licensee)).toMatchObject([{ revision: 1, entitlementMills: 2_358n }]);
   });
 
-  test('keeps no more than so many quarantined records of a device', async () => {
+  test('keeps no more than so many quarantined records of a device, and has room for forks beside others', async () => {
     const device = new TestDevice(roles, newLicensee());
     const contradictions = Array.from({ length: 20 }, (_, i) =>
       device.frank([{ level: 'aadc', pieces: i + 1 }], {
@@ -322,8 +322,13 @@ describe.each(['sqlite', 'postgres'] as const)('the store on %s', (kind) => {
     );
     const answers = await bring(delivery([device], contradictions));
     expect(new Set(answers.results.map(({ rejection }) => rejection?.code))).toEqual(new Set(['inconsistent']));
-    expect((await store.quarantined()).filter((record) => record.device === device.id)).toHaveLength(16);
+    const kept = async () => (await store.quarantined()).filter((record) => record.device === device.id);
+    expect(await kept()).toHaveLength(8);
+    const branch = device.frank([{ level: 'aadc', pieces: 7 }], { branch: true });
     expect((await bring(delivery([device], [device.frank(LETTERS)]))).results).toEqual([{ outcome: 'accepted' }]);
+    const forked = await bring(delivery([device], [branch]));
+    expect(forked.results).toMatchObject([{ rejection: { code: 'fork' } }]);
+    expect((await kept()).map(({ rejection: { code } }) => code).filter((code) => code === 'fork')).toHaveLength(1);
   });
 
   test('keeps the first certificate of a device and epoch', async () => {

@@ -660,7 +660,9 @@ async function quarantine(tables: Transaction<Tables>, record: QuarantinedRecord
     .select((build) => build.fn.countAll<bigint>().as('kept'))
     .where('device', '=', record.device)
     .executeTakeFirstOrThrow();
-  if (kept >= QUARANTINED_PER_DEVICE) return;
+  // Half of the room is for forks alone: whoever has a key that is over can make as many other refused records as he likes.
+  const room = record.rejection.code === 'fork' ? QUARANTINED_PER_DEVICE : QUARANTINED_PER_DEVICE / 2n;
+  if (kept >= room) return;
   await tables
     .insertInto('quarantine')
     .values({
