@@ -139,6 +139,21 @@ describe('The server', () => {
     const without = await ask(parties, parties.operator, '/v1/licensees/lic_stranger/deposits', { amountMills: '1' });
     expect(without.json()).toMatchObject({ code: 'malformed', status: 400 });
   });
+
+  it('takes no more into all deposits than a balance holds', async () => {
+    const own = await startParties();
+    try {
+      await licensee(own, 'lic_rich');
+      const most = '9'.repeat(18);
+      const pay = (key: string) =>
+        ask(own, own.operator, '/v1/licensees/lic_rich/deposits', { amountMills: most }, { 'idempotency-key': key });
+      for (let i = 0; i < 9; i++) expect((await pay(`k${i}`)).status).toBe(201);
+      expect((await pay('k9')).json()).toMatchObject({ code: 'limit-exceeded' });
+      expect((await pay('k8')).json()).toMatchObject({ balanceMills: (9n * BigInt(most)).toString() });
+    } finally {
+      await own.stop();
+    }
+  });
 });
 
 describe('A bad record gets its code, and those beside it are taken', () => {

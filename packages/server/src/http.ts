@@ -16,7 +16,7 @@ import { archivedCertificatesSchema } from '@countermark/protocol/interfaces/arc
 import { answersSchema, MAX_RECORD_BYTES, submissionSchema } from '@countermark/protocol/interfaces/answer';
 import { parsePayload } from '@countermark/protocol/message';
 import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
-import type { Currency } from '@countermark/protocol/money';
+import { type Currency, MAX_MILLS } from '@countermark/protocol/money';
 import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import { bytes, encodeWith, field, list, type Of, parseBytes, struct } from '@countermark/protocol/schema';
 import swagger from '@fastify/swagger';
@@ -314,6 +314,13 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
           { account: ACCOUNT.deposit(licensee), amountMills },
         ];
         const ref = `deposit:${licensee}:${key}`;
+        const paidMills = amountMills - (await ledger.balance(ACCOUNT.world));
+        if (paidMills > MAX_MILLS && (await ledger.amountOf(ref, ACCOUNT.deposit(licensee))) === null) {
+          const value = `${paidMills} mills`;
+          throw new Refusal(
+            rejection('limit-exceeded', { what: 'all that was paid in', value, limit: `${MAX_MILLS}` }),
+          );
+        }
         const booked = await ledger.book([
           { ref, kind: 'deposit', note: 'Paid into the deposit', atMs: parts.nowMs(), lines },
         ]);
