@@ -306,6 +306,14 @@ afterEach(() => {
   rmSync(folder, { recursive: true, force: true });
 });
 
+/** Another host, which has seen no device yet. */
+function another(): void {
+  store.close();
+  rmSync(folder, { recursive: true });
+  folder = mkdtempSync(join(tmpdir(), 'franking-'));
+  openJournal();
+}
+
 /** The host's process ends and another begins on its store. */
 function restart(): void {
   store.close();
@@ -454,6 +462,17 @@ describe('a mailing is franked', () => {
     expect(asked).toBe(3);
   });
 
+  test('not with a device that stands behind what was seen of it', async () => {
+    const psd = new FakePsd('host');
+    expect(await frank(psd, await staged(csv(letters(3)), { job: 'first' }))).toEqual({ state: 'done' });
+    const older = new FakePsd('host');
+    expect(await frank(older, await staged(csv(letters(4)), { job: 'second' }))).toMatchObject({
+      state: 'waiting',
+      rejection: { code: 'device-older' },
+    });
+    expect(older.references).toEqual([]);
+  });
+
   test('exactly once, wherever the host is killed and however often', async () => {
     const size = fc.integer({ min: 1, max: 700 });
     const kills = fc.array(fc.nat(18), { maxLength: 5 });
@@ -466,6 +485,7 @@ describe('a mailing is franked', () => {
         fc.constantFrom<Memory>('psd', 'host'),
         async (one, other, points, memory) => {
           const job = `job-${++jobs}`;
+          another();
           const lines = [...letters(one, 'alder', 1), ...letters(other, 'birch', 1)].map((line) => ({
             ...line,
             ref: `${job}/${line.ref}`,
