@@ -188,7 +188,7 @@ async function asked(
     {
       authorization: credential,
       ...(type === '' ? {} : { 'content-type': type }),
-      'idempotency-key': `k${(picks[0] ?? 0) >> 3}`,
+      'idempotency-key': `k${picks[0] ?? 0}`,
     },
     body,
   );
@@ -287,7 +287,10 @@ async function openServer(folder: string): Promise<Opened> {
     seeds: [
       json(0, 'v1/licensees', { licensee: 'lic_other', name: 'Other', kind: 'mailer' }),
       json(0, 'v1/licensees/lic_fuzz/deposits', { amountMills: '1000000' }),
-      json(8, 'v1/licensees/lic_fuzz/deposits', { amountMills: '999999999999999999' }),
+      // Nearly all that a balance holds, under one key after the other.
+      ...Array.from({ length: 9 }, (_, i) =>
+        json(6 + 6 * i, 'v1/licensees/lic_fuzz/deposits', { amountMills: '999999999999999999' }),
+      ),
       json(1, 'v1/licensees/lic_fuzz/customers', { customers: ['alder', 'birch'] }),
       json(1, 'v1/devices', { licensee: 'lic_fuzz', request: enrolment }),
       cbor(1, 'v1/records', encodeWith(submissionSchema, { records })),
