@@ -192,8 +192,13 @@ describe('Enrolment', () => {
     expect(value(await call(enrol, parameters)).certificate).toEqual(first);
     const { message } = value(verifyMessage(DEVICE_CERTIFICATE, first, trust));
     expect(message).toMatchObject({ device: simulated.device, licensee: LICENSEE, certified: false });
+    // The same keys in another request: its answer was lost.
     const again = { ...parameters, request: simulated.enrolmentRequest(randomBytes(16)) };
-    expect(await call(enrol, again)).toMatchObject({ ok: false, rejection: { code: 'device-enrolled' } });
+    expect(value(await call(enrol, again)).certificate).toEqual(first);
+    const other = new SimulatedDevice(LICENSEE);
+    other.device = simulated.device;
+    const taken = { ...parameters, request: other.enrolmentRequest() };
+    expect(await call(enrol, taken)).toMatchObject({ ok: false, rejection: { code: 'device-enrolled' } });
     const elsewhere = { ...parameters, licensee: 'lic_other' as LicenseeId };
     expect(await call(enrol, elsewhere)).toMatchObject({ ok: false, rejection: { code: 'device-enrolled' } });
   });

@@ -79,7 +79,9 @@ describe('The server', () => {
     expect((await ask(parties, credential, `/v1/devices/${simulated.device}/policy`)).body).toEqual(fetched.body);
     const time = await ask(parties, credential, `/v1/devices/${simulated.device}/time`);
     expect(value(verifyMessage(SIGNED_TIME, time.body, trust())).message.device).toBe(simulated.device);
-    const taken = { ...body, request: Buffer.from(simulated.enrolmentRequest(randomBytes(16))).toString('base64url') };
+    const other = new SimulatedDevice(ID as LicenseeId);
+    other.device = simulated.device;
+    const taken = { ...body, request: Buffer.from(other.enrolmentRequest()).toString('base64url') };
     expect((await ask(parties, credential, '/v1/devices', taken)).json()).toMatchObject({
       code: 'device-enrolled',
       status: 409,

@@ -46,7 +46,7 @@ test('what is not stopped is said', () => {
 function isTest(source: string, words: string): boolean {
   const at = ["'", '"', '`'].map((quote) => source.indexOf(`${quote}${words}${quote}`)).find((place) => place >= 0);
   if (at === undefined) return false;
-  // `it('...`, `test.each(...)(`, `it.skipIf(...)(`: but not `it.skip('...`.
+  // The call that the words are given to, whatever conditions or tables stand in between; but not one that leaves the test out.
   const call = /(?:\b(?:it|test|describe)((?:\.\w+)*)|\))\(\s*$/.exec(source.slice(0, at).slice(-200));
   return call !== null && !/\.(?:skip|todo)$/.test(call[1] ?? '');
 }
