@@ -196,7 +196,11 @@ class HostCheck {
 
   #piecesProblem(batch: BatchRow, statistics: BatchStatistics | null): string | null {
     const { chunks, runs } = this.#journal;
-    const forgotten = batch.state === 'sealed' && chunks.frankedIndices(batch.batch).length === 0;
+    // At the end of the retention time chunks and answers go together.
+    const forgotten =
+      batch.state === 'sealed' &&
+      chunks.frankedIndices(batch.batch).length === 0 &&
+      chunks.indices(batch.batch).length === 0;
     if (batch.run === null || batch.franked === 0) return null;
     const observed = statistics?.observed;
     const incomplete = observed?.incomplete === true;
