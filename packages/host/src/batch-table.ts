@@ -61,6 +61,16 @@ export class BatchTable {
     return row === undefined ? undefined : batchOf(row);
   }
 
+  /** Batches after one, in the order of their numbers, at most `limit`. */
+  after(batch: number, limit: number): BatchRow[] {
+    return this.#sql.all(`${BATCHES} WHERE batch > ? ORDER BY batch LIMIT ?`, batch, limit).map(batchOf);
+  }
+
+  /** Batches that are open or closed, and not yet sealed. */
+  unsealed(): BatchRow[] {
+    return this.#sql.all(`${BATCHES} WHERE state IN ('open', 'closed') ORDER BY batch`).map(batchOf);
+  }
+
   byNumber(batch: number): BatchRow | undefined {
     const row = this.#sql.one(`${BATCHES} WHERE batch = ?`, batch);
     return row === undefined ? undefined : batchOf(row);

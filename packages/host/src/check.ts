@@ -183,14 +183,19 @@ class HostCheck {
 
   /** Pieces of every batch, and what its record says of them. */
   batches(): void {
-    for (const batch of this.#journal.batches.all()) {
-      const row = this.#journal.records.ofBatch(batch.id);
-      const statistics = row === undefined ? null : statisticsOf(row.bytes);
-      if (batch.state === 'sealed' && row === undefined) {
-        this.#examination.problem(`the record of the batch ${batch.id} is missing`);
+    for (let last = 0; ; ) {
+      const page = this.#journal.batches.after(last, PAGE);
+      for (const batch of page) {
+        last = batch.batch;
+        const row = this.#journal.records.ofBatch(batch.id);
+        const statistics = row === undefined ? null : statisticsOf(row.bytes);
+        if (batch.state === 'sealed' && row === undefined) {
+          this.#examination.problem(`the record of the batch ${batch.id} is missing`);
+        }
+        const words = this.#piecesProblem(batch, statistics);
+        if (words !== null) this.#examination.problem(`the batch ${batch.id}: ${words}`);
       }
-      const words = this.#piecesProblem(batch, statistics);
-      if (words !== null) this.#examination.problem(`the batch ${batch.id}: ${words}`);
+      if (page.length === 0) return;
     }
   }
 
@@ -247,13 +252,18 @@ class HostCheck {
 
   /** Grants, and funds grants. */
   grants(store: EmbeddedStore): void {
-    for (const { cursor, kind, bytes } of this.#journal.grants.all()) {
-      const verified = verifyMessage(kind === 'credit' ? CREDIT_GRANT : DISCOUNT_GRANT, bytes, this.#trust);
-      if (!verified.ok) this.#examination.problem(`grant ${cursor}: ${describeFinding(verified.rejection)}`);
-      else {
-        const digest = digestText(verified.value.digest);
-        this.#examination.testify({ party: 'host', kind: 'grant', cursor, digest });
+    for (let last = 0; ; ) {
+      const page = this.#journal.grants.after(last, PAGE);
+      for (const { cursor, kind, bytes } of page) {
+        last = cursor;
+        const verified = verifyMessage(kind === 'credit' ? CREDIT_GRANT : DISCOUNT_GRANT, bytes, this.#trust);
+        if (!verified.ok) this.#examination.problem(`grant ${cursor}: ${describeFinding(verified.rejection)}`);
+        else {
+          const digest = digestText(verified.value.digest);
+          this.#examination.testify({ party: 'host', kind: 'grant', cursor, digest });
+        }
       }
+      if (page.length === 0) break;
     }
     const rows = store.database
       .prepare<[], { number: bigint; bytes: Uint8Array; applied: bigint }>('SELECT * FROM funds_grant ORDER BY number')
@@ -309,8 +319,7 @@ class HostCheck {
         `the device stands at record ${sequence}, this archive has record ${sealed} of it: the device's store is an older copy. Do not frank with it; withdraw it`,
       );
     }
-    for (const batch of this.#journal.batches.all()) {
-      if (batch.state !== 'open' && batch.state !== 'closed') continue;
+    for (const batch of this.#journal.batches.unsealed()) {
       if (batch.id !== device.batch) {
         if (sealed >= sequence) {
           this.#examination.problem(`the batch ${batch.id} is ${batch.state} here, and the device does not know it`);

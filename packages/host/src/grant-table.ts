@@ -33,6 +33,13 @@ export class GrantTable {
     return Number(this.#sql.one('SELECT coalesce(max(cursor), 0) AS n FROM piece_grant')?.n ?? 0);
   }
 
+  /** Grants after a cursor, at most `limit`. */
+  after(cursor: number, limit: number): GrantRow[] {
+    return this.#sql
+      .all('SELECT * FROM piece_grant WHERE cursor > ? ORDER BY cursor LIMIT ?', cursor, limit)
+      .map(grantOf);
+  }
+
   all(): GrantRow[] {
     return this.#sql.all('SELECT * FROM piece_grant ORDER BY cursor').map(grantOf);
   }
