@@ -2,7 +2,7 @@
  * Which process dies when: the plan of a run of kills, from its seed alone. Rounds go through the four combinations of memory
  * and transport in turn; each is one mailing with up to three kills, of different processes.
  *
- * Guarantees: the first 22 points of a plan are all the points there are, and so on; a longer plan begins like a shorter one.
+ * Guarantees: points come by about equally often, also in each combination; a longer plan begins like a shorter one.
  * Every fifth kill is at a random moment. Does not say how far a mailing has come then: that is the machine's.
  */
 import { PARTIES, type PartyName } from '@countermark/cli/installation-paths';
@@ -31,10 +31,12 @@ const MAILING_MS = 900;
 /** The plan of so many kills. */
 export function killPlan(kills: number, chance: Chance): readonly Round[] {
   const rounds: Round[] = [];
-  let ahead: CrashPoint[] = [];
+  const deaths = new Map<string, number>();
+  const countOf = (name: string): number => deaths.get(name) ?? 0;
   let planned = 0;
   while (planned < kills) {
-    const way = WAYS[rounds.length % WAYS.length] as Way;
+    const place = rounds.length % WAYS.length;
+    const way = WAYS[place] as Way;
     const round: Kill[] = [];
     const free = new Set<PartyName>(PARTIES);
     while (round.length < ROUND_KILLS_MAX && planned < kills) {
@@ -43,11 +45,16 @@ export function killPlan(kills: number, chance: Chance): readonly Round[] {
       if (planned % 5 === 4) {
         kill = { at: 'random', party: chance.of([...free]), afterMs: chance.below(MAILING_MS) };
       } else {
-        const fits = ({ party, records }: CrashPoint): boolean =>
-          free.has(party) && (records === undefined || records === way.records);
-        if (ahead.length < CRASH_POINTS.length) ahead = [...ahead, ...chance.shuffled(CRASH_POINTS)];
-        const [point] = ahead.splice(ahead.findIndex(fits), 1);
+        // The point that was come by least often, and of those least often in this combination.
+        const [point] = chance
+          .shuffled(CRASH_POINTS)
+          .filter(({ party, records }) => free.has(party) && (records === undefined || records === way.records))
+          .sort(
+            (a, b) =>
+              countOf(a.name) - countOf(b.name) || countOf(`${place} ${a.name}`) - countOf(`${place} ${b.name}`),
+          );
         if (point === undefined) throw new RangeError('some point always fits');
+        for (const name of [point.name, `${place} ${point.name}`]) deaths.set(name, countOf(name) + 1);
         kill = { at: 'point', party: point.party, point, times: point.often === true ? 1 + chance.below(2) : 1 };
       }
       free.delete(kill.party);

@@ -8,11 +8,11 @@ import { describe, expect, it } from 'vitest';
 import { root } from '../installation.ts';
 import { Chance } from './chance.ts';
 import { CRASH_POINTS } from './crash-points.ts';
-import { killPlan } from './kill-plan.ts';
+import { killPlan, WAYS } from './kill-plan.ts';
 import { runKills } from './kills.ts';
 
 /** Its first 30 kills come by every point, and each process dies at random once. */
-const SEED = 18;
+const SEED = 32;
 
 describe('The named crash points', () => {
   it('are those of the table in ARCHITECTURE.md, and all of it', () => {
@@ -28,6 +28,15 @@ describe('The named crash points', () => {
     const points = plan(30).flatMap((kill) => (kill.at === 'point' ? [kill.point.name] : []));
     expect(new Set(points)).toEqual(new Set(CRASH_POINTS.map(({ name }) => name)));
     expect(plan(300).slice(0, 30)).toEqual(plan(30));
+  });
+
+  it('are each come by in every combination in a plan of 300', () => {
+    for (const way of WAYS) {
+      const kills = killPlan(300, new Chance(SEED)).filter((round) => round.way === way);
+      const names = kills.flatMap((round) => round.kills).flatMap((kill) => (kill.at === 'point' ? [kill.point] : []));
+      const own = CRASH_POINTS.filter(({ records }) => records === undefined || records === way.records);
+      expect(new Set(names)).toEqual(new Set(own));
+    }
   });
 });
 
