@@ -11,7 +11,7 @@ import { type MessageType, parsePayload, unsealedMessage } from '@countermark/pr
 import { DEVICE_CERTIFICATE, ENROLMENT_REQUEST, type EnrolmentRequest } from '@countermark/protocol/messages/enrolment';
 import { FUNDS_GRANT, FUNDS_REQUEST } from '@countermark/protocol/messages/funds';
 import { KEY_ROTATION, ROTATION_REQUEST } from '@countermark/protocol/messages/key-rotation';
-import { mills } from '@countermark/protocol/money';
+import { MAX_MILLS, type Mills, mills } from '@countermark/protocol/money';
 import { NO_FUNDS, ZERO_REGISTERS } from '@countermark/protocol/registers';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { Authentication } from './authentication.ts';
@@ -134,6 +134,10 @@ describe('A device that is enrolled', () => {
     const request = fundsRequest(pair, OURS);
     expect(await issuing.fund(request, { ...NOTHING, depositMills: 1_001n })).toMatchObject({
       ok: false,
+      rejection: { code: 'limit-exceeded' },
+    });
+    const draw = { amountMills: MAX_MILLS as Mills };
+    expect(await issuing.fund(request, { ...NOTHING, draws: [draw, draw] })).toMatchObject({
       rejection: { code: 'limit-exceeded' },
     });
     const [one, other] = await Promise.all([

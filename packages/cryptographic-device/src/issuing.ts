@@ -22,7 +22,7 @@ import {
 import { type Draw, FUNDS_GRANT, FUNDS_REQUEST } from '@countermark/protocol/messages/funds';
 import { ROTATION_REQUEST } from '@countermark/protocol/messages/key-rotation';
 import { POLICY, policySchema, SIGNED_TIME, SUSPENSION } from '@countermark/protocol/messages/policy';
-import { mills, sumMills } from '@countermark/protocol/money';
+import { MAX_MILLS, mills } from '@countermark/protocol/money';
 import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { parseBytes } from '@countermark/protocol/schema';
@@ -153,8 +153,15 @@ export class Issuing {
         }),
       );
     }
-    const amountMills =
-      refusal === undefined ? sumMills([depositMills, ...draws.map((draw) => draw.amountMills)]) : mills(0n);
+    const decidedMills = draws.reduce((sum, draw) => sum + draw.amountMills, depositMills);
+    const receivedMills = message.funds.receivedMills + decidedMills;
+    if (refusal === undefined && receivedMills > MAX_MILLS) {
+      const limit = MAX_MILLS.toString();
+      return refuse(
+        rejection('limit-exceeded', { what: 'all that it received', value: receivedMills.toString(), limit }),
+      );
+    }
+    const amountMills = mills(refusal === undefined ? decidedMills : 0n);
     const grant = await signMessage(this.#keys, FUNDS_GRANT, {
       device,
       licensee,
