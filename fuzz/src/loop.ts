@@ -150,7 +150,10 @@ export function described(error: unknown): { readonly what: string; readonly sta
   if (!(error instanceof Error)) return { what: `thrown: ${String(error)}`, stack: '' };
   const stack = error.stack ?? error.message;
   const place = /\n\s+at (?:async )?([\w.#<>]+)/.exec(stack)?.[1] ?? '';
-  const text = error.message.slice(0, 200).replaceAll(/\d+/g, 'N');
+  const text = error.message
+    .slice(0, 200)
+    .replaceAll(/\bfault [0-9a-f]{12}\b/g, 'fault N')
+    .replaceAll(/\d+/g, 'N');
   return { what: error.name === 'Violation' ? `Violation: ${text}` : `${error.name}: ${text} (${place})`, stack };
 }
 

@@ -22,6 +22,7 @@ export const SHARES: Readonly<Record<string, number>> = {
   mailing: 1,
   staging: 0.2,
   psd: 0.6,
+  'cryptographic-device': 0.4,
   'server-http': 0.6,
   'authority-http': 0.6,
 };

@@ -2,6 +2,7 @@
 import type { Target } from '../target.ts';
 import { cborTarget } from './cbor.ts';
 import { envelopeTarget } from './envelope.ts';
+import { cryptographicDeviceTarget } from './cryptographic-device.ts';
 import { configTarget, programmeTarget, tariffTarget } from './files.ts';
 import { authorityHttpTarget, serverHttpTarget } from './http.ts';
 import { framesTarget, rpcTarget } from './frames.ts';
@@ -32,6 +33,7 @@ export const TARGETS: readonly Target[] = [
   mailingTarget,
   stagingTarget,
   psdTarget,
+  cryptographicDeviceTarget,
   serverHttpTarget,
   authorityHttpTarget,
 ];

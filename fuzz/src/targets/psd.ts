@@ -190,7 +190,7 @@ function postageOf(request: FrankChunk): bigint {
 }
 
 /** Another operation, or the same with other changes. */
-const mutateCall: Mutation = (input, { random }) => {
+export const mutateCall: Mutation = (input, { random }) => {
   const next = Uint8Array.from({ length: 4 }, (_, i) => input[i] ?? 0);
   next[random.below(4)] = random.below(256);
   return next;
