@@ -25,13 +25,6 @@ export function mills(amount: bigint): Mills {
   return amount as Mills;
 }
 
-/** Adds amounts; throws as {@link mills} does. */
-export function sumMills(amounts: Iterable<bigint>): Mills {
-  let sum = 0n;
-  for (const amount of amounts) sum += amount;
-  return mills(sum);
-}
-
 /** A currency: ISO 4217 code, and how many decimal places a mill has. */
 export type Currency = { readonly code: string; readonly exponent: number };
 
