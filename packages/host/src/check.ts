@@ -83,14 +83,14 @@ export async function checkHost(
  * nothing, the last 16 records at least and 128 at most, and remembers how far it came.
  */
 export function hostTailProblem(journal: Journal, keys: KeySource): string | null {
-  const { sealed } = journal.records.lastSequences();
+  const { sealed, confirmed } = journal.records.lastSequences();
   const before = Number(new TextDecoder().decode(journal.kept('checked') ?? new Uint8Array(0)));
   const examination = new Examination();
   const checked = new HostCheck(journal, keys, examination);
-  checked.records(Math.max(1, Math.min(Math.max(before + 1, sealed - TAIL_MAX + 1), sealed - TAIL_MIN + 1)));
+  checked.archived(Math.max(1, Math.min(Math.max(before + 1, sealed - TAIL_MAX + 1), sealed - TAIL_MIN + 1)));
   const [problem] = examination.problems;
   if (problem !== undefined) return problem;
-  if (sealed !== before) journal.keep('checked', new TextEncoder().encode(String(sealed)));
+  if (confirmed !== before) journal.keep('checked', new TextEncoder().encode(String(confirmed)));
   return null;
 }
 
@@ -119,12 +119,21 @@ class HostCheck {
 
   /** Every record from a sequence on. */
   records(from: number): void {
+    this.#records(from, () => true);
+  }
+
+  /** As {@link records}, but for those that wait: the device has them still, and what is wrong here is taken from there. */
+  archived(from: number): void {
+    this.#records(from, ({ state }) => state !== 'waiting');
+  }
+
+  #records(from: number, wanted: (row: RecordRow) => boolean): void {
     let before: RecordRow | undefined = this.#journal.records.get(from - 1);
     const { sealed } = this.#journal.records.lastSequences();
     for (let next = from; ; ) {
       const page = this.#journal.records.from(next, PAGE);
       for (const row of page) {
-        const words = this.#recordProblem(row, before);
+        const words = wanted(row) ? this.#recordProblem(row, before) : null;
         if (words !== null) this.#examination.problem(`record ${row.sequence}: ${words}`);
         this.#examination.testify({
           party: 'host',
