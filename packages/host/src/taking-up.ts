@@ -37,14 +37,20 @@ export class TakingUp {
   }
 
   async start(): Promise<void> {
-    const { outbox, settlement, runner, news } = this.#options;
+    const { log, outbox, settlement, runner, news } = this.#options;
     this.#searching = true;
     outbox.start();
     await this.#search();
     this.#searching = false;
     news.announce();
     settlement.kick();
-    await runner.resume();
+    try {
+      await runner.resume();
+    } catch (error) {
+      // The mailing stays where its journal says, and is gone on with when it is asked for again, or at the next start.
+      if (!(error instanceof Fault)) throw error;
+      log.warn('Going on with a mailing was put off', { reason: error.message });
+    }
   }
 
   async #search(): Promise<void> {

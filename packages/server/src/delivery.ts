@@ -19,8 +19,7 @@ import { describeRejection } from '@countermark/protocol/rejection';
 import type { Result } from '@countermark/protocol/result';
 import type { SqlDatabase } from '@countermark/sql/database';
 import type { AuthorityClient } from './authority-client.ts';
-import { followerCursor, moveCursor } from './follower.ts';
-import { EVALUATED_FOLLOWER } from './grant-intake.ts';
+import { EVALUATED_FOLLOWER, followerCursor, moveCursor } from './follower.ts';
 import type { Registry } from './registry.ts';
 import type { LogEntry, StatisticsLog } from './statistics-log.ts';
 import type { Suspensions } from './suspensions.ts';
@@ -86,15 +85,12 @@ export class DeliveryFollower {
   async #isBehind(delivered: bigint): Promise<boolean> {
     const { database, authority, logs } = this.#parts;
     if ((await followerCursor(database, EVALUATED_FOLLOWER)) >= delivered) return false;
-    const answer = await authority.deliver({ certificates: [], items: [] });
+    const grantsCursor = Number(await this.#parts.grantsCursor());
+    const answer = await authority.deliver({ certificates: [], items: [], grantsCursor });
     if (!answer.ok) throw new Fault('authority-unavailable', describeRejection(answer.rejection), { retry: 'later' });
     const intake = BigInt(answer.value.cursor);
     return database.transaction(async (tables) => {
-      const marks = await tables
-        .selectFrom('delivery_mark')
-        .selectAll()
-        .orderBy('log_cursor', 'desc')
-        .execute();
+      const marks = await tables.selectFrom('delivery_mark').selectAll().orderBy('log_cursor', 'desc').execute();
       if (marks.every((mark) => mark.intake_cursor <= intake)) return false;
       const from = marks.find((mark) => mark.intake_cursor <= intake)?.log_cursor ?? 0n;
       await moveCursor(tables, DELIVERY_FOLLOWER, from);
@@ -174,7 +170,8 @@ export class DeliveryFollower {
         const name = `${device}#${sequence}`;
         const times = (this.#refusals.get(name) ?? 0) + 1;
         this.#refusals.set(name, times);
-        if (times < REFUSALS) throw new Fault('authority-unavailable', `it refuses a record: ${code}`, { retry: 'later' });
+        if (times < REFUSALS)
+          throw new Fault('authority-unavailable', `it refuses a record: ${code}`, { retry: 'later' });
         this.#refusals.delete(name);
         this.#refused.set(device, sequence);
         continue;

@@ -12,6 +12,9 @@ import type { SqlDatabase } from '@countermark/sql/database';
 import type { LedgerTransaction } from './ledger.ts';
 import type { ServerTables } from './tables.ts';
 
+/** The log's cursor up to which the authority has evaluated, all grants of that being booked. */
+export const EVALUATED_FOLLOWER = 'evaluated';
+
 /** How long a follower lets acceptance go first. */
 const YIELD_MS = 250;
 const FIRST_RETRY_MS = 250;

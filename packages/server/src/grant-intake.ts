@@ -18,14 +18,12 @@ import type { SqlDatabase } from '@countermark/sql/database';
 import { type KeySource, type Verified, verifyMessage } from '@countermark/verify/verified';
 import type { AuthorityClient } from './authority-client.ts';
 import { DELIVERY_FOLLOWER } from './delivery.ts';
-import { followerCursor, moveCursor } from './follower.ts';
+import { EVALUATED_FOLLOWER, followerCursor, moveCursor } from './follower.ts';
 import { ACCOUNT, type Ledger, type LedgerTransaction } from './ledger.ts';
 import type { StatisticsLog } from './statistics-log.ts';
 import type { ServerTables } from './tables.ts';
 
 export const GRANTS_FOLLOWER = 'grants';
-/** The log's cursor up to which the authority has evaluated, all grants of that being booked. */
-export const EVALUATED_FOLLOWER = 'evaluated';
 
 export type BookedGrant = {
   readonly cursor: bigint;
@@ -77,6 +75,20 @@ export class GrantIntake {
         if (evaluated !== null) {
           await moveCursor(tables, EVALUATED_FOLLOWER, evaluated);
           await tables.deleteFrom('delivery_mark').where('log_cursor', '<', evaluated).execute();
+        } else {
+          // It has evaluated less than it once had: restored from a backup. Delivery finds out from where to feed it again.
+          const first = await tables
+            .selectFrom('delivery_mark')
+            .select((eb) => eb.fn.min('log_cursor').as('cursor'))
+            .executeTakeFirst();
+          const before = await tables
+            .selectFrom('follower')
+            .select('cursor')
+            .where('name', '=', EVALUATED_FOLLOWER)
+            .executeTakeFirst();
+          if (first?.cursor != null && first.cursor <= (before?.cursor ?? 0n)) {
+            await moveCursor(tables, EVALUATED_FOLLOWER, 0n);
+          }
         }
       }
     });

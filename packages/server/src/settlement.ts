@@ -6,9 +6,9 @@
 import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
 import type { SqlDatabase } from '@countermark/sql/database';
 import { DELIVERY_FOLLOWER } from './delivery.ts';
-import { followerCursor } from './follower.ts';
+import { EVALUATED_FOLLOWER, followerCursor } from './follower.ts';
 import type { Funds } from './funds.ts';
-import { EVALUATED_FOLLOWER, GRANTS_FOLLOWER } from './grant-intake.ts';
+import { GRANTS_FOLLOWER } from './grant-intake.ts';
 import { LEDGER_FOLLOWER } from './ledger-follower.ts';
 import type { StatisticsLog } from './statistics-log.ts';
 import type { ServerTables } from './tables.ts';
