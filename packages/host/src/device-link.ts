@@ -47,12 +47,30 @@ export class DeviceLink {
 
   /** Takes the server's policy to the device; an older one, or the same, changes nothing. */
   async refreshPolicy(device: DeviceId): Promise<Result<DeviceStatus>> {
-    const policy = await this.#server.policy(device);
+    const { policyVersion = 0 } = await statusOf(this.#psd);
+    const refreshed = await this.#takePolicy(device, policyVersion);
+    if (!refreshed.ok) return refreshed;
+    // A server that was restored may say something else under a version that the device has: it says it again, under a higher one.
+    return refreshed.value === 'other'
+      ? this.#statusAfter(await this.#takePolicy(device, policyVersion + 1))
+      : this.#statusAfter(accept(null));
+  }
+
+  /** `other`: the device has a policy of that version, and this one names other customers. */
+  async #takePolicy(device: DeviceId, above: number): Promise<Result<'taken' | 'other'>> {
+    const policy = await this.#server.policy(device, above);
     if (!policy.ok) return policy;
     const taken = await this.#psd.call(PSD.policy, { policy: policy.value });
     if (taken.ok) this.#journal.keep('policy', policy.value);
     if (!taken.ok && taken.rejection.code !== 'stale-policy') return taken;
-    return accept(await statusOf(this.#psd));
+    const said = readUnverified(POLICY, policy.value);
+    const { customers } = await statusOf(this.#psd);
+    const same = !said.ok || said.value.customers.join() === customers.join();
+    return accept(same ? 'taken' : 'other');
+  }
+
+  async #statusAfter(done: Result<unknown>): Promise<Result<DeviceStatus>> {
+    return done.ok ? accept(await statusOf(this.#psd)) : done;
   }
 
   /** Takes the server's time to the device. A time that the device has seen already is no failure. */

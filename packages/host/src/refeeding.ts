@@ -12,6 +12,7 @@ import { sameBytes } from '@countermark/protocol/digest';
 import type { DeviceId } from '@countermark/protocol/id';
 import { MAX_SUBMISSION } from '@countermark/protocol/interfaces/answer';
 import type { DeviceStatus } from '@countermark/protocol/interfaces/psd';
+import { ATTESTATION } from '@countermark/protocol/messages/attestation';
 import { BATCH_STATISTICS } from '@countermark/protocol/messages/batch-statistics';
 import { CONFIRMATION } from '@countermark/protocol/messages/confirmation';
 import { rejection } from '@countermark/protocol/rejection';
@@ -96,6 +97,11 @@ export class Refeeding {
     const digest = messageDigest(envelope.value, sha256);
     const said = confirmed.value.message;
     if (said.device !== device || said.sequence !== sequence || !sameBytes(said.digest, digest)) {
+      return refuse(rejection('confirmation-mismatch', { sequence }));
+    }
+    const attested = verifyMessage(ATTESTATION, attestation.value, { port: nodeVerification, keys });
+    if (!attested.ok) return attested;
+    if (!sameBytes(attested.value.message.digest, digest)) {
       return refuse(rejection('confirmation-mismatch', { sequence }));
     }
     const statistics = readUnverified(BATCH_STATISTICS, record.value);

@@ -89,8 +89,9 @@ export class ServerClient {
     return this.#json('POST', `/v1/licensees/${licensee}/customers`, { customers });
   }
 
-  policy(device: DeviceId): Promise<Result<Uint8Array>> {
-    return this.#bytes('GET', `/v1/devices/${device}/policy`);
+  /** The device's policy, never of a version below `above`. */
+  policy(device: DeviceId, above = 0): Promise<Result<Uint8Array>> {
+    return this.#bytes('GET', `/v1/devices/${device}/policy?above=${above}`);
   }
 
   time(device: DeviceId): Promise<Result<Uint8Array>> {

@@ -41,12 +41,14 @@ export type SettlementOptions = {
 };
 
 const ATTESTATIONS_AT_ONCE = 64;
+const LOOK_AGAIN_MS = 600_000;
 
 export class SettlementFollower {
   readonly #options: SettlementOptions;
   readonly #backoff: Backoff;
   readonly #ended = new AbortController();
   #running: Promise<void> | null = null;
+  #looking: AbortController | null = null;
   #again = false;
   /** Everything up to this sequence was evaluated, its grants archived and its draws collected. */
   #settledThrough = -1;
@@ -100,7 +102,10 @@ export class SettlementFollower {
         this.#trouble = errorText(error);
       }
       if (done) {
-        if (!this.#kicked()) return;
+        if (!this.#kicked()) {
+          this.#lookAgain();
+          return;
+        }
         continue;
       }
       // Waiting is in real time: a clock that a test holds back must not hold back what has nothing to do with the hold.
@@ -108,13 +113,25 @@ export class SettlementFollower {
     }
   }
 
+  /** A server that is restored from a backup tells nobody: whoever has settled looks again from time to time. */
+  #lookAgain(): void {
+    this.#looking?.abort();
+    const looking = new AbortController();
+    this.#looking = looking;
+    const either = AbortSignal.any([looking.signal, this.#ended.signal]);
+    void systemClock.sleep(LOOK_AGAIN_MS, either).then(() => {
+      if (!either.aborted) this.kick();
+    });
+  }
+
   /** One turn; true when nothing is outstanding. */
   async #turn(): Promise<Result<boolean>> {
     const { journal, psd, server, link, funds, refeeding, licensee, log } = this.#options;
-    const { confirmed } = journal.records.lastSequences();
     const status = await statusOf(psd, 2_000);
     const back = await refeeding.takeBack(status);
     if (!back.ok) return back;
+    // Only now: what was taken back is confirmed, too.
+    const { confirmed } = journal.records.lastSequences();
     await this.#attestations(status.device);
     const settlement = await server.settlement(status.device);
     if (!settlement.ok && settlement.rejection.code === 'unknown-device') {

@@ -92,6 +92,7 @@ const PageQuery = Type.Object(
   { after: Type.Optional(Cursor), limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_000 })) },
   strict,
 );
+const AboveQuery = Type.Object({ above: Type.Optional(Type.Integer({ minimum: 0, maximum: 0xffff_ffff })) }, strict);
 const IdempotencyHeaders = Type.Object({ 'idempotency-key': Type.String({ pattern: '^[A-Za-z0-9_-]{1,64}$' }) });
 const Binary = Type.Unsafe<Buffer>({ type: 'string', format: 'binary' });
 
@@ -450,11 +451,19 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
 
     app.get(
       '/v1/devices/:device/policy',
-      { preHandler: anyone, ...describe("The device's newest policy", { params: DeviceParams, ...produced }) },
+      {
+        preHandler: anyone,
+        ...describe("The device's newest policy, never of a version below `above`, which the device has", {
+          params: DeviceParams,
+          querystring: AboveQuery,
+          ...produced,
+        }),
+      },
       async (request, reply) => {
         const { device, licensee } = await ownDevice(request);
+        const { above = 0 } = request.query as Static<typeof AboveQuery>;
         const customers = await registry.customersOf(licensee);
-        return sendCbor(reply, taken(await parts.policies.renewed(device, licensee, customers)));
+        return sendCbor(reply, taken(await parts.policies.renewed(device, licensee, customers, above)));
       },
     );
 

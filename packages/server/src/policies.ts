@@ -36,6 +36,8 @@ export const DEFAULT_POLICY: PolicyValues = {
 };
 
 const ATTEMPTS = 8;
+/** So many versions at most a restored server believes to have forgotten: nobody uses versions up by asking. */
+const FORGOTTEN_MOST = 10_000;
 
 export class Policies {
   readonly #registry: Registry;
@@ -48,19 +50,29 @@ export class Policies {
     this.#values = values;
   }
 
-  /** The device's policy as it has to be now, signed; a new version where the newest says something else. */
-  async renewed(device: DeviceId, licensee: LicenseeId, customers: readonly CustomerId[]): Promise<Result<Uint8Array>> {
+  /**
+   * The device's policy as it has to be now, signed; a new version where the newest says something else. `above`: the version that
+   * the device has; a server that was restored from a backup may have forgotten it, and what it signs under an older one no
+   * device takes.
+   */
+  async renewed(
+    device: DeviceId,
+    licensee: LicenseeId,
+    customers: readonly CustomerId[],
+    above = 0,
+  ): Promise<Result<Uint8Array>> {
     const withdrawn = (await this.#registry.withdrawal(device)) !== null;
     const values = withdrawn ? { ...this.#values, maxUnconfirmedPostageMills: mills(0n) } : this.#values;
     for (let attempt = 0; attempt < ATTEMPTS; attempt += 1) {
       const newest = await this.#registry.policy(device);
       const policy = (version: number): Uint8Array =>
         encodeWith(policySchema, { ...values, device, licensee, customers, version });
-      if (newest !== null) {
+      const last = newest?.version ?? 0;
+      if (newest !== null && last >= above) {
         const envelope = parseEnvelope(newest.policy);
         if (envelope.ok && sameBytes(envelope.value.payload, policy(newest.version))) return accept(newest.policy);
       }
-      const version = (newest?.version ?? 0) + 1;
+      const version = Math.max(last, Math.min(above, last + FORGOTTEN_MOST)) + 1;
       const signed = await this.#cryptographicDevice.signPolicy(policy(version));
       if (!signed.ok) return signed;
       // Another request may have made this version meanwhile: then it is looked at again.

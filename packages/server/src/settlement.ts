@@ -8,7 +8,6 @@ import type { SqlDatabase } from '@countermark/sql/database';
 import { DELIVERY_FOLLOWER } from './delivery.ts';
 import { EVALUATED_FOLLOWER, followerCursor } from './follower.ts';
 import type { Funds } from './funds.ts';
-import { GRANTS_FOLLOWER } from './grant-intake.ts';
 import { LEDGER_FOLLOWER } from './ledger-follower.ts';
 import type { StatisticsLog } from './statistics-log.ts';
 import type { ServerTables } from './tables.ts';
@@ -19,7 +18,7 @@ export type SettlementState = {
   readonly booked: number;
   readonly delivered: number;
   readonly evaluated: number;
-  /** The authority's cursor of the last grant that is booked. */
+  /** The authority's cursor of the licensee's last grant that is booked. */
   readonly grantsCursor: bigint;
   /** What a funds request would be paid out of drawn credits. */
   readonly drawableMills: bigint;
@@ -49,10 +48,22 @@ export class Settlement {
       booked,
       delivered: await upTo(DELIVERY_FOLLOWER),
       evaluated: Math.min(evaluated, booked),
-      grantsCursor: await followerCursor(this.#database, GRANTS_FOLLOWER),
+      grantsCursor: await this.#lastGrant(licensee),
       drawableMills: await this.#funds.drawableMills(licensee),
       suspended: head.suspended,
       reason: head.reason,
     };
+  }
+
+  /** Of the licensee's own grants: what others were granted since is nothing that its hosts would ever see. */
+  async #lastGrant(licensee: LicenseeId): Promise<bigint> {
+    const last = await this.#database.read(async (tables) =>
+      tables
+        .selectFrom('booked_grant')
+        .select((eb) => eb.fn.max('cursor').as('cursor'))
+        .where('licensee', '=', licensee)
+        .executeTakeFirst(),
+    );
+    return last?.cursor ?? 0n;
   }
 }
