@@ -152,6 +152,10 @@ export class JobRunner {
       return accept(await this.#answer(job, 0, null, known.warnings));
     }
     if (known?.state === 'active') {
+      // A server that was restored from a backup may have forgotten them since the mailing was begun.
+      const named = new Set(journal.batches.ofRun(known.run).map(({ customer }) => customer));
+      const customers = await this.#options.readiness.customers(device.value, [...named]);
+      if (!customers.ok) return customers;
       journal.runs.setKeepOpen(known.run, keepOpen);
       journal.jobs.set(job, 'franking', null);
       return this.#runJob(journal.runs.get(known.run) as RunRow, known.warnings, active);

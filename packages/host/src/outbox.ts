@@ -137,7 +137,11 @@ export class Outbox {
     const nowMs = clock.nowMs();
     const due: RecordRow[] = [];
     for (const record of journal.records.waiting(limit)) {
-      if (record.holdUntilMs !== null && record.holdUntilMs > nowMs) break;
+      if (record.holdUntilMs !== null && record.holdUntilMs > nowMs) {
+        // Sealed by a clock that was ahead and was put right since: by that one it would be held for years.
+        if (record.sealedMs > nowMs) journal.records.holdAnew(record, nowMs);
+        break;
+      }
       due.push(record);
     }
     return due;

@@ -38,7 +38,7 @@ export class Readiness {
    */
   async readyFor(device: DeviceStatus, staged: StagedRun, job: JobId): Promise<Result<null>> {
     const { firstRefillMills } = this.#config;
-    const customers = await this.#customers(device, [...new Set(staged.groups.map(({ customer }) => customer))]);
+    const customers = await this.customers(device, [...new Set(staged.groups.map(({ customer }) => customer))]);
     if (!customers.ok) return customers;
     if (device.funds.receivedMills === 0n && firstRefillMills > 0n) {
       const granted = await this.#funds.request(firstRefillMills, job);
@@ -47,8 +47,11 @@ export class Readiness {
     return accept(null);
   }
 
-  /** Those that the mailing names; null where a piece has none. */
-  async #customers(device: DeviceStatus, named: readonly (string | null)[]): Promise<Result<null>> {
+  /**
+   * Sees to the customers that a mailing names; null where a piece has none. Rejections: `unknown-customer`, `customer-missing`,
+   * those of the server and of the PSD.
+   */
+  async customers(device: DeviceStatus, named: readonly (string | null)[]): Promise<Result<null>> {
     const customers = named.filter((customer) => customer !== null);
     let registered: readonly string[] = device.customers;
     const unknown = customers.filter((customer) => !registered.includes(customer));

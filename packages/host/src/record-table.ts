@@ -136,6 +136,12 @@ export class RecordTable {
     this.#sql.run('UPDATE record SET reason = ? WHERE sequence = ?', reason, sequence);
   }
 
+  /** Holds the record anew from a moment, as long as it was to be held. */
+  holdAnew({ sequence, sealedMs, holdUntilMs }: RecordRow, fromMs: number): void {
+    const untilMs = fromMs + (holdUntilMs ?? sealedMs) - sealedMs;
+    this.#sql.run('UPDATE record SET sealed_ms = ?, hold_until_ms = ? WHERE sequence = ?', fromMs, untilMs, sequence);
+  }
+
   replaceBytes(sequence: number, bytes: Uint8Array): void {
     this.#sql.run('UPDATE record SET bytes = ? WHERE sequence = ?', bytes, sequence);
   }

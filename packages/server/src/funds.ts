@@ -69,6 +69,11 @@ export class Funds {
     const { device, number } = request.value.message;
     const stored = await this.#stored(device, number);
     const conflict = refuse(rejection('funds-request-conflict', { device, number }));
+    if (stored?.funds_grant != null && stored.request_digest.length === 0) {
+      // Booked from an archive, without its request: that it is this one's, only the cryptographic device knows.
+      const again = await this.#parts.cryptographicDevice.fund(bytes, refused('not-available', 'answered before'));
+      return again.ok && sameBytes(again.value, stored.funds_grant) ? again : again.ok ? conflict : again;
+    }
     if (stored !== undefined && !sameBytes(stored.request_digest, request.value.digest)) return conflict;
     if (stored?.funds_grant != null) return accept(stored.funds_grant);
     const superseded = stored === undefined ? await this.#superseded(request.value) : null;
