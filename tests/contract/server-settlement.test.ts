@@ -8,6 +8,7 @@ import { type CustomerId, hex, type LicenseeId, type ProgrammeId } from '@counte
 import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
 import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
 import { CREDIT_GRANT, DISCOUNT_GRANT, type Grant } from '@countermark/protocol/messages/grant';
+import { POLICY } from '@countermark/protocol/messages/policy';
 import { SUSPENSION } from '@countermark/protocol/messages/policy';
 import { mills } from '@countermark/protocol/money';
 import { type RejectionCode, rejection } from '@countermark/protocol/rejection';
@@ -593,6 +594,42 @@ describe.each(['SQLite', 'PostgreSQL'])('Settlement on %s', (kind) => {
     );
     parties.authority.listLength = undefined;
   });
+
+  it.skipIf(skipped)('has a licensee wait for its own grants, not for those of others', async () => {
+    const own = await licensee(parties, 'lic_own');
+    const other = await licensee(parties, 'lic_other');
+    const device = await enrolled(parties, own, 'lic_own');
+    parties.authority.grant(DISCOUNT_GRANT, grant('lic_own', CUSTOMER, 10n, 1));
+    parties.authority.grant(DISCOUNT_GRANT, grant('lic_other', CUSTOMER, 10n, 1));
+    wake();
+    await eventually(
+      async () => (await balances(other, 'lic_other'))['discount:lic_other:acme'],
+      (seen) => seen === '10',
+    );
+    type Cursor = { readonly cursor: string; readonly grantsCursor: string };
+    const listed = (await ask(parties, own, '/v1/licensees/lic_own/grants')).json<Cursor>();
+    const settlement = (await ask(parties, own, `/v1/devices/${device.device}/settlement`)).json<Cursor>();
+    expect(settlement.grantsCursor).toBe(listed.cursor);
+  });
+
+  it.skipIf(skipped)(
+    'gives a device policies above the one that it has, where the server has forgotten that',
+    async () => {
+      const id = 'lic_policies';
+      const credential = await licensee(parties, id);
+      const { device } = await enrolled(parties, credential, id);
+      const versionAbove = async (above: number): Promise<number> => {
+        const { body } = await ask(parties, credential, `/v1/devices/${device}/policy?above=${above}`);
+        const policy = verifyMessage(POLICY, body, { port: nodeVerification, keys: trustedKeys(parties.bundle) });
+        return value(policy).message.version;
+      };
+      expect(await versionAbove(0)).toBe(1);
+      expect(await versionAbove(1)).toBe(1);
+      expect(await versionAbove(5)).toBe(6);
+      // Nobody uses versions up by asking.
+      expect(await versionAbove(4_000_000_000)).toBe(10_007);
+    },
+  );
 
   it.skipIf(skipped)('takes records back from an archive, and keeps their confirmations', async () => {
     const id = 'lic_archive';

@@ -313,6 +313,18 @@ describe('a hold', () => {
     expect(asked[0]?.record).toEqual(Buffer.from(recordOf(1)));
   });
 
+  test('that a clock ahead of time had set begins anew once the clock is right', async () => {
+    clock.set(NOW_MS + 1_000 * DAY_MS);
+    sealed(1, 1, DAY_MS);
+    clock.set(NOW_MS);
+    const outbox = makeOutbox({ hold: true });
+    expect(await outbox.send()).toMatchObject({ sent: 0 });
+    clock.advance(DAY_MS - 1);
+    expect(await outbox.send()).toMatchObject({ sent: 0 });
+    clock.advance(1);
+    expect(await outbox.send()).toMatchObject({ confirmed: 1 });
+  });
+
   test('does not lose a record that was altered in host memory: the device has its own', async () => {
     sealed(1, 1, 0);
     journal.records.replaceBytes(1, Buffer.from('record 1, altered'));
@@ -352,6 +364,28 @@ describe('an answer decides what is tried', () => {
     };
     await new Promise<void>((resolve) => makeOutbox({ onConfirmed: resolve }).start());
     expect(submitted).toHaveLength(4);
+  });
+
+  test('bytes that were altered on their way quarantine nothing; a refusal that comes every time does', async () => {
+    sealed(1, 1);
+    const refused = (): Partial<Answer> => ({
+      outcome: 'rejected',
+      rejection: rejection('bad-authenticator', { type: 'record', holder: DEVICE }),
+    });
+    const good = answer;
+    answer = refused;
+    const outbox = makeOutbox();
+    await outbox.send();
+    expect(states()).toEqual(['waiting']);
+    answer = good;
+    await outbox.send();
+    expect(states()).toEqual(['confirmed']);
+    sealed(2, 2);
+    answer = refused;
+    for (let times = 1; times <= 4; times += 1) await outbox.send();
+    expect(states()).toEqual(['confirmed', 'waiting']);
+    await outbox.send();
+    expect(states()).toEqual(['confirmed', 'quarantined']);
   });
 
   test.each(['fork', 'inconsistent'] as const)('%s is quarantined with its reason', async (code) => {
