@@ -16,6 +16,7 @@ import {
   drawSchema,
   FUNDS_GRANT,
   FUNDS_REQUEST,
+  type FundsGrant,
   type FundsRequest,
 } from '@countermark/protocol/messages/funds';
 import { type Currency, formatMills, mills } from '@countermark/protocol/money';
@@ -81,7 +82,7 @@ export class Funds {
     const decision = stored === undefined ? await this.#decide(request.value) : decisionOf(stored);
     if (decision === null) return conflict;
     const grant = await this.#parts.cryptographicDevice.fund(bytes, decision);
-    return grant.ok ? this.#settle(request.value, decision, grant.value) : grant;
+    return grant.ok ? this.#settle(request.value, grant.value) : grant;
   }
 
   /** Books a funds grant that an archive kept and this server's ledger lost. Rejections: those of `verifyMessage`. */
@@ -112,7 +113,11 @@ export class Funds {
         .onConflict((conflict) => conflict.doNothing())
         .returning('number')
         .executeTakeFirst();
-      if (added === undefined) return;
+      if (added === undefined) {
+        // Decided before the backup was made, and granted after it.
+        await this.#settleIn(tables, grant, bytes);
+        return;
+      }
       await this.#take(tables, grant, grant.draws);
       await this.#book(tables, grant, depositMills, grant.draws, 'restored');
       const causes = new Map([[grant.device, `funds:${grant.device}:${grant.number}`]]);
@@ -343,67 +348,73 @@ export class Funds {
   }
 
   /** Stores the grant if there is none and answers what is stored; books the difference if the grant was decided earlier, otherwise. */
-  async #settle(request: Verified<FundsRequest>, decision: Decision, bytes: Uint8Array): Promise<Result<Uint8Array>> {
+  async #settle(request: Verified<FundsRequest>, bytes: Uint8Array): Promise<Result<Uint8Array>> {
     const verified = verifyMessage(FUNDS_GRANT, bytes, { port: nodeVerification, keys: this.#parts.roleKeys });
     if (!verified.ok) return verified;
     const grant = verified.value.message;
-    const { device, licensee, number } = request.message;
+    const { device, number } = request.message;
     if (grant.device !== device || grant.number !== number) {
       return refuse(rejection('wrong-device', { type: FUNDS_GRANT.type, device: grant.device, expected: device }));
     }
-    return this.#parts.database.transaction(async (tables) => {
-      const row = await tables
-        .selectFrom('funds')
-        .select('funds_grant')
-        .where('device', '=', device)
-        .where('number', '=', BigInt(number))
-        .executeTakeFirst();
-      if (row?.funds_grant != null) return accept(row.funds_grant);
-      const grantDrawn = grant.draws.reduce((sum, draw) => sum + draw.amountMills, 0n);
-      const decidedDrawn = decision.draws.reduce((sum, draw) => sum + draw.amountMills, 0n);
-      const depositMore = grant.amountMills - grantDrawn - decision.depositMills;
-      const drawnMore = grantDrawn - decidedDrawn;
+    return accept(await this.#parts.database.transaction(async (tables) => this.#settleIn(tables, grant, bytes)));
+  }
+
+  /** The same within a unit of work: a request that was decided gets its grant, once. */
+  async #settleIn(tables: LedgerTransaction, grant: FundsGrant, bytes: Uint8Array): Promise<Uint8Array> {
+    const { device, licensee, number } = grant;
+    const row = await tables
+      .selectFrom('funds')
+      .selectAll()
+      .where('device', '=', device)
+      .where('number', '=', BigInt(number))
+      .executeTakeFirst();
+    if (row === undefined) throw new TypeError('a request is settled that was not decided');
+    if (row.funds_grant !== null) return row.funds_grant;
+    const decision = decisionOf(row);
+    const grantDrawn = grant.draws.reduce((sum, draw) => sum + draw.amountMills, 0n);
+    const decidedDrawn = decision.draws.reduce((sum, draw) => sum + draw.amountMills, 0n);
+    const depositMore = grant.amountMills - grantDrawn - decision.depositMills;
+    const drawnMore = grantDrawn - decidedDrawn;
+    await tables
+      .updateTable('funds')
+      .set({
+        funds_grant: bytes,
+        amount_mills: grant.amountMills,
+        deposit_mills: grant.amountMills - grantDrawn,
+        draws: encodeWith(draws, grant.draws),
+        refusal: grant.refusal ?? null,
+      })
+      .where('device', '=', device)
+      .where('number', '=', BigInt(number))
+      .execute();
+    if (!sameBytes(encodeWith(draws, grant.draws), encodeWith(draws, decision.draws))) {
       await tables
-        .updateTable('funds')
-        .set({
-          funds_grant: bytes,
-          amount_mills: grant.amountMills,
-          deposit_mills: grant.amountMills - grantDrawn,
-          draws: encodeWith(draws, grant.draws),
-          refusal: grant.refusal ?? null,
-        })
+        .updateTable('draw')
+        .set({ device: null, number: null })
         .where('device', '=', device)
         .where('number', '=', BigInt(number))
         .execute();
-      if (!sameBytes(encodeWith(draws, grant.draws), encodeWith(draws, decision.draws))) {
-        await tables
-          .updateTable('draw')
-          .set({ device: null, number: null })
-          .where('device', '=', device)
-          .where('number', '=', BigInt(number))
-          .execute();
-        await this.#take(tables, request.message, grant.draws);
-      }
-      if (depositMore !== 0n || drawnMore !== 0n) {
-        // The cryptographic device had granted this request before the server was restored from a backup.
-        await this.#parts.ledger.bookIn(tables, [
-          {
-            ref: `funds-correction:${device}:${number}`,
-            kind: 'correction',
-            note: `Funds request ${number} of ${device} had been granted before, with other amounts`,
-            atMs: this.#parts.nowMs(),
-            lines: [
-              { account: ACCOUNT.deposit(licensee), amountMills: -depositMore },
-              { account: ACCOUNT.drawn(licensee), amountMills: -drawnMore },
-              { account: ACCOUNT.device(device), amountMills: depositMore + drawnMore },
-            ],
-          },
-        ]);
-        const causes = new Map([[device, `funds-correction:${device}:${number}`]]);
-        await settleRefunded(tables, this.#parts.ledger, causes, this.#parts.nowMs());
-      }
-      return accept(bytes);
-    });
+      await this.#take(tables, grant, grant.draws);
+    }
+    if (depositMore !== 0n || drawnMore !== 0n) {
+      // The cryptographic device had granted this request before the server was restored from a backup.
+      await this.#parts.ledger.bookIn(tables, [
+        {
+          ref: `funds-correction:${device}:${number}`,
+          kind: 'correction',
+          note: `Funds request ${number} of ${device} had been granted before, with other amounts`,
+          atMs: this.#parts.nowMs(),
+          lines: [
+            { account: ACCOUNT.deposit(licensee), amountMills: -depositMore },
+            { account: ACCOUNT.drawn(licensee), amountMills: -drawnMore },
+            { account: ACCOUNT.device(device), amountMills: depositMore + drawnMore },
+          ],
+        },
+      ]);
+      const causes = new Map([[device, `funds-correction:${device}:${number}`]]);
+      await settleRefunded(tables, this.#parts.ledger, causes, this.#parts.nowMs());
+    }
+    return bytes;
   }
 }
 
