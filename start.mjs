@@ -4,6 +4,7 @@
 //   node start.mjs test [options of vitest]          run every test
 //   node start.mjs bench [options of the benchmark]  measure
 //   node start.mjs crash kills|syscalls [options]    kill real processes, fail their system calls (docs/reliability.md)
+//   node start.mjs simulate [options]                run the parties in seeded worlds (docs/simulation.md)
 //   node start.mjs fuzz [options]                    drive every parser with changed inputs (docs/reliability.md)
 //
 // Guarantees: nothing of its own on stdout (what it says goes to stderr), so that `--json` gives one JSON object; one
@@ -38,7 +39,12 @@ const builtFile = join(stateFolder, 'built');
 const lockFile = join(stateFolder, 'lock');
 
 /** Programs of ours that need what is built, by the word that starts them. */
-const PROGRAMS = { bench: 'bench/dist/main.js', crash: 'tests/crash/run.mjs', fuzz: 'fuzz/run.mjs' };
+const PROGRAMS = {
+  bench: 'bench/dist/main.js',
+  crash: 'tests/crash/run.mjs',
+  fuzz: 'fuzz/run.mjs',
+  simulate: 'simulation/run.mjs',
+};
 
 /** A lock whose holder lives touches it every 2 s; after this long untouched its process id belongs to another program. */
 const LOCK_ABANDONED_MS = 60000;

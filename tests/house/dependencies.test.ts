@@ -61,7 +61,7 @@ describe('the declared dependencies', () => {
     expect(references.map(({ path }) => path).sort()).toEqual(imported.map((other) => `../${other}`).sort());
   });
 
-  test.each(['.', 'tests', 'bench', 'fuzz', ...packages.map(([name]) => `packages/${name}`)])(
+  test.each(['.', 'tests', 'bench', 'fuzz', 'simulation', ...packages.map(([name]) => `packages/${name}`)])(
     '%s pins exact versions',
     (folder) => {
       const { dependencies, devDependencies } = manifestOf(folder);
@@ -73,7 +73,14 @@ describe('the declared dependencies', () => {
   );
 
   test('nothing of ours can be published by accident', () => {
-    for (const folder of ['.', 'tests', 'bench', 'fuzz', ...packages.map(([name]) => `packages/${name}`)]) {
+    for (const folder of [
+      '.',
+      'tests',
+      'bench',
+      'fuzz',
+      'simulation',
+      ...packages.map(([name]) => `packages/${name}`),
+    ]) {
       expect(manifestOf(folder).private, folder).toBe(true);
     }
   });

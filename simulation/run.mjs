@@ -1,0 +1,184 @@
+// `npm run simulate -- [options]`: bundles the world, runs seeds in child processes, and says what was violated.
+//
+//   --seeds N       so many seeds (default 100)          --seed S      the first one (default 1)
+//   --minutes M     until the time is over               --workers W   children at once (default: one for each core)
+//   --replay JSON   one run, as a failure prints it      --trace       with everything that happened
+//   --json          one JSON object on stdout
+//
+// Guarantees: the same seed is the same run, whichever child does it; every 50th seed is run twice and must have the same trace; a
+// child that gives no answer for two minutes is killed, and its seed is a violation. Exit code 1 where anything was violated.
+import { fork } from 'node:child_process';
+import { availableParallelism } from 'node:os';
+import { performance } from 'node:perf_hooks';
+import { dirname, join } from 'node:path';
+import { clearTimeout, setTimeout } from 'node:timers';
+import { fileURLToPath } from 'node:url';
+import { parseArgs } from 'node:util';
+import { bundle } from './build.mjs';
+
+const SILENT_MS = 120_000;
+const WORDS = 600;
+const here = dirname(fileURLToPath(import.meta.url));
+
+/** A child that runs one replay after the other. */
+class Child {
+  constructor(file) {
+    this.process = fork(file, [], {
+      execArgv: ['--enable-source-maps'],
+      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
+    });
+    this.ready = new Promise((resolve) => this.process.once('message', resolve));
+    this.gone = false;
+    this.process.once('exit', () => {
+      this.gone = true;
+    });
+  }
+
+  /** What came of it; a violation where the child says nothing, or ends. */
+  async run(replay, whole = false) {
+    await this.ready;
+    return new Promise((resolve) => {
+      const done = (outcome) => {
+        clearTimeout(timer);
+        this.process.off('message', done);
+        this.process.off('exit', ended);
+        resolve(outcome);
+      };
+      const failed = (what) => {
+        done({
+          replay,
+          violation: { checker: 'simulation', what, atMs: 0 },
+          events: 0,
+          batches: 0,
+          counts: [],
+          trace: [],
+        });
+      };
+      const ended = () => {
+        failed('the child ended');
+      };
+      const timer = setTimeout(() => {
+        this.process.kill('SIGKILL');
+        this.gone = true;
+        failed('the world hangs');
+      }, SILENT_MS);
+      this.process.on('message', done);
+      this.process.on('exit', ended);
+      this.process.send({ replay, whole });
+    });
+  }
+
+  end() {
+    this.process.kill();
+  }
+}
+
+function say(text) {
+  process.stderr.write(`${text}\n`);
+}
+
+function replayLine(replay) {
+  return `npm run simulate -- --replay '${JSON.stringify(replay)}' --trace`;
+}
+
+/** The counters that a person looks for, most frequent first. */
+function table(title, counts, prefix) {
+  const rows = [...counts].filter(([name]) => name.startsWith(prefix)).sort(([, one], [, other]) => other - one);
+  if (rows.length === 0) return;
+  say(`\n${title}`);
+  for (const [name, count] of rows) say(`${String(count).padStart(9)}  ${name.slice(prefix.length)}`);
+}
+
+const { values: options } = parseArgs({
+  options: {
+    seeds: { type: 'string' },
+    seed: { type: 'string', default: '1' },
+    minutes: { type: 'string' },
+    workers: { type: 'string' },
+    replay: { type: 'string' },
+    trace: { type: 'boolean', default: false },
+    json: { type: 'boolean', default: false },
+    help: { type: 'boolean', default: false },
+  },
+});
+if (options.help) {
+  process.stdout.write(
+    'npm run simulate -- [--seeds N] [--seed S] [--minutes M] [--workers W] [--json] | --replay JSON [--trace]\n',
+  );
+  process.exit(0);
+}
+
+const file = join(here, 'dist', 'world.mjs');
+await bundle('main.ts', file);
+
+if (options.replay !== undefined) {
+  const child = new Child(file);
+  const outcome = await child.run(JSON.parse(options.replay), options.trace);
+  child.end();
+  if (options.trace) for (const line of outcome.trace) process.stdout.write(`${line}\n`);
+  say(outcome.violation === null ? 'No violation.' : `${outcome.violation.checker}: ${outcome.violation.what}`);
+  process.exit(outcome.violation === null ? 0 : 1);
+}
+
+const first = Number(options.seed);
+const endsMs = options.minutes === undefined ? Infinity : performance.now() + Number(options.minutes) * 60_000;
+const seeds = options.seeds !== undefined ? Number(options.seeds) : options.minutes === undefined ? 100 : Infinity;
+const workers = Number(options.workers ?? availableParallelism());
+if (![first, seeds, workers].every((number) => number >= 1)) {
+  say('Numbers are wanted: --seeds N, --seed S, --workers W, from 1.');
+  process.exit(2);
+}
+say(`Seeds from ${first}, ${workers} at once.`);
+const counts = new Map();
+const violations = [];
+let next = first;
+let done = 0;
+let events = 0;
+let batches = 0;
+const begunMs = performance.now();
+let saidMs = begunMs;
+
+async function work() {
+  let child = new Child(file);
+  while (next < first + seeds && performance.now() < endsMs) {
+    const seed = next;
+    next += 1;
+    if (child.gone) child = new Child(file);
+    const outcome = await child.run({ seed: String(seed) });
+    done += 1;
+    events += outcome.events;
+    batches += outcome.batches;
+    for (const [name, count] of outcome.counts) counts.set(name, (counts.get(name) ?? 0) + count);
+    if (outcome.violation === null && seed % 50 === 0) {
+      const again = await child.run({ seed: String(seed) });
+      if (again.hash !== outcome.hash) {
+        outcome.violation = { checker: 'determinism', what: `${outcome.hash} and ${again.hash}`, atMs: 0 };
+      }
+    }
+    if (outcome.violation !== null) {
+      const { checker, what } = outcome.violation;
+      const replay = { seed: String(seed) };
+      violations.push({ seed, checker, what: what.slice(0, WORDS), replay });
+      say(`seed ${seed}: ${checker}: ${what.slice(0, WORDS)}\n  ${replayLine(replay)}`);
+    }
+    if (performance.now() - saidMs > 10_000) {
+      saidMs = performance.now();
+      const perMinute = Math.round((done / (saidMs - begunMs)) * 60_000);
+      say(`${done} seeds, ${violations.length} with violations, ${perMinute} a minute`);
+    }
+  }
+  child.end();
+}
+await Promise.all(Array.from({ length: workers }, work));
+
+const seedsPerMinute = Math.round((done / (performance.now() - begunMs)) * 60_000);
+table('Faults', counts, 'fault: ');
+table('Processes killed', counts, 'killed at ');
+table('Refusals', counts, 'rejection: ');
+say(
+  `\n${done} seeds, ${batches} batches, ${events} events, ${seedsPerMinute} seeds a minute, ${violations.length} with violations`,
+);
+if (options.json) {
+  process.stdout.write(`${JSON.stringify({ seeds: done, violations, seedsPerMinute, batches, events })}\n`);
+}
+process.exit(violations.length === 0 ? 0 : 1);

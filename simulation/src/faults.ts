@@ -1,0 +1,217 @@
+/**
+ * What goes wrong in a world: each seed has another part of it, with other weights, at other times.
+ *
+ * Guarantees: each kind draws from a stream of its own, so that leaving one out does not change the others; after the phase of
+ * faults all of them end (`end`). What the machine does (disks, networks, kills, clocks) is here; what people do to each other is
+ * `adversary.ts`.
+ */
+import { NO_NETWORK_FAULTS } from './network.ts';
+import { CD_SOCKET, DAY_MS, type LineSetting, STORE } from './parties.ts';
+import type { Checkers } from './checkers.ts';
+import type { Observation } from './observation.ts';
+import type { World } from './world.ts';
+
+/** The kinds of what the machine does. */
+export const MACHINE_FAULTS = [
+  'messages lost',
+  'messages doubled',
+  'messages late',
+  'messages altered',
+  'messages replayed',
+  'local sockets break',
+  'partitions',
+  'kills',
+  'power cuts',
+  'writes fail',
+  'fsyncs fail',
+  'disks full',
+  'clocks skewed',
+  'clocks jump by years',
+  'cryptographic device slow',
+  'cryptographic device down',
+  'host put back',
+  'server put back',
+  'authority put back',
+  'host disk gone',
+] as const;
+export type MachineFault = (typeof MACHINE_FAULTS)[number];
+
+const MINUTE_MS = 60_000;
+const HOUR_MS = 60 * MINUTE_MS;
+const YEAR_MS = 365 * DAY_MS;
+
+export type FaultOptions = {
+  readonly chosen: ReadonlySet<string>;
+  /** Only so many happen; for a failure to be made small. */
+  readonly most: number;
+  readonly untilMs: number;
+  readonly lines: readonly LineSetting[];
+  readonly seen: Observation;
+  readonly checkers: Checkers;
+  readonly onServerPutBack: () => void;
+};
+
+export class MachineFaults {
+  readonly #world: World;
+  readonly #options: FaultOptions;
+  #happened = 0;
+  #ended = false;
+  /** Parties whose disks are full now. */
+  readonly #full = new Set<string>();
+
+  constructor(world: World, options: FaultOptions) {
+    this.#world = world;
+    this.#options = options;
+  }
+
+  get happened(): number {
+    return this.#happened;
+  }
+
+  /** Begins whatever the seed has chosen. */
+  begin(): void {
+    const { network, disks } = this.#world;
+    const { chosen } = this.#options;
+    const weight = (kind: MachineFault, most: number): number =>
+      chosen.has(kind) ? most * this.#world.stream(`weight of ${kind}`).fraction() ** 2 : 0;
+    network.faults = {
+      lost: weight('messages lost', 0.2),
+      doubled: weight('messages doubled', 0.2),
+      late: weight('messages late', 0.05),
+      altered: weight('messages altered', 0.1),
+      replayed: weight('messages replayed', 0.1),
+      localBroken: weight('local sockets break', 0.03),
+    };
+    const writes = { weight: weight('writes fail', 0.002), random: this.#world.stream('writes fail') };
+    const fsyncs = { weight: weight('fsyncs fail', 0.004), random: this.#world.stream('fsyncs fail') };
+    disks.faults = {
+      write: (path) => {
+        if (this.#full.has(partyOf(path))) return 'full';
+        return writes.random.chance(writes.weight) && this.#may('writes fail') ? 'error' : 'done';
+      },
+      commit: (path) => {
+        if (this.#full.has(partyOf(path))) return 'full';
+        if (!fsyncs.random.chance(fsyncs.weight) || !this.#may('fsyncs fail')) return 'done';
+        return fsyncs.random.chance(0.5) ? 'lost' : 'kept';
+      },
+    };
+    this.#nowAndThen('kills', 20 * MINUTE_MS, (random) => {
+      const name = random.pick([...this.#world.processes.keys()]);
+      this.#world.processes.get(name)?.killAtBoundary(random.whole(0, 24));
+    });
+    this.#nowAndThen('power cuts', HOUR_MS, (random) => {
+      this.#world.kill(random.pick([...this.#world.processes.keys()]), 'power cut', true);
+    });
+    this.#nowAndThen('partitions', HOUR_MS, (random) => {
+      const lines = this.#options.lines.map(({ line }) => `host-${line}`);
+      const [one, other] = random.chance(0.6) ? [random.pick(lines), 'server'] : ['server', 'authority'];
+      const cut = random.chance(0.5) ? [`${one}>${other}`, `${other}>${one}`] : [`${one}>${other}`];
+      for (const way of cut) network.partitions.add(way);
+      this.#later(random.whole(2, 120) * MINUTE_MS, () => {
+        for (const way of cut) network.partitions.delete(way);
+      });
+    });
+    this.#nowAndThen('disks full', 2 * HOUR_MS, (random) => {
+      const party = partyOf(random.pick(disks.paths()));
+      this.#full.add(party);
+      this.#later(random.whole(1, 30) * MINUTE_MS, () => {
+        this.#full.delete(party);
+      });
+    });
+    this.#nowAndThen('cryptographic device slow', HOUR_MS, (random) => {
+      network.slowness.set(CD_SOCKET, random.whole(1_000, 60_000));
+      this.#later(random.whole(5, 60) * MINUTE_MS, () => {
+        network.slowness.delete(CD_SOCKET);
+      });
+    });
+    this.#nowAndThen('cryptographic device down', 2 * HOUR_MS, (random) => {
+      this.#world.stopFor('cryptographic-device', random.whole(5, 90) * MINUTE_MS);
+    });
+    this.#nowAndThen('clocks skewed', HOUR_MS, (random) => {
+      const party = random.pick([...this.#world.processes.keys()]);
+      this.#world.skewMs.set(party, random.whole(-6 * HOUR_MS, 6 * HOUR_MS));
+    });
+    this.#nowAndThen('clocks jump by years', 5 * HOUR_MS, (random) => {
+      const party = random.pick([...this.#world.processes.keys()]);
+      this.#world.skewMs.set(party, (random.chance(0.5) ? 1 : -1) * random.whole(1, 3) * YEAR_MS);
+      this.#later(random.whole(5, 120) * MINUTE_MS, () => {
+        this.#world.skewMs.delete(party);
+      });
+    });
+    for (const { line } of this.#options.lines) this.#putBack('host put back', `host-${line}`, STORE.host(line));
+    this.#putBack('server put back', 'server', STORE.server, () => {
+      this.#options.seen.serverWasPutBack = true;
+      this.#options.checkers.serverPutBack();
+      this.#options.onServerPutBack();
+    });
+    this.#putBack('authority put back', 'authority', STORE.authority, () => {
+      this.#options.checkers.authorityPutBack();
+    });
+    this.#nowAndThen('host disk gone', 8 * HOUR_MS, (random) => {
+      const { line } = random.pick(this.#options.lines);
+      this.#world.kill(`host-${line}`, 'its disk burnt');
+      disks.put(STORE.host(line), undefined);
+      this.#options.seen.hostDiskGone.add(line);
+    });
+  }
+
+  /** No fault any more; what was wrong is put right, as people do. */
+  end(): void {
+    this.#ended = true;
+    const { network, disks, skewMs } = this.#world;
+    network.faults = { ...NO_NETWORK_FAULTS };
+    network.partitions.clear();
+    network.slowness.clear();
+    skewMs.clear();
+    this.#full.clear();
+    disks.faults = { write: () => 'done', commit: () => 'done' };
+  }
+
+  /** A database goes back to a copy of itself from some time ago, as after a restore from a backup. */
+  #putBack(kind: MachineFault, party: string, path: string, then: () => void = () => undefined): void {
+    const { disks } = this.#world;
+    this.#nowAndThen(kind, 5 * HOUR_MS, (random) => {
+      if (!disks.paths().includes(path)) return;
+      const copy = disks.copy(path);
+      this.#later(random.whole(5, 240) * MINUTE_MS, () => {
+        if (this.#ended) return;
+        this.#world.kill(party, 'it is restored from a backup');
+        disks.put(path, copy);
+        this.#world.count(`fault: ${kind}`);
+        then();
+      });
+    });
+  }
+
+  /** At random times until the faults end, about once in `meanMs`. */
+  #nowAndThen(kind: MachineFault, meanMs: number, happen: (random: ReturnType<World['stream']>) => void): void {
+    if (!this.#options.chosen.has(kind)) return;
+    const random = this.#world.stream(kind);
+    const every = meanMs * (0.3 + 1.4 * random.fraction());
+    const next = (): void => {
+      const delayMs = -Math.log(1 - random.fraction()) * every;
+      this.#world.scheduler.after(delayMs, this.#world.people, kind, () => {
+        if (this.#ended || this.#world.scheduler.nowMs > this.#options.untilMs) return;
+        if (this.#may(kind)) happen(random);
+        next();
+      });
+    };
+    next();
+  }
+
+  #later(delayMs: number, happen: () => void): void {
+    this.#world.scheduler.after(delayMs, this.#world.people, 'a fault ends', happen);
+  }
+
+  #may(kind: MachineFault): boolean {
+    if (this.#ended || this.#happened >= this.#options.most) return false;
+    this.#happened += 1;
+    this.#world.count(`fault: ${kind}`);
+    return true;
+  }
+}
+
+/** The folder that a database lies in. */
+function partyOf(path: string): string {
+  return path.split('/')[1] ?? '';
+}

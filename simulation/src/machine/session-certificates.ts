@@ -1,0 +1,63 @@
+/**
+ * Stands in for the X.509 certificates of sessions: the same statements, signed by the same keys of the key store, as short texts.
+ * What X.509 and TLS make of them is tested with real ones (cryptographic-device, node-platform).
+ */
+import { importPublicKey, verifyP1363 } from '@countermark/node-platform/signing';
+import type { KeyStore } from '@countermark/cryptographic-device/key-store';
+import type { SessionServerCredentials } from '@countermark/cryptographic-device/session-certificates';
+
+export type { SessionServerCredentials };
+export type SessionName = { readonly device: string };
+
+type Certificate = { readonly device: string; readonly key: string; readonly signature: string };
+
+const DAY_MS = 86_400_000;
+
+/** The authority's certificate: its public key. */
+export async function sessionAuthorityCertificate(keys: KeyStore): Promise<Uint8Array> {
+  return Buffer.from(keys.publicKey('session-authority'));
+}
+
+export async function deviceSessionCertificate(
+  keys: KeyStore,
+  device: string,
+  sessionKey: Uint8Array,
+): Promise<Uint8Array> {
+  const key = Buffer.from(sessionKey).toString('hex');
+  const [signature] = await keys.sign('session-authority', [Buffer.from(`${device} ${key}`)]);
+  const certificate: Certificate = { device, key, signature: Buffer.from(signature ?? []).toString('hex') };
+  return Buffer.from(JSON.stringify(certificate));
+}
+
+/** The session key that a device's certificate is for. */
+export function certifiedSessionKey(certificate: Uint8Array): Uint8Array {
+  const { key } = JSON.parse(Buffer.from(certificate).toString('utf8')) as Certificate;
+  return Buffer.from(key, 'hex');
+}
+
+export async function sessionServerCredentials(_keys: KeyStore, nowMs: number): Promise<SessionServerCredentials> {
+  return { privateKey: undefined as never, certificate: 'cryptographic-device', expiresAtMs: nowMs + DAY_MS };
+}
+
+/** Who a client is by its certificate and key, or null where the authority did not say so. */
+export function authenticSession(
+  text: string,
+  issuers: readonly (string | Uint8Array)[],
+  publicKey: Uint8Array,
+): SessionName | null {
+  let certificate: Certificate;
+  try {
+    certificate = JSON.parse(text) as Certificate;
+  } catch {
+    return null;
+  }
+  const { device, key, signature } = certificate;
+  if (key !== Buffer.from(publicKey).toString('hex')) return null;
+  const authentic = issuers.some((issuer) => {
+    const authority = importPublicKey(Buffer.from(String(issuer), 'latin1'));
+    return (
+      authority !== undefined && verifyP1363(authority, Buffer.from(`${device} ${key}`), Buffer.from(signature, 'hex'))
+    );
+  });
+  return authentic ? { device } : null;
+}

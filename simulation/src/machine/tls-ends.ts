@@ -1,0 +1,85 @@
+/**
+ * Stands in for node-platform/tls-ends: sessions whose two ends know each other, and whose bytes nobody between them can read or
+ * alter.
+ *
+ * Guarantees what mutual TLS does: the serving end is told the device only if the client holds the private key of a session
+ * certificate that the authority of sessions signed; what is lost or cut on the way breaks the session. Certificates are those of
+ * `session-certificates.ts`.
+ */
+import type { SessionClientOptions, SessionServer, SessionServerOptions } from '@countermark/node-platform/tls-ends';
+import { publicKeyBytes } from '@countermark/node-platform/signing';
+import { type Result, accept, refuse } from '@countermark/protocol/result';
+import { rejection } from '@countermark/protocol/rejection';
+import { CallBroken, type Service } from '../network.ts';
+import { machine, runningProcess } from './machine.ts';
+import { authenticSession, type SessionName } from './session-certificates.ts';
+
+export type { SessionClientOptions, SessionServer, SessionServerOptions };
+
+type Handshake = { readonly stream: SessionStream; readonly certificate: string; readonly publicKey: Uint8Array };
+
+/** One session's way from a PSD to the cryptographic device, relayed by a host. */
+export class SessionStream {
+  readonly path: string;
+  #service: Service | undefined;
+  #broken = false;
+
+  /** `path`: the session socket of the cryptographic device. */
+  constructor(path: string) {
+    this.path = path;
+  }
+
+  serve(service: Service): void {
+    this.#service = service;
+  }
+
+  async call(operation: string, parameters: unknown, timeoutMs?: number): Promise<unknown> {
+    const address = `session over ${this.path}`;
+    if (this.#broken || this.#service === undefined) throw new CallBroken('broken', address);
+    try {
+      return await machine().network.session(this.#service, address, operation, parameters, timeoutMs);
+    } catch (error) {
+      this.#broken = true;
+      throw error;
+    }
+  }
+}
+
+/** Certificates are texts already. */
+export function certificatePem(der: Uint8Array): string {
+  return Buffer.from(der).toString('latin1');
+}
+
+export async function serveSessions(path: string, options: SessionServerOptions): Promise<SessionServer> {
+  machine().network.serve(path, {
+    process: runningProcess(),
+    handle: async (_operation, parameters): Promise<boolean> => {
+      const { stream, certificate, publicKey } = parameters as Handshake;
+      const name: SessionName | null = authenticSession(certificate, options.credentials.issuers, publicKey);
+      if (name === null) {
+        options.onRefused?.(rejection('session-failed', { reason: 'the certificate is not of this authority' }));
+        return false;
+      }
+      options.onSession(stream as never, name.device);
+      return true;
+    },
+  });
+  return { renew: () => undefined, close: async () => undefined };
+}
+
+export async function openSession(stream: unknown, options: SessionClientOptions): Promise<Result<never>> {
+  const session = stream as SessionStream;
+  const { certificate, privateKey } = options.credentials;
+  const handshake: Handshake = {
+    stream: session,
+    certificate: certificate,
+    publicKey: publicKeyBytes(privateKey),
+  };
+  try {
+    const welcome = await machine().network.wire(session.path, 'handshake', handshake);
+    if (welcome === true) return accept(session as never);
+  } catch (error) {
+    if (!(error instanceof CallBroken)) throw error;
+  }
+  return refuse(rejection('session-failed', { reason: 'the handshake failed' }));
+}
