@@ -16,7 +16,8 @@ export function dropUnread(body: Readable, bytesMax = BYTES_MAX, waitMs = WAIT_M
     let bytes = 0;
     const done = (whole: boolean) => () => {
       clearTimeout(timer);
-      body.off('data', count);
+      // Nothing flows on unread: whoever sends without end is not read without end.
+      body.off('data', count).pause();
       resolve(whole);
     };
     const count = (chunk: Uint8Array): void => {
