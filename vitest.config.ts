@@ -18,6 +18,7 @@ export default defineConfig({
             'packages/*/src/**/*.test.ts',
             'bench/src/**/*.test.ts',
             'fuzz/src/**/*.test.ts',
+            'simulation/*.test.ts',
             'tests/{house,vectors,contract}/**/*.test.ts',
             'tests/adversary/*.test.ts',
           ],

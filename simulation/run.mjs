@@ -3,75 +3,25 @@
 //   --seeds N       so many seeds (default 100)          --seed S      the first one (default 1)
 //   --minutes M     until the time is over               --workers W   children at once (default: one for each core)
 //   --replay JSON   one run, as a failure prints it      --trace       with everything that happened
+//   --shrink        with --replay: the smallest run that fails in the same checker, kept under simulation/regressions
+//   --mutants       does it notice? every planted bug (simulation/mutants), or the named ones (--mutant NAME)
 //   --json          one JSON object on stdout
 //
 // Guarantees: the same seed is the same run, whichever child does it; every 50th seed is run twice and must have the same trace; a
 // child that gives no answer for two minutes is killed, and its seed is a violation. Exit code 1 where anything was violated.
-import { fork } from 'node:child_process';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { performance } from 'node:perf_hooks';
 import { dirname, join } from 'node:path';
-import { clearTimeout, setTimeout } from 'node:timers';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { bundle } from './build.mjs';
+import { Child } from './child.mjs';
+import { huntMutants } from './mutants.mjs';
+import { shrink } from './shrinking.mjs';
 
-const SILENT_MS = 120_000;
 const WORDS = 600;
 const here = dirname(fileURLToPath(import.meta.url));
-
-/** A child that runs one replay after the other. */
-class Child {
-  constructor(file) {
-    this.process = fork(file, [], {
-      execArgv: ['--enable-source-maps'],
-      stdio: ['ignore', 'inherit', 'inherit', 'ipc'],
-    });
-    this.ready = new Promise((resolve) => this.process.once('message', resolve));
-    this.gone = false;
-    this.process.once('exit', () => {
-      this.gone = true;
-    });
-  }
-
-  /** What came of it; a violation where the child says nothing, or ends. */
-  async run(replay, whole = false) {
-    await this.ready;
-    return new Promise((resolve) => {
-      const done = (outcome) => {
-        clearTimeout(timer);
-        this.process.off('message', done);
-        this.process.off('exit', ended);
-        resolve(outcome);
-      };
-      const failed = (what) => {
-        done({
-          replay,
-          violation: { checker: 'simulation', what, atMs: 0 },
-          events: 0,
-          batches: 0,
-          counts: [],
-          trace: [],
-        });
-      };
-      const ended = () => {
-        failed('the child ended');
-      };
-      const timer = setTimeout(() => {
-        this.process.kill('SIGKILL');
-        this.gone = true;
-        failed('the world hangs');
-      }, SILENT_MS);
-      this.process.on('message', done);
-      this.process.on('exit', ended);
-      this.process.send({ replay, whole });
-    });
-  }
-
-  end() {
-    this.process.kill();
-  }
-}
 
 function say(text) {
   process.stderr.write(`${text}\n`);
@@ -79,6 +29,16 @@ function say(text) {
 
 function replayLine(replay) {
   return `npm run simulate -- --replay '${JSON.stringify(replay)}' --trace`;
+}
+
+/** Keeps a failure with the end of its trace. */
+function keep(replay, { violation, trace }) {
+  const folder = join(here, 'regressions');
+  const name = join(folder, `${violation.checker.replaceAll(' ', '-')}-${replay.seed}`);
+  mkdirSync(folder, { recursive: true });
+  writeFileSync(`${name}.json`, `${JSON.stringify(replay)}\n`);
+  writeFileSync(`${name}.txt`, `${violation.checker}: ${violation.what}\n\n${trace.join('\n')}\n`);
+  say(`Kept as ${name}.json`);
 }
 
 /** The counters that a person looks for, most frequent first. */
@@ -97,23 +57,42 @@ const { values: options } = parseArgs({
     workers: { type: 'string' },
     replay: { type: 'string' },
     trace: { type: 'boolean', default: false },
+    shrink: { type: 'boolean', default: false },
+    mutants: { type: 'boolean', default: false },
+    mutant: { type: 'string', multiple: true, default: [] },
     json: { type: 'boolean', default: false },
     help: { type: 'boolean', default: false },
   },
 });
 if (options.help) {
   process.stdout.write(
-    'npm run simulate -- [--seeds N] [--seed S] [--minutes M] [--workers W] [--json] | --replay JSON [--trace]\n',
+    'npm run simulate -- [--seeds N] [--seed S] [--minutes M] [--workers W] [--json] | --replay JSON [--trace] [--shrink] | --mutants [--mutant NAME] [--seeds N] [--json]\n',
   );
   process.exit(0);
+}
+
+if (options.mutants || options.mutant.length > 0) {
+  const seeds = options.seeds === undefined ? {} : { seeds: Number(options.seeds) };
+  process.exit(await huntMutants({ only: options.mutant, json: options.json, ...seeds }));
 }
 
 const file = join(here, 'dist', 'world.mjs');
 await bundle('main.ts', file);
 
 if (options.replay !== undefined) {
-  const child = new Child(file);
-  const outcome = await child.run(JSON.parse(options.replay), options.trace);
+  let child = new Child(file);
+  let replay = JSON.parse(options.replay);
+  if (options.shrink) {
+    const play = async (one) => {
+      if (child.gone) child = new Child(file);
+      return child.run(one);
+    };
+    replay = await shrink(replay, play, say);
+    const outcome = await play(replay);
+    if (outcome.violation !== null) keep(replay, outcome);
+    say(replayLine(replay));
+  }
+  const outcome = await child.run(replay, options.trace);
   child.end();
   if (options.trace) for (const line of outcome.trace) process.stdout.write(`${line}\n`);
   say(outcome.violation === null ? 'No violation.' : `${outcome.violation.checker}: ${outcome.violation.what}`);
