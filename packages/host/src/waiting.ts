@@ -58,7 +58,12 @@ export class Waiting {
         const now = pending.of(job);
         if (now.length === 0) return this.#answer('settled', job);
         // Grants of what was confirmed are still awaited; what is held is not.
-        const awaited = now.filter(({ reason }) => reason !== 'held' && !BLOCKED.has(reason));
+        // A record that still waits is tried again, whatever it was refused for last.
+        const tried = (sequence: number | undefined): boolean =>
+          sequence !== undefined && this.#options.journal.records.get(sequence)?.state === 'waiting';
+        const awaited = now.filter(
+          ({ reason, sequence }) => reason !== 'held' && (!BLOCKED.has(reason) || tried(sequence)),
+        );
         const others = awaited.filter(({ what }) => what !== 'pieces' && what !== 'batch');
         if (others.length === 0) {
           return this.#answer(now.some(({ reason }) => reason === 'held') ? 'hold' : 'blocked', job);
