@@ -66,9 +66,17 @@ export class BatchTable {
     return this.#sql.all(`${BATCHES} WHERE batch > ? ORDER BY batch LIMIT ?`, batch, limit).map(batchOf);
   }
 
-  /** Batches that are open or closed, and not yet sealed. */
-  unsealed(): BatchRow[] {
-    return this.#sql.all(`${BATCHES} WHERE state IN ('open', 'closed') ORDER BY batch`).map(batchOf);
+  /** Batches that are open or closed, and not yet sealed: of this job, or of all. */
+  unsealed(job?: string): BatchRow[] {
+    const unsealed = `${BATCHES} WHERE b.state IN ('open', 'closed')`;
+    const rows =
+      job === undefined
+        ? this.#sql.all(`${unsealed} ORDER BY b.batch`)
+        : this.#sql.all(
+            `${unsealed} AND b.run IN (SELECT run FROM run WHERE job = ? AND state <> 'staging') ORDER BY b.batch`,
+            job,
+          );
+    return rows.map(batchOf);
   }
 
   byNumber(batch: number): BatchRow | undefined {

@@ -56,6 +56,7 @@ const HOST_MIGRATIONS: readonly string[] = [
   CREATE TABLE grant_evidence (digest BLOB NOT NULL, cursor INTEGER NOT NULL, PRIMARY KEY (digest, cursor)) STRICT, WITHOUT ROWID;
   CREATE TABLE funds_grant (number INTEGER PRIMARY KEY, job TEXT, bytes BLOB NOT NULL, applied INTEGER NOT NULL) STRICT;
   CREATE TABLE kept (name TEXT PRIMARY KEY, value BLOB NOT NULL) STRICT, WITHOUT ROWID;`,
+  'CREATE INDEX record_batch ON record (batch);',
 ];
 
 /** The path of the host's store. */

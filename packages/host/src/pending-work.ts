@@ -8,7 +8,7 @@ import type { HostParts } from './host-parts.ts';
 import { piecesRemaining } from './job-progress.ts';
 import type { RecordRow } from './journal-rows.ts';
 import type { Outbox } from './outbox.ts';
-import { isHeld, rejectionReport, wasOpened } from './report.ts';
+import { isHeld, rejectionReport } from './report.ts';
 import type { SettlementFollower } from './settlement.ts';
 
 export class PendingWork {
@@ -29,19 +29,12 @@ export class PendingWork {
   /** Of this job; of all where none is named. */
   of(job: string | undefined): PendingReport[] {
     const { journal } = this.#parts;
-    const batches = (job === undefined ? journal.batches.all() : journal.batches.ofJob(job)).filter(wasOpened);
-    const sealed = batches.filter(({ state }) => state === 'sealed').map(({ id }) => journal.records.ofBatch(id));
-    const records = [...sealed.filter((record) => record !== undefined), ...(job === undefined ? this.#strays() : [])];
     const pending: PendingReport[] = [
       ...this.#pieces(job),
-      ...batches
-        .filter(({ state }) => state !== 'sealed')
-        .map(({ id, state }) => ({ what: 'batch' as const, batch: id, reason: state })),
-      ...records.filter(({ state }) => state !== 'confirmed').map((record) => this.#unconfirmed(record)),
+      ...journal.batches.unsealed(job).map(({ id, state }) => ({ what: 'batch' as const, batch: id, reason: state })),
+      ...journal.records.unconfirmed(job).map((record) => this.#unconfirmed(record)),
     ];
-    const confirmed = records.filter(({ state }) => state === 'confirmed');
-    const confirmedThrough = confirmed.reduce((last, { sequence }) => Math.max(last, sequence), 0);
-    if (!this.#settlement.settled(confirmedThrough)) {
+    if (!this.#settlement.settled(journal.records.lastConfirmed(job))) {
       pending.push({ what: 'grants', reason: this.#settlement.trouble ?? 'evaluating' });
     }
     return pending;
@@ -59,12 +52,6 @@ export class PendingWork {
       pending.push({ what: 'pieces', count: remaining, reason, ...(message === undefined ? {} : { message }) });
     }
     return pending;
-  }
-
-  /** Key rotations; and after a journal was lost, records that only the device had kept, of batches that nothing else is known of. */
-  #strays(): RecordRow[] {
-    const { journal } = this.#parts;
-    return journal.records.all().filter(({ batch }) => batch === null || journal.batches.get(batch) === undefined);
   }
 
   #unconfirmed(record: RecordRow): PendingReport {

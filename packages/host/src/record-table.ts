@@ -85,6 +85,25 @@ export class RecordTable {
     return this.#sql.all('SELECT * FROM record ORDER BY sequence').map(recordOf);
   }
 
+  /** Those waiting or in quarantine, of this job; of all where none is named. */
+  unconfirmed(job?: string): RecordRow[] {
+    return this.#sql
+      .all(
+        `SELECT * FROM record WHERE state IN ('waiting', 'quarantined') ${ofJob(job)} ORDER BY sequence`,
+        ...given(job),
+      )
+      .map(recordOf);
+  }
+
+  /** The last sequence that is confirmed, of this job or of all; 0 for none. */
+  lastConfirmed(job?: string): number {
+    const last = this.#sql.one(
+      `SELECT max(sequence) AS last FROM record WHERE state = 'confirmed' ${ofJob(job)}`,
+      ...given(job),
+    );
+    return Number(last?.last ?? 0);
+  }
+
   from(sequence: number, limit: number): RecordRow[] {
     return this.#sql
       .all('SELECT * FROM record WHERE sequence >= ? ORDER BY sequence LIMIT ?', sequence, limit)
@@ -167,4 +186,15 @@ export class RecordTable {
   quarantine(sequence: number, reason: string): void {
     this.#sql.run("UPDATE record SET state = 'quarantined', reason = ? WHERE sequence = ?", reason, sequence);
   }
+}
+
+function ofJob(job: string | undefined): string {
+  return job === undefined
+    ? ''
+    : `AND batch IN (SELECT b.id FROM batch b JOIN run r ON r.run = b.run
+         WHERE r.job = ? AND r.state <> 'staging' AND b.state <> 'dropped')`;
+}
+
+function given(job: string | undefined): string[] {
+  return job === undefined ? [] : [job];
 }

@@ -45,7 +45,7 @@ export class StatisticsDesk {
 
   async send(): Promise<SendAnswer> {
     const outcome = await this.#outbox.send();
-    const waiting = this.#parts.journal.records.all().filter(({ state }) => state !== 'confirmed');
+    const waiting = this.#parts.journal.records.unconfirmed();
     this.#settlement.kick();
     return {
       sent: outcome.sent,
@@ -60,7 +60,7 @@ export class StatisticsDesk {
     const { journal, psd, config, clock } = this.#parts;
     const device = await statusOf(psd);
     const due = this.#outbox.due(1_000_000);
-    const held = journal.records.all().filter((record) => isHeld(record, clock.nowMs())).length;
+    const held = journal.records.unconfirmed().filter((record) => isHeld(record, clock.nowMs())).length;
     try {
       mkdirSync(directory, { recursive: true });
       const files: string[] = [];
