@@ -85,10 +85,20 @@ export function follow(options: FollowerOptions): Follower {
 
 /** How far a follower has come, 0 before its first step. */
 export async function followerCursor(database: SqlDatabase<ServerTables>, name: string): Promise<bigint> {
-  const row = await database.read(async (tables) =>
-    tables.selectFrom('follower').select('cursor').where('name', '=', name).executeTakeFirst(),
+  const [cursor = 0n] = await followerCursors(database, [name]);
+  return cursor;
+}
+
+/** How far followers have come, in the order of their names here; 0 before the first step of each. */
+export async function followerCursors(
+  database: SqlDatabase<ServerTables>,
+  names: readonly string[],
+): Promise<readonly bigint[]> {
+  const rows = await database.read(async (tables) =>
+    tables.selectFrom('follower').selectAll().where('name', 'in', names).execute(),
   );
-  return row?.cursor ?? 0n;
+  const cursors = new Map(rows.map(({ name, cursor }) => [name, cursor]));
+  return names.map((name) => cursors.get(name) ?? 0n);
 }
 
 /** Moves a follower's cursor within its unit of work. */

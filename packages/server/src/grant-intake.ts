@@ -53,48 +53,41 @@ export class GrantIntake {
 
   /** Fetches and books what is new. Faults: `authority-unavailable`, `grant-not-authentic`. */
   async take(): Promise<'more' | 'idle' | 'waiting'> {
-    const { authority, database, log } = this.#parts;
+    const { authority, database } = this.#parts;
     const cursor = await followerCursor(database, GRANTS_FOLLOWER);
     const listed = await authority.grants(cursor);
     if (!listed.ok) throw new Fault('authority-unavailable', describeRejection(listed.rejection), { retry: 'later' });
     const { grants, evaluatedThrough } = listed.value;
-    const verified = grants.map((item) => ({ cursor: BigInt(item.cursor), grant: this.#verified(item.grant) }));
-    const position = await log.position();
-    await database.transaction(async (tables) => {
-      for (const { cursor: at, grant } of verified) await this.#book(tables, at, grant, position);
-      const last = verified.at(-1);
-      if (last !== undefined) await moveCursor(tables, GRANTS_FOLLOWER, last.cursor);
-      // Only an empty list says that everything which rests on `evaluatedThrough` is booked.
-      if (grants.length === 0) {
-        const mark = await tables
-          .selectFrom('delivery_mark')
-          .select((eb) => eb.fn.max('log_cursor').as('cursor'))
-          .where('intake_cursor', '<=', BigInt(evaluatedThrough))
-          .executeTakeFirst();
-        const evaluated = mark?.cursor ?? null;
-        if (evaluated !== null) {
-          await moveCursor(tables, EVALUATED_FOLLOWER, evaluated);
-          await tables.deleteFrom('delivery_mark').where('log_cursor', '<', evaluated).execute();
-        } else {
-          // It has evaluated less than it once had: restored from a backup. Delivery finds out from where to feed it again.
-          const first = await tables
-            .selectFrom('delivery_mark')
-            .select((eb) => eb.fn.min('log_cursor').as('cursor'))
-            .executeTakeFirst();
-          const before = await tables
-            .selectFrom('follower')
-            .select('cursor')
-            .where('name', '=', EVALUATED_FOLLOWER)
-            .executeTakeFirst();
-          if (first?.cursor != null && first.cursor <= (before?.cursor ?? 0n)) {
-            await moveCursor(tables, EVALUATED_FOLLOWER, 0n);
-          }
-        }
-      }
-    });
+    if (grants.length > 0) await this.#bookAll(grants);
+    // Only an empty list says that everything which rests on `evaluatedThrough` is booked.
+    else await this.#moveEvaluated(BigInt(evaluatedThrough));
     if (grants.length > 0) return 'more';
     const delivered = await followerCursor(database, DELIVERY_FOLLOWER);
     return (await followerCursor(database, EVALUATED_FOLLOWER)) < delivered ? 'waiting' : 'idle';
+  }
+
+  async #bookAll(grants: readonly { readonly cursor: number; readonly grant: Uint8Array }[]): Promise<void> {
+    const { database, log } = this.#parts;
+    const verified = grants.map((item) => ({ cursor: BigInt(item.cursor), grant: this.#verified(item.grant) }));
+    const position = await log.position();
+    await database.transaction(async (tables) => {
+      for (const { cursor, grant } of verified) await this.#book(tables, cursor, grant, position);
+      const last = verified.at(-1);
+      if (last !== undefined) await moveCursor(tables, GRANTS_FOLLOWER, last.cursor);
+    });
+  }
+
+  /** Writes only where something moves: an idle server asks every few seconds, and a commit is a sync of the disk. */
+  async #moveEvaluated(evaluatedThrough: bigint): Promise<void> {
+    const { database } = this.#parts;
+    const seen = await database.read((tables) => evaluatedNow(tables, evaluatedThrough));
+    if (!seen.moves) return;
+    await database.transaction(async (tables) => {
+      const { evaluated, moves } = await evaluatedNow(tables, evaluatedThrough);
+      if (!moves) return;
+      await moveCursor(tables, EVALUATED_FOLLOWER, evaluated);
+      await tables.deleteFrom('delivery_mark').where('log_cursor', '<', evaluated).execute();
+    });
   }
 
   /** Booked grants of a licensee after a cursor, oldest first. */
@@ -215,4 +208,33 @@ async function dueOf(tables: LedgerTransaction, grant: Grant): Promise<bigint> {
     )
     .execute();
   return dueMills;
+}
+
+/**
+ * How far the log is evaluated where the authority has evaluated its intake so far, and whether that is another position than before. An
+ * authority that has evaluated less than was delivered, and less than it once had, was restored from a backup: nothing is evaluated
+ * then, and delivery finds out from where to feed it again.
+ */
+async function evaluatedNow(
+  tables: Pick<LedgerTransaction, 'selectFrom'>,
+  evaluatedThrough: bigint,
+): Promise<{ readonly evaluated: bigint; readonly moves: boolean }> {
+  const marks = await tables
+    .selectFrom('delivery_mark')
+    .select((eb) => [
+      eb.fn.min('log_cursor').as('first'),
+      eb.fn.max('log_cursor').filterWhere('intake_cursor', '<=', evaluatedThrough).as('reached'),
+    ])
+    .executeTakeFirst();
+  const follower = await tables
+    .selectFrom('follower')
+    .select('cursor')
+    .where('name', '=', EVALUATED_FOLLOWER)
+    .executeTakeFirst();
+  const before = follower?.cursor ?? 0n;
+  const first = marks?.first ?? null;
+  const reached = marks?.reached ?? null;
+  const lost = reached === null && first !== null && first <= before;
+  const evaluated = reached ?? (lost ? 0n : before);
+  return { evaluated, moves: evaluated !== before || (reached !== null && first !== null && first < reached) };
 }

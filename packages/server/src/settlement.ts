@@ -6,7 +6,7 @@
 import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
 import type { SqlDatabase } from '@countermark/sql/database';
 import { DELIVERY_FOLLOWER } from './delivery.ts';
-import { EVALUATED_FOLLOWER, followerCursor } from './follower.ts';
+import { EVALUATED_FOLLOWER, followerCursors } from './follower.ts';
 import type { Funds } from './funds.ts';
 import { LEDGER_FOLLOWER } from './ledger-follower.ts';
 import type { StatisticsLog } from './statistics-log.ts';
@@ -38,15 +38,16 @@ export class Settlement {
   }
 
   async of(device: DeviceId, licensee: LicenseeId): Promise<SettlementState> {
-    const upTo = async (follower: string): Promise<number> =>
-      this.#log.sequenceAt(device, await followerCursor(this.#database, follower));
-    const evaluated = await upTo(EVALUATED_FOLLOWER);
-    const booked = await upTo(LEDGER_FOLLOWER);
+    const cursors = await followerCursors(this.#database, [EVALUATED_FOLLOWER, LEDGER_FOLLOWER, DELIVERY_FOLLOWER]);
+    // Mostly all have come equally far: each position is looked up once.
+    const sequences = new Map<bigint, number>();
+    for (const cursor of new Set(cursors)) sequences.set(cursor, await this.#log.sequenceAt(device, cursor));
+    const [evaluated = 0, booked = 0, delivered = 0] = cursors.map((cursor) => sequences.get(cursor) ?? 0);
     const head = await this.#log.head(device);
     return {
       logged: head.sequence,
       booked,
-      delivered: await upTo(DELIVERY_FOLLOWER),
+      delivered,
       evaluated: Math.min(evaluated, booked),
       grantsCursor: await this.#lastGrant(licensee),
       drawableMills: await this.#funds.drawableMills(licensee),
