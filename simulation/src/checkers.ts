@@ -56,12 +56,15 @@ export class Checkers {
     this.#world = world;
     this.#seen = seen;
     this.#lines = lines;
-    world.onCommitted((path) => {
-      if (path === STORE.server) this.#server();
-      else if (path === STORE.authority) this.#authority();
-      else {
+    world.onCommitted((path, _process, written) => {
+      const wrote = (...tables: string[]): boolean => tables.some((table) => written.has(table));
+      if (path === STORE.server) {
+        if (wrote('record', 'confirmation', 'entry', 'entry_line', 'balance')) this.#server();
+      } else if (path === STORE.authority) {
+        if (wrote('record', 'issued_grant')) this.#authority();
+      } else {
         const line = /^\/psd-(\d+)\/psd\.db$/.exec(path)?.[1];
-        if (line !== undefined) this.#psd(Number(line));
+        if (line !== undefined) this.#psd(Number(line), wrote('record'));
       }
     });
   }
@@ -91,7 +94,7 @@ export class Checkers {
   }
 
   /** Invariants 2 and 4, and that registers only ever rise. */
-  #psd(line: number): void {
+  #psd(line: number, recordsToo: boolean): void {
     const { disks } = this.#world;
     const path = STORE.psd(line);
     const [now] = disks.rows<DeviceRow>(
@@ -117,6 +120,7 @@ export class Checkers {
       }
     }
     this.#registers.set(line, now);
+    if (!recordsToo) return;
     const held = new Set(
       disks
         .rows<{ readonly digest: Buffer }>(path, 'SELECT digest FROM record WHERE bytes IS NOT NULL')

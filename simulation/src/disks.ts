@@ -20,6 +20,9 @@ export type DiskFaults = {
   commit(path: string): 'done' | 'full' | 'lost' | 'kept';
 };
 
+/** Told of a commit, with the names of the tables that it wrote to. */
+export type OnCommitted = (path: string, process: SimulatedProcess, written: ReadonlySet<string>) => void;
+
 const NO_FAULTS: DiskFaults = { write: () => 'done', commit: () => 'done' };
 
 const { SqliteError } = Real;
@@ -41,7 +44,25 @@ class DiskFile {
     this.raw.close();
     this.raw = opened(content);
     this.synchronised = undefined;
+    this.#replaced = true;
   }
+
+  /** Empties every table, so that another world can begin with it: opening a database and preparing its statements takes long. */
+  emptied(rows: ReadonlyMap<string, readonly Values[]>): boolean {
+    if (this.#replaced) return false;
+    if (this.raw.inTransaction) this.raw.exec('ROLLBACK');
+    this.owner = undefined;
+    this.synchronised = undefined;
+    this.raw.pragma('foreign_keys = OFF');
+    for (const [table, kept] of rows) {
+      this.statement(`DELETE FROM "${table}"`, '').run();
+      for (const row of kept) {
+        this.statement(`INSERT INTO "${table}" VALUES (${row.map(() => '?').join(', ')})`, '').run(...row);
+      }
+    }
+    return true;
+  }
+  #replaced = false;
 
   /** Statements outlive the process that prepared them: preparing costs more than most of them. */
   statement(text: string, mode: '' | 'pluck' | 'raw'): Real.Statement {
@@ -56,6 +77,35 @@ class DiskFile {
   }
 }
 
+/** A database that new ones start as, and those of worlds that are over. */
+class Template {
+  readonly content: Buffer;
+  readonly #rows = new Map<string, readonly Values[]>();
+  readonly #over: DiskFile[] = [];
+
+  constructor(content: Buffer) {
+    this.content = content;
+    const raw = opened(content);
+    const tables = raw.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_stat%'");
+    for (const name of tables.pluck().all() as string[]) {
+      this.#rows.set(name, raw.prepare(`SELECT * FROM "${name}"`).raw().all() as Values[]);
+    }
+    raw.close();
+  }
+
+  file(): DiskFile {
+    return this.#over.pop() ?? new DiskFile(this.content);
+  }
+
+  /** Takes a file back. */
+  giveBack(file: DiskFile): void {
+    if (file.emptied(this.#rows)) this.#over.push(file);
+    else file.raw.close();
+  }
+}
+
+export type Templates = Map<string, Template>;
+
 function opened(content: Buffer | undefined): Real.Database {
   const raw = content === undefined ? new Real(':memory:') : new Real(content);
   raw.defaultSafeIntegers(true);
@@ -65,14 +115,14 @@ function opened(content: Buffer | undefined): Real.Database {
 export class Disks {
   faults: DiskFaults = NO_FAULTS;
   readonly #files = new Map<string, DiskFile>();
-  readonly #templates: Map<string, Buffer>;
-  readonly #onCommitted: (path: string, process: SimulatedProcess) => void;
+  readonly #templates: Templates;
+  readonly #onCommitted: OnCommitted;
 
   /**
    * `templates`: databases by file name that new ones start as, migrated already; shared by the worlds of a thread.
    * `onCommitted` is told after each commit.
    */
-  constructor(templates: Map<string, Buffer>, onCommitted: (path: string, process: SimulatedProcess) => void) {
+  constructor(templates: Templates, onCommitted: OnCommitted) {
     this.#templates = templates;
     this.#onCommitted = onCommitted;
   }
@@ -81,7 +131,7 @@ export class Disks {
   open(path: string, process: SimulatedProcess): SimulatedDatabase {
     let file = this.#files.get(path);
     if (file === undefined) {
-      file = new DiskFile(this.#templates.get(nameOf(path)));
+      file = this.#templates.get(nameOf(path))?.file() ?? new DiskFile();
       this.#files.set(path, file);
     }
     if (file.owner?.alive === true && file.owner !== process)
@@ -93,7 +143,7 @@ export class Disks {
   /** Remembers the file as what new ones of its name start as, unless there is one already. */
   keepTemplate(path: string): void {
     const name = nameOf(path);
-    if (!this.#templates.has(name)) this.#templates.set(name, this.copy(path));
+    if (!this.#templates.has(name)) this.#templates.set(name, new Template(this.copy(path)));
   }
 
   /** Rows for whoever looks from outside at what is committed; none where there is no such file. */
@@ -145,12 +195,16 @@ export class Disks {
     }
   }
 
-  committed(path: string, process: SimulatedProcess): void {
-    this.#onCommitted(path, process);
+  committed(path: string, process: SimulatedProcess, written: ReadonlySet<string>): void {
+    this.#onCommitted(path, process, written);
   }
 
   close(): void {
-    for (const file of this.#files.values()) file.raw.close();
+    for (const [path, file] of this.#files) {
+      const template = this.#templates.get(nameOf(path));
+      if (template === undefined) file.raw.close();
+      else template.giveBack(file);
+    }
     this.#files.clear();
   }
 }
@@ -166,6 +220,7 @@ export class SimulatedDatabase {
   readonly #process: SimulatedProcess;
   readonly #disks: Disks;
   #synchronousFull = false;
+  #written = new Set<string>();
 
   constructor(path: string, file: DiskFile, process: SimulatedProcess, disks: Disks) {
     this.#path = path;
@@ -226,6 +281,7 @@ export class SimulatedDatabase {
     const kind = kindOf(text);
     switch (kind) {
       case 'begin':
+        this.#written.clear();
         if (!this.#synchronousFull) this.#file.synchronised ??= this.#file.raw.serialize();
         return run();
       case 'rollback':
@@ -234,6 +290,8 @@ export class SimulatedDatabase {
       case 'commit':
         return this.#commit(run);
       case 'write':
+        if (!this.#file.raw.inTransaction) this.#written.clear();
+        this.#written.add(tableOf(text));
         if (this.#file.raw.inTransaction) {
           this.#fail(this.#disks.faults.write(this.#path));
           return run();
@@ -251,7 +309,7 @@ export class SimulatedDatabase {
       throw new SqliteError('disk I/O error', 'SQLITE_IOERR_FSYNC');
     }
     const value = run();
-    this.#disks.committed(this.#path, this.#process);
+    this.#disks.committed(this.#path, this.#process, this.#written);
     if (fate === 'kept') throw new SqliteError('disk I/O error', 'SQLITE_IOERR_FSYNC');
     this.#process.boundary('after a commit');
     return value;
@@ -268,6 +326,17 @@ export class SimulatedDatabase {
   #live(): void {
     if (!this.#process.alive) throw new ProcessEnded(this.#process.name);
   }
+}
+
+const tables = new Map<string, string>();
+
+/** The table that a statement writes to. */
+function tableOf(text: string): string {
+  const known = tables.get(text);
+  if (known !== undefined) return known;
+  const name = /\b(?:into|update|from)\s+"?(\w+)/i.exec(text)?.[1]?.toLowerCase() ?? '';
+  tables.set(text, name);
+  return name;
 }
 
 type Kind = 'begin' | 'commit' | 'rollback' | 'read' | 'write';

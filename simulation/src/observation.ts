@@ -61,9 +61,10 @@ export class Observation {
 
   constructor(world: World) {
     this.#world = world;
-    world.onCommitted((path, process) => {
+    world.onCommitted((path, process, written) => {
       const line = /^\/psd-(\d+)\//.exec(path)?.[1];
-      if (line !== undefined && process.alive) this.#psdCommitted(Number(line));
+      if (line !== undefined && process.alive && (written.has('record') || written.has('identity')))
+        this.#psdCommitted(Number(line));
     });
   }
 

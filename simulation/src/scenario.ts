@@ -49,9 +49,10 @@ const FAULTS_MS = 10 * 3_600_000;
 /** In so much virtual time a world must have come to rest after the last fault. */
 const CONVERGENCE_MS = 20 * DAY_MS;
 const LOOK_MS = 30 * 60_000;
+const LONGEST_LOOK_MS = 6 * 3_600_000;
 /** How much longer everybody rests between looks than a machine with nothing else to do: most of them see nothing new. */
-const PATIENCE = 60;
-const QUIET_PATIENCE = 360;
+const PATIENCE = 240;
+const QUIET_PATIENCE = 1_440;
 
 const noPrinter: PrintPort = {
   open: async () => ({
@@ -250,8 +251,11 @@ class Run {
       resting = contradictions.length === 0;
       if (!resting) again();
     };
+    let restMs = LOOK_MS;
     const again = (): void => {
-      world.scheduler.after(LOOK_MS, world.people, 'looks whether all is at rest', () => {
+      // Each time a little later: what takes days is not looked at every half hour.
+      restMs = Math.min(restMs * 1.3, LONGEST_LOOK_MS);
+      world.scheduler.after(restMs, world.people, 'looks whether all is at rest', () => {
         look().catch((error: unknown) => {
           world.violated('simulation', error instanceof Error ? (error.stack ?? error.message) : String(error));
         });

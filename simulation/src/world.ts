@@ -11,7 +11,7 @@ import type { Log } from '@countermark/node-platform/logs';
 import { CRYPTOGRAPHIC_DEVICE } from '@countermark/protocol/interfaces/cryptographic-device';
 import { parseValue } from '@countermark/protocol/schema';
 import { formatTrustBundle } from '@countermark/verify/trust-bundle';
-import { Disks } from './disks.ts';
+import { Disks, type OnCommitted, type Templates } from './disks.ts';
 import { Files } from './files.ts';
 import { runOn } from './machine/machine.ts';
 import { lazyRpc } from './machine/rpc.ts';
@@ -39,7 +39,9 @@ import { PROGRAMMES } from './workload.ts';
 /** 2026-03-02 06:00 UTC: within the time of the shipped tariff. */
 const START_MS = Date.UTC(2026, 2, 2, 6);
 
-const LONGEST_REST_MS = 3_600_000;
+const LONGEST_REST_MS = 2 * 3_600_000;
+/** Waits below this are somebody giving way to others; longer ones are looks whether something has happened. */
+const SHORT_REST_MS = 50;
 /** A world that is well takes a few thousand events. */
 const EVENTS_MOST = 60_000;
 
@@ -55,7 +57,7 @@ export class ViolationFound extends Error {
 }
 
 /** The databases that worlds of this thread start from. */
-const templates = new Map<string, Buffer>();
+const templates: Templates = new Map();
 
 export type WorldOptions = { readonly seed: string; readonly wholeTrace?: boolean };
 
@@ -75,13 +77,13 @@ export class World {
   readonly skewMs = new Map<string, number>();
   /** What was paid in, on paper: where the server forgets, people remember. */
   readonly deposits: { readonly licensee: string; readonly amountMills: bigint; readonly key: string }[] = [];
-  /** Waits of a second and more take so many times as long: days would else be full of looks that see nothing. */
+  /** Longer waits take so many times as long: days would else be full of looks that see nothing. */
   patience = 1;
   /** Starts that failed for good, with their words. */
   readonly stopped = new Map<string, string>();
   readonly #streams = new Map<string, RandomStream>();
   readonly #starts = new Map<string, (setting: Setting) => Promise<void>>();
-  readonly #onCommitted = new Set<(path: string, process: SimulatedProcess) => void>();
+  readonly #onCommitted = new Set<OnCommitted>();
   readonly #onStarted = new Set<(name: string) => void>();
   #restarting = true;
   #violation: Violation | undefined;
@@ -95,8 +97,8 @@ export class World {
     this.network = new Network(this.scheduler, this.stream('network'), (what) => {
       this.count(what);
     });
-    this.disks = new Disks(templates, (path, process) => {
-      for (const told of this.#onCommitted) told(path, process);
+    this.disks = new Disks(templates, (path, process, written) => {
+      for (const told of this.#onCommitted) told(path, process, written);
     });
     runOn({
       scheduler: this.scheduler,
@@ -106,7 +108,7 @@ export class World {
       entropy: this.stream('entropy'),
       jitter: this.stream('jitter'),
       waitMs: (ms) =>
-        ms < 1_000 || this.patience === 1 ? ms : Math.max(ms, Math.min(ms * this.patience, LONGEST_REST_MS)),
+        ms < SHORT_REST_MS || this.patience === 1 ? ms : Math.max(ms, Math.min(ms * this.patience, LONGEST_REST_MS)),
     });
     for (const [name, text] of Object.entries(PROGRAMMES)) this.files.write(`/programmes/${name}`, text);
   }
@@ -126,7 +128,7 @@ export class World {
   }
 
   /** Tells of every commit of every party. */
-  onCommitted(told: (path: string, process: SimulatedProcess) => void): void {
+  onCommitted(told: OnCommitted): void {
     this.#onCommitted.add(told);
   }
 

@@ -8,3 +8,4 @@ export {
   setImmediate,
   setTimeout,
 } from './timers.ts';
+export { AbortController, AbortSignal } from './abort.ts';
