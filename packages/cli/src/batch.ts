@@ -322,7 +322,9 @@ function dryRunText(answer: DryRunAnswer): string {
   const short = answer.fundsAfterMills.startsWith('-')
     ? '\n\nThe funds do not suffice: countermark funds refill AMOUNT.'
     : '';
-  return `${table}\n\n${facts}${short}\n\nNothing was franked.`;
+  const alone =
+    'The discount is what this mailing would earn alone; what was mailed before in the same period can only raise it.';
+  return `${table}\n\n${facts}${short}\n\n${alone}\nNothing was franked.`;
 }
 
 function shownText({ batch, piece }: ShowAnswer, currency: { code: string; exponent: number }): string {

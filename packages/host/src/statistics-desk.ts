@@ -6,7 +6,7 @@
  */
 import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { errorText } from '@countermark/node-platform/fault';
+import { fileErrorText } from '@countermark/node-platform/fault';
 import { MAX_RECORD_BYTES } from '@countermark/protocol/interfaces/answer';
 import type { ExportAnswer, ImportAnswer, RecordReport, SendAnswer } from '@countermark/protocol/interfaces/host';
 import { PSD } from '@countermark/protocol/interfaces/psd';
@@ -73,7 +73,7 @@ export class StatisticsDesk {
       }
       return accept({ directory, files, held });
     } catch (error) {
-      return refuse(rejection('file-unreadable', { file: directory, reason: errorText(error) }));
+      return refuse(rejection('file-unreadable', { file: directory, reason: fileErrorText(error) }));
     }
   }
 
@@ -165,7 +165,7 @@ function recordIn(path: string): Result<Uint8Array> {
     }
     return accept(readFileSync(path));
   } catch (error) {
-    return refuse(rejection('file-unreadable', { file: path, reason: errorText(error) }));
+    return refuse(rejection('file-unreadable', { file: path, reason: fileErrorText(error) }));
   }
 }
 
@@ -177,6 +177,6 @@ function filesOf(directory: string, ending: string): Result<readonly string[]> {
         .sort(),
     );
   } catch (error) {
-    return refuse(rejection('file-unreadable', { file: directory, reason: errorText(error) }));
+    return refuse(rejection('file-unreadable', { file: directory, reason: fileErrorText(error) }));
   }
 }

@@ -480,7 +480,7 @@ export const CATALOGUE = {
   'file-unreadable': {
     verified: 'nothing',
     happened: 'The file {file} cannot be read: {reason}.',
-    state: 'Nothing was franked.',
+    state: UNCHANGED,
     cure: 'Check its name and permissions.',
     exit: 3,
   },
@@ -488,7 +488,7 @@ export const CATALOGUE = {
     verified: 'nothing',
     happened: 'The file {file} is not {encoding} (byte {offset} in line {line}).',
     state: 'Nothing was franked.',
-    cure: 'Save it as UTF-8, or name its encoding with --encoding (for example windows-1252).',
+    cure: 'Save it as UTF-8, or name its encoding with --encoding (windows-1252 for example, or utf-16le for what spreadsheets call Unicode text).',
     exit: 3,
   },
   'file-empty': {
@@ -516,7 +516,7 @@ export const CATALOGUE = {
     verified: 'nothing',
     happened: '{bad} of {rows} rows of {file} are wrong; the first: row {row}, {field}: {reason}.',
     state: 'Nothing was franked.',
-    cure: 'Correct the rows listed in {errorsFile}, or frank the rest with --accept-good.',
+    cure: 'Correct the rows listed in {errorsFile} (row 1 is the first below the header), or frank the rest with --accept-good.',
     exit: 3,
   },
   'job-conflict': {
