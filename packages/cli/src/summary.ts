@@ -194,7 +194,7 @@ export function fundsLines(funds: FundsAnswer): string {
     ...registerPairs(funds, currency),
     ['Received', `${currency.code} ${amountText(funds.receivedMills, currency)}`],
     ['Returned', `${currency.code} ${amountText(funds.returnedMills, currency)}`],
-    ['Refills', String(funds.lastGrant)],
+    ['Last refill', `request ${funds.lastGrant}`],
     ...(funds.pendingRequest === null ? [] : [['Waiting', `request ${funds.pendingRequest}`] as const]),
   ]);
 }
