@@ -2,7 +2,7 @@
  * Funds that end in the middle of a batch: what was franked stays franked and accounted, the rest waits for a refill and is then
  * franked by the same command, to the same totals as if there had always been enough.
  */
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { HOST, type JobReport } from '@countermark/protocol/interfaces/host';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -63,6 +63,33 @@ describe('Funds that end in the middle of a batch', () => {
       await line.stop();
     },
   );
+
+  it('may be closed there by the operator: the rest is not forgotten, but franked in a batch of its own', async () => {
+    const file = join(installation.folder, 'closed.csv');
+    writeFileSync(file, readSample());
+    const refillMills = 1_500_000n;
+    const line = await installation.line(
+      { licensee: 'lic_funds-closed', customers: 'many', records: 'psd' },
+      { refillMills },
+    );
+    const frank = () => countermark(line, 'batch', 'frank', file, '--job', 'autumn', '--mailing-date', '2026-11-22');
+    const first = await frank();
+    expect([first.exit, first.json.error?.code]).toEqual([4, 'insufficient-funds']);
+    expect((await countermark(line, 'batch', 'close')).exit).toBe(0);
+    expect((await countermark(line, 'funds', 'refill', '8500.00')).exit).toBe(0);
+    const rest = await frank();
+    expect([rest.exit, rest.json.pieces, rest.json.resumed]).toEqual([0, 2_699, true]);
+    const settled = await line.host.call(HOST.wait, { job: 'autumn', timeoutMs: 60_000 });
+    expect(settled.outcome).toBe('settled');
+    const report = settled.report as JobReport;
+    expect(report.batches.length).toBe(5);
+    expect(report.registers.pieces).toBe(2_699);
+    const merged = readFileSync(report.files.merge ?? '', 'utf8')
+      .trimEnd()
+      .split('\r\n');
+    expect(merged).toHaveLength(2_700);
+    await line.stop();
+  });
 
   it('cannot be refilled beyond the deposit, and are told so', async () => {
     const line = await installation.line({ licensee: 'lic_funds-deposit', customers: 'one' }, { refillMills: 0n });

@@ -97,6 +97,7 @@ describe('a mailing by hand', () => {
     expect(spoiled.batch.spoiled).toBe(4);
     const unknown = await run('batch', 'spoil', '99', '--json');
     expect(unknown.code).toBe(3);
+    expect((await ask<ShowAnswer>('batch', 'show')).batch).toMatchObject({ state: 'open', spoiled: 4 });
     const closed = await ask<{ batch: BatchReport }>('batch', 'close');
     expect(closed.batch.sequence).toBe(1);
     const { batches } = await ask<{ batches: BatchReport[] }>('batch', 'list', '--job', 'by-hand');
@@ -110,6 +111,7 @@ describe('a mailing by hand', () => {
     const before = await ask<FundsAnswer>('funds', 'show');
     const { file: pages, pieces } = await ask<ReprintAnswer>('batch', 'reprint', '--pieces', '5', '7-8');
     expect(pieces).toBe(3);
+    expect((await run('batch', 'reprint', '--pieces', '3', '--json')).code).toBe(3);
     expect(existsSync(pages)).toBe(true);
     expect((await ask<FundsAnswer>('funds', 'show')).ascendingMills).toBe(before.ascendingMills);
   });
@@ -117,6 +119,7 @@ describe('a mailing by hand', () => {
   test('what does not exist is refused with 3', async () => {
     for (const args of [
       ['batch', 'show', 'bat_00'],
+      ['batch', 'show'],
       ['grant', 'show', '00'],
       ['batch', 'reprint', 'bat_00'],
     ]) {

@@ -46,7 +46,7 @@ describe('in the middle of a mailing', () => {
     first.child.kill('SIGINT');
     const stopped = await first.ended;
     expect(stopped.code, stopped.stderr).toBe(5);
-    expect(stopped.stderr).toContain(`--data ${data} --mailing ${file}`);
+    expect(stopped.stderr).toContain(`--mailing ${file} --no-pages --once --data ${data} --json`);
     expect(stopped.stderr).toContain('Every process has ended');
     const before = json<JobReport>(stopped);
     expect(before.registers.pieces).toBeLessThan(rows.length);

@@ -62,6 +62,7 @@ describe('usage', () => {
       const help = await workshop.run(...args, '--help');
       expect(help.code).toBe(0);
       expect(help.stdout).toMatch(/Examples:\n {2}\$ countermark /);
+      expect((await workshop.run('help', ...args)).stdout).toBe(help.stdout);
     }
   });
 });

@@ -97,7 +97,7 @@ export function declare(program: Command): void {
   withShared(
     batch
       .command('show')
-      .description('Shows a batch with its rate cells, or one of its pieces.')
+      .description('Shows a batch (the open one, where none is named) with its rate cells, or one of its pieces.')
       .argument('[batch]', "the batch's id, or its beginning")
       .option('--piece <number>', 'the piece of this number', wholeNumber)
       .option('--ref <key>', 'the piece with this piece_ref')
@@ -171,7 +171,7 @@ export function declare(program: Command): void {
     batch
       .command('reprint')
       .description(
-        'Makes pages of a batch, or of pieces, again; nothing is debited a second time. Before closing it is counted in the record.',
+        'Makes pages of a batch, or of pieces, again, without the spoiled ones; nothing is debited a second time. Before closing it is counted in the record.',
       )
       .argument('[batch]', "the batch's id, or its beginning")
       .option('--pieces <numbers...>', 'only these piece numbers or ranges'),
@@ -183,7 +183,7 @@ export function declare(program: Command): void {
         ...(options.pieces === undefined ? {} : { numbers: options.pieces }),
       });
       if (options.json === true) printJson(made);
-      else print(`${countText(made.pieces)} pieces in ${made.file}`);
+      else print(`${countText(made.pieces)} ${made.pieces === 1 ? 'piece' : 'pieces'} in ${made.file}`);
     });
   });
 }
@@ -322,7 +322,9 @@ function dryRunText(answer: DryRunAnswer): string {
   const short = answer.fundsAfterMills.startsWith('-')
     ? '\n\nThe funds do not suffice: countermark funds refill AMOUNT.'
     : '';
-  return `${table}\n\n${facts}${short}\n\nNothing was franked.`;
+  const alone =
+    'The discount is what this mailing would earn alone; what was mailed before in the same period can only raise it.';
+  return `${table}\n\n${facts}${short}\n\n${alone}\nNothing was franked.`;
 }
 
 function shownText({ batch, piece }: ShowAnswer, currency: { code: string; exponent: number }): string {

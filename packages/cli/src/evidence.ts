@@ -8,7 +8,7 @@
  */
 import { closeSync, existsSync, openSync, readdirSync, readFileSync, readSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
-import { errorText } from '@countermark/node-platform/fault';
+import { fileErrorText } from '@countermark/node-platform/fault';
 import { nodeVerification } from '@countermark/node-platform/verification';
 import { messageDigest, parseEnvelope } from '@countermark/protocol/cose';
 import { digestText, sameBytes } from '@countermark/protocol/digest';
@@ -74,7 +74,7 @@ export class Evidence {
     try {
       bytes = readBounded(file);
     } catch (error) {
-      return refused(file, '?', rejection('file-unreadable', { file, reason: errorText(error) }));
+      return refused(file, '?', rejection('file-unreadable', { file, reason: fileErrorText(error) }));
     }
     if (file.endsWith('.json')) {
       const bundle = parseTrustBundle(new TextDecoder().decode(bytes));
@@ -217,7 +217,7 @@ export function findTrustBundle(
     const bundle = parseTrustBundle(readFileSync(file, 'utf8'));
     return bundle.ok ? accept({ file, bundle: bundle.value }) : bundle;
   } catch (error) {
-    return refuse(rejection('file-unreadable', { file, reason: errorText(error) }));
+    return refuse(rejection('file-unreadable', { file, reason: fileErrorText(error) }));
   }
 }
 

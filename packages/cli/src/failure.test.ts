@@ -21,6 +21,12 @@ test.each([
   expect(failureOf(fault).exit).toBe(exit);
 });
 
+test('a fault says what it left, and whether the same command helps', () => {
+  const message = (retry: 'later' | 'never'): string => failureOf(new Fault('x', 'it broke', { retry })).message;
+  expect(message('later')).toBe('It broke. What was answered before is on disk: run the same command again.');
+  expect(message('never')).toBe('It broke. What was answered before is on disk.');
+});
+
 test('what nobody foresaw ends with 70 and its stack', () => {
   const failure = failureOf(new TypeError('broken invariant'));
   expect(failure).toMatchObject({ exit: 70, message: 'Broken invariant.' });

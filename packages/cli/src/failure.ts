@@ -62,7 +62,8 @@ export function failureOf(thrown: unknown): Failure {
   if (thrown instanceof Fault) {
     const away = thrown.code === 'internal-fault' ? AWAY[String(thrown.cause)] : undefined;
     if (away !== undefined) return failureOf(new Refused(rejection('try-again', { reason: away })));
-    return { code: thrown.code, message: sentence(thrown.message), exit: exitOfFault(thrown), detail: {} };
+    const message = `${sentence(thrown.message)} What was answered before is on disk${thrown.retry === 'never' ? '' : ': run the same command again'}.`;
+    return { code: thrown.code, message, exit: exitOfFault(thrown), detail: {} };
   }
   return {
     code: errorCode(thrown) ?? 'fault',

@@ -87,6 +87,11 @@ function grantText(grant: GrantReport, currency: Currency): string {
       ['Granted', timeText(grant.grantedAtMs)],
       ['Programme', `${grant.programme}, version ${grant.programmeVersion}`],
     ]),
-    section('Rests on the records', grant.evidence.join('\n')),
+    section(
+      grant.revision === 1
+        ? 'Rests on the records'
+        : `Rests on the records of revision ${String(grant.revision - 1)}, and on these`,
+      grant.evidence.join('\n'),
+    ),
   ].join('\n\n');
 }

@@ -32,7 +32,7 @@ export async function program(args: readonly string[]): Promise<Command> {
     .description('Franks mail in batches, and gets it the discounts that authenticated batch statistics earn.')
     .version('0.1.0', '--version', 'print the version')
     .helpOption('-h, --help', 'show help')
-    .helpCommand('help [noun]', 'show help')
+    .helpCommand('help [noun] [verb]', 'show help')
     .showHelpAfterError('(countermark help shows what there is)')
     .configureOutput({ writeErr: (text) => process.stderr.write(text) })
     .exitOverride()
@@ -65,7 +65,9 @@ function everyCommand(command: Command): Command[] {
  */
 export async function run(args: readonly string[]): Promise<void> {
   try {
-    await (await program(args)).parseAsync([...args], { from: 'user' });
+    // `help NOUN VERB` is `NOUN VERB --help`.
+    const asked = args[0] === 'help' && args.length > 1 ? [...args.slice(1), '--help'] : args;
+    await (await program(asked)).parseAsync([...asked], { from: 'user' });
   } catch (error) {
     if (!(error instanceof CommanderError)) {
       note(error instanceof Error ? (error.stack ?? error.message) : String(error));

@@ -22,7 +22,7 @@ export class Progress {
   /** Shows an event. */
   show(event: FrankProgress): void {
     if (this.#ended) return;
-    const whole = event.total === 0 ? '' : ` ${countText(event.total)} pieces`;
+    const whole = event.total === 0 ? '' : `: ${countText(event.total)} pieces`;
     if (!process.stderr.isTTY) {
       if (event.phase !== 'closing' && !this.#told.has(event.phase)) note(`${PHASES[event.phase]}${whole} ...`);
       this.#told.add(event.phase);

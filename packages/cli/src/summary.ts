@@ -174,27 +174,29 @@ export function grantLines(grants: readonly GrantReport[], currency: Currency): 
 
 /** The registers, in the words of a funds report. */
 export function registerLines(registers: RegistersReport, currency: Currency): string {
+  return formatPairs(registerPairs(registers, currency));
+}
+
+function registerPairs(registers: RegistersReport, currency: Currency): [string, string][] {
   const amount = (value: string): string => `${currency.code} ${amountText(value, currency)}`;
-  return formatPairs([
+  return [
     ['Used', amount(registers.ascendingMills)],
     ['Available', amount(registers.descendingMills)],
     ['Control total', amount(registers.controlTotalMills)],
     ['Pieces', countText(registers.pieces)],
-  ]);
+  ];
 }
 
 /** The funds report of a device. */
 export function fundsLines(funds: FundsAnswer): string {
   const currency = { code: funds.currency, exponent: funds.exponent };
-  return [
-    registerLines(funds, currency),
-    formatPairs([
-      ['Received', `${currency.code} ${amountText(funds.receivedMills, currency)}`],
-      ['Returned', `${currency.code} ${amountText(funds.returnedMills, currency)}`],
-      ['Refills', String(funds.lastGrant)],
-      ...(funds.pendingRequest === null ? [] : [['Waiting', `request ${funds.pendingRequest}`] as const]),
-    ]),
-  ].join('\n');
+  return formatPairs([
+    ...registerPairs(funds, currency),
+    ['Received', `${currency.code} ${amountText(funds.receivedMills, currency)}`],
+    ['Returned', `${currency.code} ${amountText(funds.returnedMills, currency)}`],
+    ['Last refill', `request ${funds.lastGrant}`],
+    ...(funds.pendingRequest === null ? [] : [['Waiting', `request ${funds.pendingRequest}`] as const]),
+  ]);
 }
 
 /** What is not done yet, and why. */

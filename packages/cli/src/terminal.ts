@@ -6,8 +6,9 @@
  */
 import pc from 'picocolors';
 
-const colourful = (stream: NodeJS.WriteStream): boolean =>
-  stream.isTTY && (process.env.NO_COLOR ?? '') === '' && process.env.TERM !== 'dumb';
+// In a pipe `isTTY` is undefined, which picocolors would take as leave to look for itself: CI and FORCE_COLOR count there.
+const colourful = ({ isTTY }: { isTTY?: boolean }): boolean =>
+  isTTY === true && (process.env.NO_COLOR ?? '') === '' && process.env.TERM !== 'dumb';
 
 /** Styles for stdout. */
 export const style = pc.createColors(colourful(process.stdout));

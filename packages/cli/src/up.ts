@@ -27,8 +27,9 @@ import {
 import { type Failure, failureOf, Refused, refuseUsage, valueOf } from './failure.ts';
 import { type Installation, lockInstallation } from './installation.ts';
 import { Progress } from './progress.ts';
-import { jobSummary } from './summary.ts';
-import { note, noteStyle, print, printJson, style } from './terminal.ts';
+import { quoted, resumeCommand } from './resume-command.ts';
+import { countText, jobSummary } from './summary.ts';
+import { note, noteStyle, print, printJson } from './terminal.ts';
 
 type UpOptions = SharedOptions & {
   readonly once?: boolean;
@@ -82,7 +83,7 @@ export function declare(program: Command): void {
     'countermark up --once --json --data /tmp/trial > report.json',
     'countermark up --data /tmp/held --authentication mac --transport session --records psd --forwarding hold --hold-for 1d',
   ]).action(async (options: UpOptions, command: Command) => {
-    await runUp(options, givenAsOptions(command));
+    await runUp(options, givenAsOptions(command), resumeCommand(command));
   });
 }
 
@@ -142,13 +143,17 @@ class Interruption {
 /** What is known of the job when the command ends. */
 type Outcome = { report?: JobReport | undefined; failure?: Failure | undefined; exit: number; printed?: boolean };
 
-async function runUp(options: UpOptions, given: Readonly<Record<string, string | number | boolean>>): Promise<void> {
+async function runUp(
+  options: UpOptions,
+  given: Readonly<Record<string, string | number | boolean>>,
+  resume: string,
+): Promise<void> {
   const interruption = new Interruption();
   const data = userPath(options.data);
   const outcome: Outcome = { exit: EXIT.done };
   await carryOut({}, async () => {
     try {
-      await operate(options, data, given, interruption, outcome);
+      await operate(options, data, given, resume, interruption, outcome);
     } catch (thrown) {
       outcome.failure ??= failureOf(thrown);
       outcome.exit = outcome.failure.exit;
@@ -166,6 +171,7 @@ async function operate(
   options: UpOptions,
   data: string,
   given: Readonly<Record<string, string | number | boolean>>,
+  resume: string,
   interruption: Interruption,
   outcome: Outcome,
 ): Promise<void> {
@@ -206,7 +212,7 @@ async function operate(
       await stayUp(installation, options, interruption, lost);
       return;
     }
-    const run = { installation, options, mailing, interruption };
+    const run = { installation, options, mailing, interruption, resume };
     await Promise.race([frankAndWait(run, outcome), lost]);
     if (options.once === true || interruption.asked() || outcome.exit === EXIT.input) return;
     if (options.json === true) printOutcome(outcome);
@@ -313,6 +319,8 @@ type Run = {
   readonly options: UpOptions;
   readonly mailing: string;
   readonly interruption: Interruption;
+  /** The command that goes on with this job. */
+  readonly resume: string;
 };
 
 /** Franks the mailing and waits for what follows; fills the outcome in as it becomes known. */
@@ -336,7 +344,9 @@ async function frankAndWait(run: Run, outcome: Outcome): Promise<void> {
     }
   }
   if (answer.remaining > 0 && answer.rejection === undefined) {
-    note(`${answer.franked} pieces franked now, ${answer.remaining} remain. To go on:\n  ${resumeCommand(run)}`);
+    note(
+      `${countText(answer.franked)} pieces franked now, ${countText(answer.remaining)} remain. To go on:\n  ${run.resume}`,
+    );
     outcome.exit = EXIT.unconfirmed;
     showReport(outcome, options);
     return;
@@ -445,34 +455,10 @@ async function stayUp(
 ): Promise<void> {
   if (options.once === true) return;
   const data = options.data === './countermark-data' ? '' : ` --data ${quoted(userPath(options.data))}`;
-  note(`${style.bold('Countermark is up')} on ${installation.paths.data}; Ctrl-C stops it. In another terminal:`);
+  note(`${noteStyle.bold('Countermark is up')} on ${installation.paths.data}; Ctrl-C stops it. In another terminal:`);
   for (const command of ['status', 'batch list', 'funds show', 'grant list']) {
     note(`  npx countermark ${command}${data}`);
   }
   await Promise.race([interruption.awaited(), lost]);
   note('Stopping ...');
-}
-
-/** The command that goes on with this job. */
-function resumeCommand({ options, mailing }: Run): string {
-  const start = process.env.npm_lifecycle_event === 'start' ? ['npm', 'start', '--'] : ['countermark', 'up'];
-  return [
-    ...start,
-    ...(options.data === './countermark-data' ? [] : ['--data', userPath(options.data)]),
-    ...(options.mailing === undefined ? [] : ['--mailing', mailing]),
-    ...(options.job === undefined ? [] : ['--job', options.job]),
-    ...(options.acceptGood === true ? ['--accept-good'] : []),
-    ...(options.encoding === undefined ? [] : ['--encoding', options.encoding]),
-    ...(options.mailingDate === undefined ? [] : ['--mailing-date', options.mailingDate]),
-    ...(options.once === true ? ['--once'] : []),
-    ...(options.json === true ? ['--json'] : []),
-  ]
-    .map(quoted)
-    .join(' ')
-    .replace(/ --$/, '');
-}
-
-/** The word as a shell takes it. */
-function quoted(word: string): string {
-  return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }

@@ -62,7 +62,7 @@ export function hostHandlers(service: HostService): RpcHandlers {
       const json = jsonFromCbor(value);
       if (!json.ok) return json;
       const wrong = defectOf(json.value, checks, required);
-      if (wrong !== null) return refuse(rejection('usage', { reason: `${of.name}: ${wrong}` }));
+      if (wrong !== null) return refuse(rejection('usage', { reason: `${of.name}: ${wrong}.` }));
       const answer = await work(json.value as P, (event) => {
         // Nobody waits for a slow reader of progress: events to it are dropped by its socket's own bound.
         if (!context.signal.aborted) void context.progress(jsonToCbor(event));

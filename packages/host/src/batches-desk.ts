@@ -61,8 +61,10 @@ export class BatchesDesk {
         piece: pieceReport(journal, device, place),
       });
     }
-    const batch = journal.batches.get(parameters.batch ?? '');
-    if (batch === undefined) return refuse(rejection('unknown-batch', { batch: parameters.batch ?? '' }));
+    const id = parameters.batch ?? (await statusOf(psd)).batch?.batch;
+    if (id === undefined) return refuse(rejection('no-open-batch', { batch: '(none)' }));
+    const batch = journal.batches.get(id);
+    if (batch === undefined) return refuse(rejection('unknown-batch', { batch: id }));
     return accept({ batch: batchReport(journal, batch, clock.nowMs()) });
   }
 
@@ -121,7 +123,11 @@ export class BatchesDesk {
     if (!printed.ok) return printed;
     for (const { batch, numbers: some } of batches) {
       const now = journal.batches.get(batch.id) as BatchRow;
-      journal.batches.addReprints(batch.batch, some?.size ?? batch.franked, now.state !== 'open');
+      journal.batches.addReprints(
+        batch.batch,
+        some?.size ?? batch.franked - batch.spoiled.length,
+        now.state !== 'open',
+      );
     }
     return printed;
   }

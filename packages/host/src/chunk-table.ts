@@ -6,7 +6,7 @@
  */
 import { CHUNK_ENTRY_BYTES } from '@countermark/protocol/interfaces/psd';
 import type { BatchTable } from './batch-table.ts';
-import { bytesOf, chunkOf, type ChunkRow, frankedOf, type FrankedRow } from './journal-rows.ts';
+import { type BatchRow, bytesOf, chunkOf, type ChunkRow, frankedOf, type FrankedRow } from './journal-rows.ts';
 import type { JournalStatements } from './journal-statements.ts';
 
 export class ChunkTable {
@@ -61,6 +61,40 @@ export class ChunkTable {
       this.delete(batch, chunk.firstIndex);
       this.addInside([part(0, pieces), part(pieces, chunk.pieces)]);
     });
+  }
+
+  /**
+   * Gives what of a sealed batch was not franked, from index `from` on, to a planned batch of its own; false where its chunks are
+   * missing. Taken again after a crash it goes on.
+   */
+  carryOver(short: BatchRow, from: number): boolean {
+    const { batch, run, customer, product, entry, mailingDate, expected, expectedCells } = short;
+    const across = this.#sql.one(
+      'SELECT first_index FROM chunk WHERE batch = ? AND first_index < ? AND first_index + pieces > ?',
+      batch,
+      from,
+      from,
+    );
+    const cut = across === undefined ? undefined : this.get(batch, Number(across.first_index));
+    if (cut !== undefined) this.split(batch, cut, from - cut.firstIndex);
+    const sum = this.#sql.one('SELECT sum(pieces) AS n FROM chunk WHERE batch = ? AND first_index >= ?', batch, from);
+    const left = Number(sum?.n ?? 0);
+    if (run === null || left !== expected - from) return false;
+    this.#sql.transaction(() => {
+      if (left > 0) {
+        const next = this.#batches.add(run, customer, product, entry, mailingDate);
+        this.#batches.setExpected(next, left, expectedCells, mailingDate);
+        this.#sql.run(
+          'UPDATE chunk SET batch = ?, first_index = first_index - ? WHERE batch = ? AND first_index >= ?',
+          next,
+          from,
+          batch,
+          from,
+        );
+      }
+      this.#batches.setExpected(batch, from, expectedCells, mailingDate);
+    });
+    return true;
   }
 
   /** As {@link add}, inside a transaction that the caller has begun. */

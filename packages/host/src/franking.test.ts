@@ -554,6 +554,44 @@ describe('a mailing is franked', () => {
   });
 });
 
+describe('a batch that the operator closes before all of it is franked', () => {
+  test.each([
+    ['sealed', false],
+    ['cut off before it is sealed', true],
+  ])('leaves the rest to a batch of its own (%s)', async (_, cut) => {
+    const psd = new FakePsd('host', 300n * LETTER_MILLS);
+    const lines = [...letters(600), ...letters(2, 'birch')];
+    const run = await staged(csv(lines));
+    expect(refusedWith(await frank(psd, run)).code).toBe('insufficient-funds');
+    const [open] = journal.batches.all();
+    if (open === undefined) throw new Error('There is no batch.');
+    psd.onCall = (name) => {
+      if (cut && name === PSD.seal.name) throw new Killed();
+    };
+    const closing = closeBatch({ journal, psd, clock: systemClock, holdForMs: null }, open, psd.status(), false);
+    if (cut) await expect(closing).rejects.toThrow(Killed);
+    else expect(await closing).toMatchObject({ ok: true });
+    psd.onCall = () => undefined;
+    restart();
+    psd.descendingMills += 1_000_000n;
+
+    const again = franking(psd, run);
+    expect(await again.carryOver()).toMatchObject({ ok: true });
+    expect(await again.carryOver()).toMatchObject({ ok: true });
+    expect(await again.frank()).toEqual({ state: 'done' });
+    expect(psd.references.toSorted()).toEqual(referencesOf(lines).toSorted());
+    expect(
+      journal.batches
+        .ofRun(run.run)
+        .map(({ customer, franked, expected, state }) => [customer, franked, expected, state]),
+    ).toEqual([
+      ['alder', 300, 300, 'sealed'],
+      ['birch', 2, 2, 'sealed'],
+      ['alder', 300, 300, 'sealed'],
+    ]);
+  });
+});
+
 describe('a corrected file under the same job', () => {
   test('franks only what was not franked', async () => {
     const psd = new FakePsd('psd');

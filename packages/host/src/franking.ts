@@ -9,6 +9,7 @@
  */
 import type { Clock } from '@countermark/node-platform/clock';
 import { batchDeclaration, type BatchDeclaration } from '@countermark/protocol/messages/batch-declaration';
+import { BATCH_STATISTICS } from '@countermark/protocol/messages/batch-statistics';
 import type { JobId } from '@countermark/protocol/id';
 import type { FrankProgress } from '@countermark/protocol/interfaces/host';
 import {
@@ -33,6 +34,7 @@ import type { BatchRow, ChunkRow, RunCell, RunRow } from './journal-rows.ts';
 import { damaged } from './piece-archive.ts';
 import { type PsdClient, statusOf } from './psd-client.ts';
 import { readPostage } from './staging.ts';
+import { readUnverified } from './unverified-message.ts';
 
 export type FrankingOptions = {
   readonly journal: Journal;
@@ -121,6 +123,30 @@ export class Franking {
       }
       const closed = await this.#close(journal.batches.byNumber(batch) as BatchRow);
       if (!closed.ok) return closed;
+    }
+    return accept(null);
+  }
+
+  /**
+   * Seals what was closed before all of it was franked (by an operator), and gives its rest to a batch of its own, at the end of
+   * the run. Where the rest begins is the device's word, in its record: what it debited is not franked again.
+   */
+  async carryOver(): Promise<Result<null>> {
+    const { journal, psd } = this.#options;
+    const short = journal.batches
+      .ofRun(this.#run.run)
+      .filter(({ state, franked, expected }) => (state === 'closed' || state === 'sealed') && franked < expected);
+    if (short.length === 0) return accept(null);
+    this.#device = await statusOf(psd);
+    const older = deviceOlder(journal, this.#device);
+    if (older !== null) return refuse(older);
+    for (const batch of short) {
+      const closed = batch.state === 'closed' ? await this.#close(batch) : accept(null);
+      if (!closed.ok) return closed;
+      const record = journal.records.ofBatch(batch.id);
+      const said = record === undefined ? null : readUnverified(BATCH_STATISTICS, record.bytes);
+      const from = Math.max(batch.franked, said?.ok === true ? said.value.observed.pieces : 0);
+      if (!journal.chunks.carryOver(batch, from)) return refuse(damaged(batch, from, 'the staged chunk is missing'));
     }
     return accept(null);
   }

@@ -205,6 +205,12 @@ export class JobRunner {
     const { journal } = this.#options.parts;
     const { job } = run;
     const before = piecesFranked(journal, job);
+    // Before the print begins, which goes through the batches that there are.
+    const carried = await this.#franking(run, active).carryOver();
+    if (!carried.ok) {
+      journal.jobs.set(job, 'waiting', carried.rejection);
+      return accept(await this.#answer(job, 0, carried.rejection, warnings));
+    }
     const printing = new RunPrinting(this.#options.printing, run);
     let outcome: RunOutcome;
     try {

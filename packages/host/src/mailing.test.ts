@@ -150,6 +150,13 @@ describe('a file that cannot be read is refused with its reason', () => {
     });
   });
 
+  test('in an encoding that nobody knows, which is no fault of the file', async () => {
+    expect(await refusal(`${HEADER}\n${ROW}\n`, 'klingon')).toMatchObject({
+      code: 'usage',
+      said: expect.stringContaining('klingon is no encoding that is known here'),
+    });
+  });
+
   test('in UTF-16, which is the first byte', async () => {
     expect(await refusal(Buffer.from(`\uFEFF${HEADER}\n${ROW}\n`, 'utf16le'))).toMatchObject({
       code: 'file-encoding',

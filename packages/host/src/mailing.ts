@@ -9,6 +9,7 @@
 import { isUtf8 } from 'node:buffer';
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
+import { fileErrorText } from '@countermark/node-platform/fault';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { type WeightUnit, weightUnitOf } from '@countermark/tariff/weight';
@@ -52,7 +53,7 @@ const ALIASES: Readonly<Record<string, readonly string[]>> = {
 
 /**
  * Reads the file, telling header and rows as they come.
- * Rejections: `file-unreadable`, `file-encoding`, `file-empty`, `file-columns`, `file-structure`.
+ * Rejections: `file-unreadable`, `file-encoding`, `file-empty`, `file-columns`, `file-structure`; `usage` for an unknown encoding.
  * @returns rows read, and SHA-256 of the file.
  */
 export async function readMailing(
@@ -62,9 +63,8 @@ export async function readMailing(
 ): Promise<Result<{ readonly rows: number; readonly digest: Uint8Array }>> {
   const decoder = await decoderFor(encoding);
   if (decoder === null) {
-    return refuse(
-      rejection('file-encoding', { file, encoding: `in a known encoding (${encoding ?? ''})`, offset: 0, line: 1 }),
-    );
+    const reason = `${encoding ?? ''} is no encoding that is known here; windows-1252 and utf-16le are, for example.`;
+    return refuse(rejection('usage', { reason }));
   }
   const hash = createHash('sha256');
   const lines = new LineLengths();
@@ -87,7 +87,7 @@ export async function readMailing(
   } catch (error) {
     const code = (error as { code?: unknown }).code;
     if (typeof code !== 'string' || !/^E[A-Z]+$/.test(code)) throw error;
-    return refuse(rejection('file-unreadable', { file, reason: readingFailure(code) }));
+    return refuse(rejection('file-unreadable', { file, reason: fileErrorText(error) }));
   } finally {
     parsing.destroy();
   }
@@ -101,17 +101,9 @@ export async function fileDigest(file: string): Promise<Result<Uint8Array>> {
   try {
     for await (const chunk of createReadStream(file, { highWaterMark: 1 << 20 })) hash.update(chunk as Buffer);
   } catch (error) {
-    const code = (error as { code?: string }).code ?? '';
-    return refuse(rejection('file-unreadable', { file, reason: readingFailure(code) }));
+    return refuse(rejection('file-unreadable', { file, reason: fileErrorText(error) }));
   }
   return accept(hash.digest());
-}
-
-function readingFailure(code: string): string {
-  if (code === 'ENOENT') return 'there is no such file';
-  if (code === 'EACCES' || code === 'EPERM') return 'reading it is not allowed';
-  if (code === 'EISDIR') return 'it is a folder';
-  return code;
 }
 
 function wrongEncoding(file: string, encoding: string | undefined, wrong: { offset: number; line: number }) {

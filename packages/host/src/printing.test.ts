@@ -223,4 +223,18 @@ describe('a reprint', () => {
     frankNext(run);
     expect(batchesOfNumbers(journal, [4])).toMatchObject({ ok: false, rejection: { code: 'unknown-piece' } });
   });
+
+  test('has no spoiled piece on it: printed again it could be mailed, and is to be refunded', async () => {
+    const run = await staged(3);
+    frankNext(run);
+    const batch = journal.batches.all()[0]?.batch ?? 0;
+    journal.batches.setSpoiled(batch, [2]);
+    expect(batchesOfNumbers(journal, [1, 2])).toMatchObject({ ok: false, rejection: { code: 'unknown-piece' } });
+    const { prints, port } = rememberingPrinter();
+    const [row] = journal.batches.all();
+    if (row === undefined) throw new Error('There is no batch.');
+    const printed = await reprint(options(port), [{ batch: row, numbers: null }]);
+    expect(printed).toMatchObject({ ok: true, value: { pieces: 2 } });
+    expect(prints[0]?.pieces.map((piece) => piece.row)).toEqual([1, 3]);
+  });
 });

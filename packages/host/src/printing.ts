@@ -3,7 +3,7 @@
  * port exactly once per print.
  *
  * Guarantees: what is printed was durable in the journal before; a print that was interrupted begins again from the first piece,
- * because an unfinished one leaves no files; a reprint debits nothing and is marked.
+ * because an unfinished one leaves no files; a reprint debits nothing, is marked, and has no spoiled piece on it.
  */
 import { join } from 'node:path';
 import { setImmediate } from 'node:timers/promises';
@@ -146,13 +146,17 @@ function printBatch(batch: BatchRow, job: string, licensee: string) {
 }
 
 /** The pieces of a chunk as they are printed. */
-function piecesOf(run: RunRow, { chunk, franked }: FrankedChunkRows, only?: ReadonlySet<number>): PrintPiece[] {
+function piecesOf(
+  run: RunRow,
+  { chunk, franked }: FrankedChunkRows,
+  asked: (pieceNumber: number) => boolean = () => true,
+): PrintPiece[] {
   const indiciumBytes = franked.indicia.length / franked.pieces;
   const addressee = run.columns.findIndex((column) => /^(name|addressee|recipient)$/i.test(column.trim()));
   const lines = Buffer.from(chunk.texts).toString('utf8').split('\n');
   const pieces: PrintPiece[] = [];
   for (let i = 0; i < chunk.pieces; i++) {
-    if (only !== undefined && !only.has(franked.firstNumber + i)) continue;
+    if (!asked(franked.firstNumber + i)) continue;
     const cells = JSON.parse(lines[i] as string) as string[];
     const cell = run.cells[chunk.cells[readIndex(chunk.entries, i)] as number];
     pieces.push({
@@ -203,7 +207,11 @@ export async function reprint(
         const franked = journal.chunks.franked(batch.batch, firstIndex);
         const chunk = journal.chunks.get(batch.batch, firstIndex);
         if (franked === undefined || chunk === undefined) continue;
-        const some = piecesOf(ofRun, { chunk, franked }, numbers ?? undefined);
+        const some = piecesOf(
+          ofRun,
+          { chunk, franked },
+          (number) => (numbers?.has(number) ?? true) && !batch.spoiled.includes(number),
+        );
         if (some.length > 0) await print.pieces(some);
         pieces += some.length;
       }
@@ -224,7 +232,9 @@ export function batchesOfNumbers(
   const found = new Map<string, { batch: BatchRow; numbers: Set<number> }>();
   for (const pieceNumber of numbers) {
     const place = pieceByNumber(journal, pieceNumber);
-    if (place === null) return refuse(rejection('unknown-piece', { pieceNumber }));
+    if (place === null || place.batch.spoiled.includes(pieceNumber)) {
+      return refuse(rejection('unknown-piece', { pieceNumber }));
+    }
     const group = found.get(place.batch.id) ?? { batch: place.batch, numbers: new Set<number>() };
     group.numbers.add(pieceNumber);
     found.set(place.batch.id, group);

@@ -2,11 +2,12 @@
  * The desk of the statistics: sealed records told of, sent, and carried as files where the host reaches no server.
  *
  * Guarantees: a record whose hold has not ended is neither sent nor written out; a file has exactly the bytes that were
- * authenticated; a confirmation is stored only when the device has taken it.
+ * authenticated; a confirmation is stored only when the device has taken it; one bad file holds up none of the others.
  */
-import { existsSync, mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { errorText } from '@countermark/node-platform/fault';
+import { fileErrorText } from '@countermark/node-platform/fault';
+import { MAX_RECORD_BYTES } from '@countermark/protocol/interfaces/answer';
 import type { ExportAnswer, ImportAnswer, RecordReport, SendAnswer } from '@countermark/protocol/interfaces/host';
 import { PSD } from '@countermark/protocol/interfaces/psd';
 import { CONFIRMATION } from '@countermark/protocol/messages/confirmation';
@@ -72,7 +73,7 @@ export class StatisticsDesk {
       }
       return accept({ directory, files, held });
     } catch (error) {
-      return refuse(rejection('file-unreadable', { file: directory, reason: errorText(error) }));
+      return refuse(rejection('file-unreadable', { file: directory, reason: fileErrorText(error) }));
     }
   }
 
@@ -82,11 +83,20 @@ export class StatisticsDesk {
     if (!files.ok) return files;
     const results: ImportAnswer['results'][number][] = [];
     for (let from = 0; from < files.value.length; from += FILES_AT_ONCE) {
-      const some = files.value.slice(from, from + FILES_AT_ONCE);
-      const answers = await this.#parts.server.submit(some.map((file) => readFileSync(join(directory, file))));
+      const some = files.value.slice(from, from + FILES_AT_ONCE).map((file) => ({
+        file,
+        record: recordIn(join(directory, file)),
+      }));
+      const records = some.flatMap(({ record }) => (record.ok ? [record.value] : []));
+      const answers = records.length === 0 ? accept([]) : await this.#parts.server.submit(records);
       if (!answers.ok) return answers;
-      for (const [i, file] of some.entries()) {
-        const answer = answers.value[i];
+      const inOrder = answers.value.values();
+      for (const { file, record } of some) {
+        if (!record.ok) {
+          results.push({ file, outcome: record.rejection.code, message: rejectionReport(record.rejection).message });
+          continue;
+        }
+        const answer = inOrder.next().value;
         const stem = file.slice(0, -RECORD_ENDING.length);
         const written: string[] = [];
         for (const kind of ['confirmation', 'attestation'] as const) {
@@ -145,6 +155,20 @@ export class StatisticsDesk {
   }
 }
 
+/** What could be a record; the server refuses a whole submission for anything else in it. */
+function recordIn(path: string): Result<Uint8Array> {
+  try {
+    const { size: bytes } = statSync(path);
+    if (bytes === 0) return refuse(rejection('cbor-malformed', { reason: 'the file is empty' }));
+    if (bytes > MAX_RECORD_BYTES) {
+      return refuse(rejection('cbor-too-large', { bytes, limitBytes: MAX_RECORD_BYTES }));
+    }
+    return accept(readFileSync(path));
+  } catch (error) {
+    return refuse(rejection('file-unreadable', { file: path, reason: fileErrorText(error) }));
+  }
+}
+
 function filesOf(directory: string, ending: string): Result<readonly string[]> {
   try {
     return accept(
@@ -153,6 +177,6 @@ function filesOf(directory: string, ending: string): Result<readonly string[]> {
         .sort(),
     );
   } catch (error) {
-    return refuse(rejection('file-unreadable', { file: directory, reason: errorText(error) }));
+    return refuse(rejection('file-unreadable', { file: directory, reason: fileErrorText(error) }));
   }
 }

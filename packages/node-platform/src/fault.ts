@@ -37,3 +37,18 @@ export function errorCode(thrown: unknown): string | undefined {
 export function errorText(thrown: unknown): string {
   return thrown instanceof Error ? thrown.message : String(thrown);
 }
+
+/** Why a file or folder could not be read or made, in words; the path is said by who calls. */
+export function fileErrorText(thrown: unknown): string {
+  const code = errorCode(thrown) ?? '';
+  return Object.hasOwn(FILE_ERRORS, code) ? (FILE_ERRORS[code] as string) : errorText(thrown);
+}
+
+const FILE_ERRORS: Readonly<Record<string, string>> = {
+  ENOENT: 'there is no such file',
+  EACCES: 'reading it is not allowed',
+  EPERM: 'reading it is not allowed',
+  EISDIR: 'it is a folder',
+  ENOTDIR: 'it is no folder',
+  EEXIST: 'it is no folder',
+};

@@ -2,7 +2,8 @@
  * The texts of the rejection catalogue, as data. `rejection.ts` is its interface.
  *
  * `verified` says what the refusing party had established when it refused; `state` what the refusal left; `cure` what
- * to do now; `exit` which exit code the command line ends with. `{name}` stands for a detail of the rejection.
+ * to do now; `exit` which exit code the command line ends with. `{name}` stands for a detail of the rejection; a name that
+ * ends in `Mills` is an amount, said with its unit.
  */
 
 type Entry = {
@@ -306,14 +307,14 @@ export const CATALOGUE = {
   },
   'insufficient-funds': {
     verified: 'request',
-    happened: 'The chunk needs {neededMills} mills; the device holds {availableMills}.',
+    happened: 'The chunk needs {neededMills}; the device holds {availableMills}.',
     state: 'Nothing of this chunk was franked or debited; what was franked before stays franked.',
     cure: 'Refill (countermark funds refill AMOUNT) and run the same command again: only what was not franked is franked.',
     exit: 4,
   },
   'postage-out-of-range': {
     verified: 'request',
-    happened: 'A piece has a postage of {postageMills} mills; the policy allows {lowestMills} to {highestMills}.',
+    happened: 'A piece has a postage of {postageMills}; the policy allows {lowestMills} to {highestMills}.',
     state: 'Nothing of this chunk was franked.',
     cure: 'Check the weight and product of the piece, or ask the authority for another policy.',
     exit: 3,
@@ -334,9 +335,9 @@ export const CATALOGUE = {
   },
   'unknown-piece': {
     verified: 'request',
-    happened: 'The piece number {pieceNumber} is not one of the open batch.',
+    happened: 'There is no piece {pieceNumber} with which this can be done.',
     state: UNCHANGED,
-    cure: 'See countermark batch show; only pieces of a batch that is not closed can be spoiled.',
+    cure: 'See countermark batch show: only pieces of the open batch can be spoiled, and a spoiled one is not printed again.',
     exit: 3,
   },
   'too-many-spoiled': {
@@ -433,15 +434,14 @@ export const CATALOGUE = {
   },
   'funds-total-mismatch': {
     verified: 'authenticator',
-    happened:
-      'With this funds grant the device would have received {actualMills} mills in all; the grant says {saidMills}.',
+    happened: 'With this funds grant the device would have received {actualMills} in all; the grant says {saidMills}.',
     state: 'No funds were added; the request stays pending.',
     cure: 'Report it to the server operator: device and ledger disagree about the funds of this device.',
     exit: 4,
   },
   'funds-limit': {
     verified: 'authenticator',
-    happened: 'With {amountMills} mills more the device would hold {totalMills}; at most {limitMills} are allowed.',
+    happened: 'With {amountMills} more the device would hold {totalMills}; at most {limitMills} are allowed.',
     state: 'No funds were added.',
     cure: 'Refill less, or frank first.',
     exit: 4,
@@ -480,7 +480,7 @@ export const CATALOGUE = {
   'file-unreadable': {
     verified: 'nothing',
     happened: 'The file {file} cannot be read: {reason}.',
-    state: 'Nothing was franked.',
+    state: UNCHANGED,
     cure: 'Check its name and permissions.',
     exit: 3,
   },
@@ -488,7 +488,7 @@ export const CATALOGUE = {
     verified: 'nothing',
     happened: 'The file {file} is not {encoding} (byte {offset} in line {line}).',
     state: 'Nothing was franked.',
-    cure: 'Save it as UTF-8, or name its encoding with --encoding (for example windows-1252).',
+    cure: 'Save it as UTF-8, or name its encoding with --encoding (windows-1252 for example, or utf-16le for what spreadsheets call Unicode text).',
     exit: 3,
   },
   'file-empty': {
@@ -516,7 +516,7 @@ export const CATALOGUE = {
     verified: 'nothing',
     happened: '{bad} of {rows} rows of {file} are wrong; the first: row {row}, {field}: {reason}.',
     state: 'Nothing was franked.',
-    cure: 'Correct the rows listed in {errorsFile}, or frank the rest with --accept-good.',
+    cure: 'Correct the rows listed in {errorsFile} (row 1 is the first below the header), or frank the rest with --accept-good.',
     exit: 3,
   },
   'job-conflict': {
@@ -587,7 +587,7 @@ export const CATALOGUE = {
   },
   'insufficient-deposit': {
     verified: 'request',
-    happened: 'The deposit holds {availableMills} mills; {neededMills} were asked.',
+    happened: 'The deposit holds {availableMills}; {neededMills} were asked.',
     state: 'No funds were granted.',
     cure: 'Pay in first, or ask for less.',
     exit: 4,

@@ -26,4 +26,11 @@ describe('describeRejection', () => {
     });
     expect(describeRejection(refused)).toContain('row 2, zip: {file}: $&.');
   });
+
+  it('says amounts in their currency where it is named, else in mills', () => {
+    const amounts = { neededMills: '1137890', availableMills: 600 };
+    expect(describeRejection(rejection('insufficient-funds', amounts))).toContain('needs 1137890 mills;');
+    const refused = rejection('insufficient-funds', { ...amounts, currency: 'USD', exponent: 3 });
+    expect(describeRejection(refused)).toContain('The chunk needs USD 1,137.890; the device holds USD 0.600.');
+  });
 });

@@ -5,6 +5,7 @@
  * and what to do now. `docs/errors.md` is generated from this file. Faults (a broken disk, a lost connection) are not
  * rejections: they are thrown as `Fault`.
  */
+import { type Currency, formatMills } from './money.ts';
 import { CATALOGUE, type RejectionCode } from './rejection-catalogue.ts';
 
 export type { RejectionCode } from './rejection-catalogue.ts';
@@ -21,6 +22,11 @@ export function rejection(code: RejectionCode, detail: RejectionDetail): Rejecti
   return { code, detail };
 }
 
+/** The details that say in which currency the amounts of a rejection are. */
+export function inCurrency({ code, exponent }: Currency): RejectionDetail {
+  return { currency: code, exponent };
+}
+
 /** One or two sentences for people: what happened, to what, what it left, what to do now. */
 export function describeRejection(refused: Rejection): string {
   const { happened, state, cure } = CATALOGUE[refused.code];
@@ -33,7 +39,16 @@ export function describeFinding(refused: Rejection): string {
 }
 
 function filledIn(text: string, { detail }: Rejection): string {
-  return text.replace(/\{(\w+)\}/g, (_, name: string) => String(detail[name] ?? '?'));
+  return text.replace(/\{(\w+)\}/g, (_, name: string) => {
+    const value = String(detail[name] ?? '?');
+    return name.endsWith('Mills') ? amountWords(value, detail) : value;
+  });
+}
+
+/** An amount in its currency, where `currency` and `exponent` stand among the details. */
+function amountWords(amount: string, { currency, exponent }: RejectionDetail): string {
+  const isKnown = typeof currency === 'string' && typeof exponent === 'number' && /^-?\d+$/.test(amount);
+  return isKnown ? formatMills(BigInt(amount), { code: currency, exponent }) : `${amount} mills`;
 }
 
 /** Whether a text is a code of the catalogue. */

@@ -84,4 +84,6 @@ it('says a shortfall in words: who, what, how many, and what can be done', () =>
     /^alder-press: 3 presorted pieces of usps-fcm-letter, and a mailing needs 500\..*single-piece/,
   );
   expect(group).toMatch(/^alder-press: 3 pieces .*5-digit for ZIP 02139, .*150\. Declare/);
+  const [own] = shortfallsOf({ pieces: 3, customer: '' }).map(describeShortfall);
+  expect(own).toMatch(/^Own mail: 3 presorted pieces/);
 });

@@ -19,6 +19,7 @@ export type CountedPiece = {
 
 export type Shortfall = {
   readonly minimum: 'mailing' | 'group';
+  /** Empty for the licensee's own mail. */
   readonly customer: string;
   readonly product: string;
   /** The level whose group is short; null for a mailing's minimum, which all presort levels share. */
@@ -79,7 +80,8 @@ export function startMinimumCheck(tariff: Tariff): MinimumCheck {
 
 /** A shortfall as a sentence, with what it means and what can be done. */
 export function describeShortfall(shortfall: Shortfall): string {
-  const { customer, product, level, group, pieces, minimumPieces } = shortfall;
+  const { product, level, group, pieces, minimumPieces } = shortfall;
+  const customer = shortfall.customer === '' ? 'Own mail' : shortfall.customer;
   if (shortfall.minimum === 'mailing') {
     return (
       `${customer}: ${pieces} presorted pieces of ${product}, and a mailing needs ${minimumPieces}. ` +

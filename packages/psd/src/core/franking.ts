@@ -28,7 +28,7 @@ import { type BatchDeclaration, batchDeclaration } from '@countermark/protocol/m
 import { MAX_SPOILED } from '@countermark/protocol/messages/batch-statistics';
 import { pieceRecordHead } from '@countermark/protocol/messages/piece-record';
 import { debit, type Registers } from '@countermark/protocol/registers';
-import { type Rejection, rejection } from '@countermark/protocol/rejection';
+import { inCurrency, type Rejection, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { encodeWith } from '@countermark/protocol/schema';
 import { SCHEME } from '@countermark/protocol/scheme';
@@ -234,6 +234,7 @@ function checkChunk(state: DeviceState, device: Operational, batch: Batch, reque
           postageMills: entry.postageMills,
           lowestMills: String(policy.lowestPostageMills),
           highestMills: String(policy.highestPostageMills),
+          ...inCurrency(policy.currency),
         }),
       );
     }
@@ -253,6 +254,7 @@ function checkChunk(state: DeviceState, device: Operational, batch: Batch, reque
       rejection('insufficient-funds', {
         neededMills: String(neededMills),
         availableMills: String(state.registers.descendingMills),
+        ...inCurrency(policy.currency),
       }),
     );
   }

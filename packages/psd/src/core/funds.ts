@@ -8,8 +8,9 @@
 import { sameBytes } from '@countermark/protocol/digest';
 import { unsealedMessage } from '@countermark/protocol/message';
 import { FUNDS_REQUEST, type FundsGrant } from '@countermark/protocol/messages/funds';
+import type { Policy } from '@countermark/protocol/messages/policy';
 import { type Mills, mills } from '@countermark/protocol/money';
-import { type Rejection, rejection } from '@countermark/protocol/rejection';
+import { inCurrency, type Rejection, rejection } from '@countermark/protocol/rejection';
 import { accept, refuse } from '@countermark/protocol/result';
 import type { Verified } from '@countermark/verify/verified';
 import type { DeviceState } from './state.ts';
@@ -20,7 +21,7 @@ export function requestFunds(state: DeviceState, amountMills: Mills): Stepped {
   const device = operational(state);
   if (device === null) return refuse(notEnrolled(state, 'funds-request'));
   if (state.pendingFunds !== null) return accept({ state, effects: [] });
-  const over = beyondCeiling(state, device.policy.highestFundsMills, amountMills);
+  const over = beyondCeiling(state, device.policy, amountMills);
   if (over !== null) return refuse(over);
   const number = state.lastFundsNumber + 1;
   const { identity, policy, certificate } = device;
@@ -67,9 +68,15 @@ export function bookFunds(state: DeviceState, grant: Verified<FundsGrant>): Step
   const added = refusal === undefined ? amountMills : 0n;
   const total = state.funds.receivedMills + added;
   if (receivedMills !== total || (refusal !== undefined && amountMills !== 0n)) {
-    return refuse(rejection('funds-total-mismatch', { actualMills: String(total), saidMills: String(receivedMills) }));
+    return refuse(
+      rejection('funds-total-mismatch', {
+        actualMills: String(total),
+        saidMills: String(receivedMills),
+        ...inCurrency(ours),
+      }),
+    );
   }
-  const over = beyondCeiling(state, enrolled.policy.highestFundsMills, added);
+  const over = beyondCeiling(state, enrolled.policy, added);
   if (over !== null) return refuse(over);
   const { registers, funds } = state;
   return accept({
@@ -89,13 +96,18 @@ export function bookFunds(state: DeviceState, grant: Verified<FundsGrant>): Step
 }
 
 /** Nothing added is never too much, whatever the device holds. */
-function beyondCeiling(state: DeviceState, limitMills: bigint, amountMills: bigint): Rejection | null {
+function beyondCeiling(
+  state: DeviceState,
+  { highestFundsMills, currency }: Policy,
+  amountMills: bigint,
+): Rejection | null {
   const total = state.registers.descendingMills + amountMills;
-  if (amountMills === 0n || total <= limitMills) return null;
+  if (amountMills === 0n || total <= highestFundsMills) return null;
   return rejection('funds-limit', {
     amountMills: String(amountMills),
     totalMills: String(total),
-    limitMills: String(limitMills),
+    limitMills: String(highestFundsMills),
+    ...inCurrency(currency),
   });
 }
 
