@@ -17,7 +17,7 @@ import { describeRejection } from '@countermark/protocol/rejection';
 import type { SqlDatabase } from '@countermark/sql/database';
 import { type KeySource, type Verified, verifyMessage } from '@countermark/verify/verified';
 import type { AuthorityClient } from './authority-client.ts';
-import { DELIVERY_FOLLOWER } from './delivery.ts';
+import { DELIVERY_FOLLOWER, evaluatedMark, giveUpMark, lastMark } from './delivery-marks.ts';
 import { EVALUATED_FOLLOWER, followerCursor, moveCursor } from './follower.ts';
 import { ACCOUNT, type Ledger, type LedgerTransaction } from './ledger.ts';
 import type { StatisticsLog } from './statistics-log.ts';
@@ -55,9 +55,14 @@ export class GrantIntake {
   async take(): Promise<'more' | 'idle' | 'waiting'> {
     const { authority, database, log } = this.#parts;
     const cursor = await followerCursor(database, GRANTS_FOLLOWER);
-    const listed = await authority.grants(cursor);
+    const mark = await lastMark(database);
+    const listed = await authority.grants(cursor, mark?.point);
     if (!listed.ok) throw new Fault('authority-unavailable', describeRejection(listed.rejection), { retry: 'later' });
-    const { grants, evaluatedThrough } = listed.value;
+    const { grants, evaluatedThrough, continues } = listed.value;
+    if (!continues && mark !== null) {
+      await giveUpMark(database, mark);
+      return 'more';
+    }
     const verified = grants.map((item) => ({ cursor: BigInt(item.cursor), grant: this.#verified(item.grant) }));
     const position = await log.position();
     await database.transaction(async (tables) => {
@@ -66,30 +71,7 @@ export class GrantIntake {
       if (last !== undefined) await moveCursor(tables, GRANTS_FOLLOWER, last.cursor);
       // Only an empty list says that everything which rests on `evaluatedThrough` is booked.
       if (grants.length === 0) {
-        const mark = await tables
-          .selectFrom('delivery_mark')
-          .select((eb) => eb.fn.max('log_cursor').as('cursor'))
-          .where('intake_cursor', '<=', BigInt(evaluatedThrough))
-          .executeTakeFirst();
-        const evaluated = mark?.cursor ?? null;
-        if (evaluated !== null) {
-          await moveCursor(tables, EVALUATED_FOLLOWER, evaluated);
-          await tables.deleteFrom('delivery_mark').where('log_cursor', '<', evaluated).execute();
-        } else {
-          // It has evaluated less than it once had: restored from a backup. Delivery finds out from where to feed it again.
-          const first = await tables
-            .selectFrom('delivery_mark')
-            .select((eb) => eb.fn.min('log_cursor').as('cursor'))
-            .executeTakeFirst();
-          const before = await tables
-            .selectFrom('follower')
-            .select('cursor')
-            .where('name', '=', EVALUATED_FOLLOWER)
-            .executeTakeFirst();
-          if (first?.cursor != null && first.cursor <= (before?.cursor ?? 0n)) {
-            await moveCursor(tables, EVALUATED_FOLLOWER, 0n);
-          }
-        }
+        await moveCursor(tables, EVALUATED_FOLLOWER, await evaluatedMark(tables, BigInt(evaluatedThrough)));
       }
     });
     if (grants.length > 0) return 'more';
