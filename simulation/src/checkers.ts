@@ -9,6 +9,7 @@ import type { BatchStatistics } from '@countermark/protocol/messages/batch-stati
 import { DISCOUNT_GRANT, CREDIT_GRANT } from '@countermark/protocol/messages/grant';
 import { parseEnvelope } from '@countermark/protocol/cose';
 import { parsePayload } from '@countermark/protocol/message';
+import { Credits } from './credits.ts';
 import type { LineSetting } from './parties.ts';
 import { STORE } from './parties.ts';
 import { type Observation, statisticsOf } from './observation.ts';
@@ -39,6 +40,7 @@ export class Checkers {
   readonly #world: World;
   readonly #seen: Observation;
   readonly #lines: readonly LineSetting[];
+  readonly #credits: Credits;
   #logCursor = 0n;
   #entry = 0n;
   #intake = 0n;
@@ -56,6 +58,7 @@ export class Checkers {
     this.#world = world;
     this.#seen = seen;
     this.#lines = lines;
+    this.#credits = new Credits(world, seen);
     world.onCommitted((path) => {
       if (path === STORE.server) this.#server();
       else if (path === STORE.authority) this.#authority();
@@ -74,6 +77,7 @@ export class Checkers {
     this.#balances.clear();
     this.#refs.clear();
     this.#stored.clear();
+    this.#credits.putBack();
     this.#server();
   }
 
@@ -144,6 +148,7 @@ export class Checkers {
       this.#logged(row);
     }
     this.#confirmations();
+    this.#credits.look();
     this.#ledger();
   }
 
