@@ -18,6 +18,7 @@ type LineRow = {
   readonly ref: string;
   readonly account: string;
   readonly amount_mills: bigint;
+  readonly at_ms: bigint;
 };
 
 export class Credits {
@@ -45,7 +46,7 @@ export class Credits {
   look(): void {
     const rows = this.#world.disks.rows<LineRow>(
       STORE.server,
-      `SELECT e.number, e.ref, l.account, l.amount_mills FROM entry e JOIN entry_line l ON l.entry = e.number
+      `SELECT e.number, e.ref, e.at_ms, l.account, l.amount_mills FROM entry e JOIN entry_line l ON l.entry = e.number
        WHERE e.number > ? AND e.kind IN ('credit', 'draw') AND l.account LIKE 'credit:%' ORDER BY e.number`,
       this.#entry,
     );
@@ -57,7 +58,7 @@ export class Credits {
     }
   }
 
-  #booked(digest: string, { account, amount_mills: amountMills }: LineRow): void {
+  #booked(digest: string, { account, amount_mills: amountMills, at_ms: atMs }: LineRow): void {
     const [stored] = this.#world.disks.rows<{ readonly grant_bytes: Buffer }>(
       STORE.server,
       'SELECT grant_bytes FROM booked_grant WHERE digest = ?',
@@ -74,7 +75,7 @@ export class Credits {
     if (amountMills > grant.value.entitlementMills)
       this.#violated(`${account} was credited more than it is entitled to`);
     this.#world.count('credit: granted');
-    this.#credits.set(digest, { account: own, bookedAtMs: this.#world.scheduler.nowMs, leftMills: amountMills });
+    this.#credits.set(digest, { account: own, bookedAtMs: Number(atMs), leftMills: amountMills });
   }
 
   #drawn(digest: string, grant: string, { account, amount_mills: amountMills }: LineRow): void {
