@@ -49,6 +49,8 @@ export class Observation {
   readonly opened = new Map<string, number>();
   /** Digests that a server's log ever held durably. */
   readonly logged = new Set<string>();
+  /** Digests that the authority ever had durably. */
+  readonly taken = new Set<string>();
   /** Devices of which two branches exist: somebody put back their store, or copied it. */
   readonly branched = new Set<string>();
   /** Lines whose host lost its disk: what it had not yet told anybody is closed incomplete. */
