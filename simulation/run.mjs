@@ -154,6 +154,7 @@ const seedsPerMinute = Math.round((done / (performance.now() - begunMs)) * 60_00
 table('Faults', counts, 'fault: ');
 table('Processes killed', counts, 'killed at ');
 table('Refusals', counts, 'rejection: ');
+table('Credits', counts, 'credit: ');
 say(
   `\n${done} seeds, ${batches} batches, ${events} events, ${seedsPerMinute} seeds a minute, ${violations.length} with violations`,
 );

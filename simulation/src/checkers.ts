@@ -9,6 +9,8 @@ import type { BatchStatistics } from '@countermark/protocol/messages/batch-stati
 import { DISCOUNT_GRANT, CREDIT_GRANT } from '@countermark/protocol/messages/grant';
 import { parseEnvelope } from '@countermark/protocol/cose';
 import { parsePayload } from '@countermark/protocol/message';
+import { Credits } from './credits.ts';
+import { Cursors } from './cursors.ts';
 import type { LineSetting } from './parties.ts';
 import { STORE } from './parties.ts';
 import { type Observation, statisticsOf } from './observation.ts';
@@ -33,12 +35,17 @@ type LogRow = {
 };
 type Head = { readonly sequence: number; readonly digest: string; readonly statistics: BatchStatistics | null };
 
+/** What the checkers of the server look at. */
+const SERVER_TABLES = ['record', 'head', 'confirmation', 'entry', 'entry_line', 'balance', 'follower', 'draw', 'booked_grant'];
+
 const NO_DIGEST = '00'.repeat(32);
 
 export class Checkers {
   readonly #world: World;
   readonly #seen: Observation;
   readonly #lines: readonly LineSetting[];
+  readonly #credits: Credits;
+  readonly #cursors: Cursors;
   #logCursor = 0n;
   #entry = 0n;
   #intake = 0n;
@@ -51,15 +58,19 @@ export class Checkers {
   readonly #registers = new Map<number, DeviceRow>();
   readonly #held = new Map<number, Set<string>>();
   readonly #stored = new Map<string, string>();
+  /** The digest of the last record that each PSD sealed. */
+  readonly #lastSealed = new Map<number, string>();
 
   constructor(world: World, seen: Observation, lines: readonly LineSetting[]) {
     this.#world = world;
     this.#seen = seen;
     this.#lines = lines;
+    this.#credits = new Credits(world, seen);
+    this.#cursors = new Cursors(world, seen);
     world.onCommitted((path, _process, written) => {
       const wrote = (...tables: string[]): boolean => tables.some((table) => written.has(table));
       if (path === STORE.server) {
-        if (wrote('record', 'confirmation', 'entry', 'entry_line', 'balance')) this.#server();
+        if (wrote(...SERVER_TABLES)) this.#server();
       } else if (path === STORE.authority) {
         if (wrote('record', 'issued_grant')) this.#authority();
       } else {
@@ -77,6 +88,8 @@ export class Checkers {
     this.#balances.clear();
     this.#refs.clear();
     this.#stored.clear();
+    this.#credits.putBack();
+    this.#cursors.putBack();
     this.#server();
   }
 
@@ -91,6 +104,7 @@ export class Checkers {
   psdPutBack(line: number): void {
     this.#registers.delete(line);
     this.#held.delete(line);
+    this.#lastSealed.delete(line);
   }
 
   /** Invariants 2 and 4, and that registers only ever rise. */
@@ -115,6 +129,9 @@ export class Checkers {
       if (now.ascending < before.ascending || now.pieces < before.pieces) violated('a register went back');
       if (now.received < before.received) violated('funds received went back');
       if (now.sequence > before.sequence + 1n) violated('the chain went on by more than one record in a commit');
+      if (now.pieces === before.pieces && now.ascending !== before.ascending)
+        violated('postage was debited for no piece');
+      if (now.sequence > before.sequence) this.#sealed(line, now.sequence);
       if (now.received > before.received && now.last_grant <= before.last_grant) {
         violated(`funds came with grant ${now.last_grant}, which had been booked before`);
       }
@@ -135,6 +152,26 @@ export class Checkers {
     this.#held.set(line, held);
   }
 
+  /** Invariant 5 where the chain is made: a record names the one before it. */
+  #sealed(line: number, sequence: bigint): void {
+    const [row] = this.#world.disks.rows<{ readonly digest: Buffer; readonly bytes: Buffer | null }>(
+      STORE.psd(line),
+      'SELECT digest, bytes FROM record WHERE sequence = ?',
+      sequence,
+    );
+    const before = this.#lastSealed.get(line);
+    if (row?.bytes == null) return;
+    this.#lastSealed.set(line, row.digest.toString('hex'));
+    const statistics = statisticsOf(row.bytes);
+    if (before === undefined || statistics === null) return;
+    if (Buffer.from(statistics.previous).toString('hex') !== before) {
+      this.#world.violated(
+        'chain in the device',
+        `psd-${line} sealed ${sequence}, which names another record before it`,
+      );
+    }
+  }
+
   /** Invariants 3 and 5 for what came into the log; the ledger's entries; confirmations. */
   #server(): void {
     const { disks } = this.#world;
@@ -147,8 +184,11 @@ export class Checkers {
       this.#logCursor = row.cursor;
       this.#logged(row);
     }
+    for (const device of new Set(log.map((row) => row.device))) this.#head(device);
     this.#confirmations();
+    this.#credits.look();
     this.#ledger();
+    this.#cursors.look();
   }
 
   #logged({ device, sequence, digest, record }: LogRow): void {
@@ -178,6 +218,18 @@ export class Checkers {
       }
     }
     this.#heads.set(device, { sequence: Number(sequence), digest: name, statistics: statistics ?? head.statistics });
+  }
+
+  /** A record and its place as the last of its chain are one: whatever comes next is judged by it. */
+  #head(device: string): void {
+    const [head] = this.#world.disks.rows<{ readonly sequence: bigint }>(
+      STORE.server,
+      'SELECT sequence FROM head WHERE device = ?',
+      device,
+    );
+    const last = this.#heads.get(device)?.sequence ?? 0;
+    if (Number(head?.sequence ?? 0n) === last) return;
+    this.#world.violated('chain in the log', `${device} ${last} is in the log, its head is ${head?.sequence ?? 0n}`);
   }
 
   /** Invariant 3 within a record, and against the pieces that were seen. */
@@ -313,6 +365,7 @@ export class Checkers {
       const head = this.#authorityHeads.get(device) ?? 0;
       if (Number(sequence) !== head + 1) violated(`${device} ${sequence} follows ${head}`);
       this.#authorityHeads.set(device, Number(sequence));
+      this.#seen.taken.add(digest.toString('hex'));
       if (!this.#seen.logged.has(digest.toString('hex'))) violated(`${device} ${sequence} was never in the log`);
     }
     for (const row of disks.rows<{

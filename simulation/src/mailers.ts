@@ -166,7 +166,11 @@ export class Mailer {
     this.#lastTrouble = `${outcome}: ${pending.map(({ what, reason }) => `${what} ${reason}`).join(', ')}`;
     if (outcome === 'blocked' && pending.some(({ what }) => what === 'pieces' || what === 'batch')) {
       // A host that was put back goes on with what it had forgotten to be done when it is asked again.
-      for (const { file, job, mailingDate } of this.mailings) await this.ask(HOST.frank, { file, job, mailingDate });
+      for (const { file, job, mailingDate } of this.mailings) {
+        const answer = await this.ask(HOST.frank, { file, job, mailingDate });
+        const refused = answer?.ok === false ? answer.rejection : answer?.value.rejection;
+        if (refused !== undefined) await this.#helped(refused);
+      }
     }
     return outcome === 'settled' || (outcome === 'blocked' && pending.every(({ what }) => what === 'record'));
   }

@@ -45,8 +45,12 @@ export class Observation {
   readonly sealed = new Map<string, SealedRecord>();
   /** First confirmation seen, by device and sequence. */
   readonly confirmations = new Map<string, string>();
+  /** When each batch was first said to be open. */
+  readonly opened = new Map<string, number>();
   /** Digests that a server's log ever held durably. */
   readonly logged = new Set<string>();
+  /** Digests that the authority ever had durably. */
+  readonly taken = new Set<string>();
   /** Devices of which two branches exist: somebody put back their store, or copied it. */
   readonly branched = new Set<string>();
   /** Lines whose host lost its disk: what it had not yet told anybody is closed incomplete. */
@@ -72,6 +76,7 @@ export class Observation {
   crossed(crossing: Crossing): void {
     const line = /^\/psd-(\d+)\/psd\.sock$/.exec(crossing.address)?.[1];
     if (line !== undefined && crossing.operation === PSD.frankChunk.name) this.#franked(Number(line), crossing);
+    if (line !== undefined && crossing.operation === PSD.openBatch.name) this.#opened(crossing);
     if (crossing.address === SERVER_URL && (crossing.operation === 'submit' || crossing.operation === 'restore')) {
       const answer = crossing.answer as Result<readonly Answer[]>;
       if (answer.ok) for (const one of answer.value) this.#answered(one);
@@ -89,6 +94,13 @@ export class Observation {
     this.#lastSealed.delete(line);
     const device = this.deviceOfLine.get(line);
     if (device !== undefined) this.branched.add(device);
+  }
+
+  #opened({ parameters, answer }: Crossing): void {
+    const request = parseValue(PSD.openBatch.request, parameters as CborValue);
+    if (!request.ok || (answer as { readonly result?: Result<CborValue> }).result?.ok !== true) return;
+    const { batch } = request.value.declaration;
+    if (!this.opened.has(batch)) this.opened.set(batch, this.#world.scheduler.nowMs);
   }
 
   #franked(line: number, { parameters, answer }: Crossing): void {

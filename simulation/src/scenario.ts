@@ -12,7 +12,7 @@ import { Mailer } from './mailers.ts';
 import { Observation } from './observation.ts';
 import { DAY_MS, hostSocket, type LineSetting, startTheHost, startThePsd, STORE } from './parties.ts';
 import type { RandomStream } from './random-stream.ts';
-import { makeMailing, type Mailing } from './workload.ts';
+import { LICENSEES, makeMailing, type Mailing } from './workload.ts';
 import { operate, prepareTemplates, startInstallation, type Violation, ViolationFound, World } from './world.ts';
 
 /** What one run is: a seed, and what of it is left out when a failure is made small. */
@@ -163,7 +163,7 @@ class Run {
       const forwarding = this.#plan.chance(0.35) ? 'hold' : 'at-once';
       return {
         line: i + 1,
-        licensee: i > 0 && this.#plan.chance(0.5) ? 'lic_one' : `lic_${['one', 'two', 'three'][i] ?? 'one'}`,
+        licensee: i > 0 && this.#plan.chance(0.5) ? LICENSEES[0] : (LICENSEES[i] ?? LICENSEES[0]),
         authentication: this.#plan.chance(0.7) ? 'mac' : 'signature',
         memory: this.#plan.chance(0.5) ? 'host' : 'psd',
         transport: this.#plan.chance(0.5) ? 'session' : 'sessionless',

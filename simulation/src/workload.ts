@@ -22,6 +22,10 @@ const PRODUCTS = {
 } as const;
 const ZIPS = ['00901', '10001', '20001', '60601', '94103'];
 
+export const LICENSEES = ['lic_one', 'lic_two', 'lic_three'] as const;
+/** Pieces of a year beyond which each customer of a licensee is credited: some soon, one never. */
+const BASELINES = [3, 8, 20, 1_000];
+
 /** The customers of a line's licensee. */
 function customersOf(licensee: string): readonly string[] {
   const name = licensee.replace('lic_', '');
@@ -105,6 +109,8 @@ export const PROGRAMMES: Readonly<Record<string, string>> = {
     period: { kind: 'calendar', unit: 'year' },
     base: 'growth',
     rate: '30 %',
-    baselines: [{ licensee: null, customer: null, pieces: 6 }],
+    baselines: LICENSEES.flatMap((licensee) =>
+      customersOf(licensee).map((customer, i) => ({ licensee, customer, pieces: BASELINES[i] })),
+    ),
   }),
 };

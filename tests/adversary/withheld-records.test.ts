@@ -12,7 +12,7 @@ import {
 } from '@countermark/protocol/interfaces/evidence';
 import { CONFIRMATION, type Confirmation } from '@countermark/protocol/messages/confirmation';
 import { encodeWith, parseBytes } from '@countermark/protocol/schema';
-import { digestText } from '@countermark/protocol/digest';
+import { digestText, NO_DIGEST } from '@countermark/protocol/digest';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { delivery, type Franked, Roles, TestDevice } from '../contract/authority-evidence.ts';
 import { TestAuthority, valueOf } from '../contract/authority-process.ts';
@@ -55,7 +55,7 @@ async function bring(
     return { status: 200, answers: valueOf(parseBytes(deliveryAnswersSchema, body)), code: '' };
   }
   const { code } = JSON.parse(Buffer.from(body).toString()) as { code: string };
-  return { status: response.status, answers: { cursor: 0, results: [] }, code };
+  return { status: response.status, answers: { cursor: 0, results: [], history: NO_DIGEST, continues: true }, code };
 }
 
 async function codes(brought: Evidence): Promise<string[]> {

@@ -14,7 +14,7 @@ import type { AuthorityStore, SignedGrant } from '@countermark/authority/store/a
 import { openAuthorityStore } from '@countermark/authority/store/sql-store';
 import { parseTotalsQuery } from '@countermark/authority/totals';
 import { generateSigningKey, publicKeyBytes, signP1363 } from '@countermark/node-platform/signing';
-import { digestOf, digestText } from '@countermark/protocol/digest';
+import { digestOf, digestText, NO_DIGEST } from '@countermark/protocol/digest';
 import type { LicenseeId, ProgrammeId } from '@countermark/protocol/id';
 import type { Delivery } from '@countermark/protocol/interfaces/delivery';
 import { mills } from '@countermark/protocol/money';
@@ -113,9 +113,9 @@ describe.each(['sqlite', 'postgres'] as const)('the store on %s', (kind) => {
     const device = new TestDevice(roles, newLicensee());
     const given = delivery([device], [device.frank(LETTERS), device.frank(LETTERS), device.frank(LETTERS)]);
     const first = await bring(given);
-    expect(first).toEqual({ cursor: before + 3, results: Array(3).fill({ outcome: 'accepted' }) });
+    expect(first).toMatchObject({ cursor: before + 3, results: Array(3).fill({ outcome: 'accepted' }) });
     const again = await bring(given);
-    expect(again).toEqual({ cursor: before + 3, results: Array(3).fill({ outcome: 'already-accepted' }) });
+    expect(again).toEqual({ ...first, results: Array(3).fill({ outcome: 'already-accepted' }) });
     const stored = await store.records(before, 10);
     expect(stored.map(({ cursor, sequence }) => [cursor, sequence])).toEqual([
       [before + 1, 1],
@@ -125,6 +125,31 @@ describe.each(['sqlite', 'postgres'] as const)('the store on %s', (kind) => {
     expect(stored.map(({ bytes }) => Buffer.from(bytes).toString('hex'))).toEqual(
       given.items.map(({ record }) => Buffer.from(record).toString('hex')),
     );
+  });
+
+  test('takes nothing that goes on from a point that its history has not come by', async () => {
+    const device = new TestDevice(roles, newLicensee());
+    const [one, two, three] = [device.frank(LETTERS), device.frank(LETTERS), device.frank(LETTERS)];
+    const first = await bring(delivery([device], [one]));
+    const since = { cursor: first.cursor, digest: first.history };
+    const second = await bring({ ...delivery([device], [two]), since });
+    expect(second).toMatchObject({ cursor: first.cursor + 1, continues: true });
+    expect(second.history).not.toEqual(first.history);
+    for (const point of [
+      { cursor: second.cursor, digest: first.history },
+      { cursor: first.cursor, digest: second.history },
+      { cursor: second.cursor + 1, digest: second.history },
+      { cursor: second.cursor + 1, digest: NO_DIGEST },
+    ]) {
+      expect(await bring({ ...delivery([device], [three]), since: point })).toEqual({
+        ...second,
+        results: [],
+        continues: false,
+      });
+      expect(await store.cameBy(point)).toBe(false);
+    }
+    expect(await store.cameBy(since)).toBe(true);
+    expect(await bring({ ...delivery([device], [three]), since })).toMatchObject({ cursor: second.cursor + 1 });
   });
 
   test('takes each record once when workers bring the same and others at once', async () => {

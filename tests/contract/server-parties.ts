@@ -15,10 +15,16 @@ import { openLog } from '@countermark/node-platform/logs';
 import { connectRpc, type RpcClient } from '@countermark/node-platform/rpc';
 import { generateSigningKey, publicKeyBytes, signP1363 } from '@countermark/node-platform/signing';
 import { seal, toBeAuthenticated } from '@countermark/protocol/cose';
+import { type Digest, digestOf, sameBytes } from '@countermark/protocol/digest';
 import type { LicenseeId } from '@countermark/protocol/id';
 import { type Answer, answersSchema, submissionSchema } from '@countermark/protocol/interfaces/answer';
 import { CRYPTOGRAPHIC_DEVICE } from '@countermark/protocol/interfaces/cryptographic-device';
-import { deliveryAnswersSchema, deliverySchema, grantListSchema } from '@countermark/protocol/interfaces/delivery';
+import {
+  deliveryAnswersSchema,
+  deliverySchema,
+  grantListSchema,
+  type HistoryPoint,
+} from '@countermark/protocol/interfaces/delivery';
 import type { Operation } from '@countermark/protocol/interfaces/operation';
 import { type MessageType, unsealedMessage } from '@countermark/protocol/message';
 import type { Grant } from '@countermark/protocol/messages/grant';
@@ -44,11 +50,15 @@ export class StandInAuthority {
   readonly delivered: Of<typeof deliverySchema>[] = [];
   readonly grants: { cursor: number; grant: Uint8Array; digest: Uint8Array }[] = [];
   /** Does what the test wants with a delivery; default: all accepted. */
-  answer: ((delivery: Of<typeof deliverySchema>) => Of<typeof deliveryAnswersSchema> | null) | undefined;
+  answer:
+    | ((delivery: Of<typeof deliverySchema>) => Pick<Of<typeof deliveryAnswersSchema>, 'cursor' | 'results'> | null)
+    | undefined;
   evaluatedThrough: number | undefined;
   /** Grants in one list; default: all. */
   listLength: number | undefined;
   #intake = 0;
+  /** By cursors: another one each time that a cursor is reached. */
+  readonly #history = new Map<number, Digest>();
   readonly #server: Server = createServer((request, response) => {
     const chunks: Buffer[] = [];
     request.on('data', (chunk: Buffer) => chunks.push(chunk));
@@ -76,6 +86,20 @@ export class StandInAuthority {
     this.grants.push({ cursor: this.grants.length + 1, grant, digest: new Uint8Array(32) });
   }
 
+  /** Loses what it has taken in after a cursor, as when it is restored from a backup. */
+  forget(cursor: number): void {
+    this.#intake = cursor;
+    for (const at of this.#history.keys()) if (at > cursor) this.#history.delete(at);
+  }
+
+  get intake(): number {
+    return this.#intake;
+  }
+
+  #hasComeBy({ cursor, digest }: HistoryPoint): boolean {
+    return sameBytes(this.#history.get(cursor) ?? new Uint8Array(), digest);
+  }
+
   #evaluated(): number {
     return this.evaluatedThrough ?? this.#intake;
   }
@@ -85,17 +109,29 @@ export class StandInAuthority {
       const delivery = value(parseBytes(deliverySchema, body, LIMITS));
       const scripted = this.answer?.(delivery);
       if (scripted === null) return null;
-      this.delivered.push(delivery);
-      this.#intake += delivery.items.length;
-      const results = delivery.items.map(() => ({ outcome: 'accepted' as const }));
-      return encodeWith(deliveryAnswersSchema, scripted ?? { cursor: this.#intake, results });
+      const continues = delivery.since === undefined || this.#hasComeBy(delivery.since);
+      if (continues) {
+        this.delivered.push(delivery);
+        this.#intake += delivery.items.length;
+      }
+      const results = continues ? delivery.items.map(() => ({ outcome: 'accepted' as const })) : [];
+      const { cursor } = scripted ?? { cursor: this.#intake };
+      const history = this.#history.get(cursor) ?? digestOf(randomBytes(32));
+      this.#history.set(cursor, history);
+      return encodeWith(deliveryAnswersSchema, { cursor, results, ...scripted, history, continues });
     }
-    const after = /^\/v1\/grants\?after=(\d+)$/.exec(url)?.[1];
+    const [, after, since, digest = ''] = /^\/v1\/grants\?after=(\d+)(?:&since=(\d+):(\w+))?$/.exec(url) ?? [];
     if (after === undefined) return null;
+    if (
+      since !== undefined &&
+      !this.#hasComeBy({ cursor: Number(since), digest: digestOf(Buffer.from(digest, 'hex')) })
+    )
+      return encodeWith(grantListSchema, { grants: [], evaluatedThrough: 0, continues: false });
     const listed = this.grants.filter((grant) => grant.cursor > Number(after)).slice(0, this.listLength);
     return encodeWith(grantListSchema, {
       grants: listed as never,
       evaluatedThrough: listed.at(-1)?.cursor === this.grants.length || listed.length === 0 ? this.#evaluated() : 0,
+      continues: true,
     });
   }
 }

@@ -415,6 +415,30 @@ describe.each(['SQLite', 'PostgreSQL'])('Settlement on %s', (kind) => {
   );
 
   it.skipIf(skipped)(
+    'feeds again an authority that lost records, though it has as many since as it had then',
+    async () => {
+      const id = 'lic_overtaken';
+      const credential = await licensee(parties, id, '100000');
+      const lost = await enrolled(parties, credential, id);
+      const other = await enrolled(parties, credential, id);
+      lost.receive(50_000n);
+      other.receive(50_000n);
+      const { intake } = parties.authority;
+      const record = lost.record();
+      await submit(parties, credential, [record]);
+      await settled(credential, lost);
+      parties.authority.answer = () => null;
+      parties.authority.forget(intake);
+      parties.authority.delivered.length = 0;
+      await submit(parties, credential, [other.record(), other.record()]);
+      parties.authority.answer = undefined;
+      await settled(credential, other);
+      const again = parties.authority.delivered.flatMap(({ items }) => items.map((item) => hex(item.record)));
+      expect(again).toContain(hex(record));
+    },
+  );
+
+  it.skipIf(skipped)(
     'suspends a forked device: no funds, and its later records are delivered with its suspension',
     async () => {
       const id = 'lic_fork';

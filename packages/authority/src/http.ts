@@ -18,11 +18,12 @@ import {
   deliveryAnswersSchema,
   deliverySchema,
   grantListSchema,
+  type HistoryPoint,
 } from '@countermark/protocol/interfaces/delivery';
 import { EVIDENCE_LIMITS, type Evidence, evidenceSchema } from '@countermark/protocol/interfaces/evidence';
 import { describeRejection, type Rejection, type RejectionCode, rejection } from '@countermark/protocol/rejection';
 import { CATALOGUE } from '@countermark/protocol/rejection-catalogue';
-import { digestText } from '@countermark/protocol/digest';
+import { digestOf, digestText } from '@countermark/protocol/digest';
 import { encodeWith, parseBytes } from '@countermark/protocol/schema';
 import type { Programme } from '@countermark/tariff/programme';
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
@@ -236,7 +237,15 @@ function closedRoutes(app: FastifyInstance, { store, programmes, takeIn, evaluat
         description: 'CBOR (docs/protocol: grant-list). Ask again after the last one until none comes.',
         produces: [CBOR],
         querystring: Type.Object(
-          { after: Type.Optional(Type.String({ pattern: '^[0-9]{1,15}$' })) },
+          {
+            after: Type.Optional(Type.String({ pattern: '^[0-9]{1,15}$' })),
+            since: Type.Optional(
+              Type.String({
+                pattern: '^[0-9]{1,15}:[0-9a-f]{64}$',
+                description: 'A point of the history that a delivery was answered with: its cursor and its digest.',
+              }),
+            ),
+          },
           { additionalProperties: false },
         ),
         response: { 200: { description: 'CBOR: grant-list', type: 'string', format: 'binary' }, ...problems },
@@ -244,13 +253,17 @@ function closedRoutes(app: FastifyInstance, { store, programmes, takeIn, evaluat
       serializerCompiler: () => (data) => JSON.stringify(data),
     },
     async (request, reply) => {
-      const { after } = request.query as { readonly after?: string };
+      const { after, since } = request.query as { readonly after?: string; readonly since?: string };
+      if (since !== undefined && !(await store.cameBy(pointOf(since)))) {
+        return cbor(reply, encodeWith(grantListSchema, { grants: [], evaluatedThrough: 0, continues: false }));
+      }
       // In this order: every grant up to this position is among those that are read next.
       const evaluated = await evaluatedThrough();
       const found = await store.grants(Number(after ?? 0), GRANTS + 1);
       const grants = bounded(found);
       const isWhole = grants.length === found.length;
-      return cbor(reply, encodeWith(grantListSchema, { grants, evaluatedThrough: isWhole ? evaluated : 0 }));
+      const list = { grants, evaluatedThrough: isWhole ? evaluated : 0, continues: true };
+      return cbor(reply, encodeWith(grantListSchema, list));
     },
   );
 
@@ -329,6 +342,11 @@ function closedRoutes(app: FastifyInstance, { store, programmes, takeIn, evaluat
       })),
     }),
   );
+}
+
+function pointOf(text: string): HistoryPoint {
+  const [cursor = '', digest = ''] = text.split(':');
+  return { cursor: Number(cursor), digest: digestOf(Buffer.from(digest, 'hex')) };
 }
 
 function bounded(found: readonly GrantItem[]): readonly GrantItem[] {

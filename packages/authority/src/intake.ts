@@ -6,13 +6,13 @@
  * the next of its device's one chain, judged against the head that the authority itself stored. A fork is kept with its
  * reason and suspends the device; no message lifts that, nor a withdrawal. A contradiction is kept and leaves the chain where it
  * stood. Delivering again changes
- * nothing and gets the same answers.
+ * nothing and gets the same answers. A delivery that goes on from what this log has never had, or has lost, changes nothing either.
  * Takes nothing from the server but bytes and their order; a host that holds confirmed records may bring them itself. Rating and granting follow by the cursor (`settlement.ts`).
  */
 import { type Digest, sameBytes } from '@countermark/protocol/digest';
 import { parseEnvelope } from '@countermark/protocol/cose';
 import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
-import type { Delivery } from '@countermark/protocol/interfaces/delivery';
+import type { Delivery, HistoryPoint } from '@countermark/protocol/interfaces/delivery';
 import type { Evidence } from '@countermark/protocol/interfaces/evidence';
 import { parsePayload } from '@countermark/protocol/message';
 import { CONFIRMATION } from '@countermark/protocol/messages/confirmation';
@@ -43,7 +43,12 @@ export type DeliveryResult = {
   readonly rejection?: Rejection;
 };
 
-export type DeliveryAnswers = { readonly cursor: number; readonly results: readonly DeliveryResult[] };
+export type DeliveryAnswers = {
+  readonly cursor: number;
+  readonly results: readonly DeliveryResult[];
+  readonly history: Digest;
+  readonly continues: boolean;
+};
 
 export type IntakeOptions = {
   readonly store: AuthorityStore;
@@ -91,6 +96,7 @@ type Brought<I extends Item> = {
   readonly certificates: readonly Uint8Array[];
   readonly items: readonly I[];
   readonly suspensions?: readonly Uint8Array[];
+  readonly since?: HistoryPoint;
 };
 
 async function takeInVerified<I extends Item>(
@@ -110,9 +116,14 @@ async function takeInVerified<I extends Item>(
   }
   const verified = candidates.flatMap((candidate) => (candidate.ok ? [recordIdentity(candidate.value.record)] : []));
   const devices = new Set<DeviceId>([...verified, ...suspensions].map(({ device }) => device));
-  const { decision, cursor } = await store.intake([...devices], verified, (view) =>
-    decide(view, candidates, suspensions, options.nowMs()),
+  const { decision, point } = await store.intake(
+    [...devices],
+    verified,
+    (view) => decide(view, candidates, suspensions, options.nowMs()),
+    brought.since,
   );
+  const { cursor, digest: history } = point;
+  if (decision === null) return { cursor, results: [], history, continues: false };
   for (const result of decision.results) {
     if (result.rejection !== undefined && result.rejection.code !== 'out-of-order') {
       const { code, detail } = result.rejection;
@@ -124,7 +135,7 @@ async function takeInVerified<I extends Item>(
       });
     }
   }
-  return { cursor, results: decision.results };
+  return { cursor, results: decision.results, history, continues: true };
 }
 
 function verifiedCertificates(certificates: readonly Uint8Array[], { roles, log }: IntakeOptions): CertifiedKey[] {

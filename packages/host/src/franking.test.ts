@@ -1,5 +1,5 @@
 import { hash } from 'node:crypto';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
@@ -621,6 +621,37 @@ describe('a corrected file under the same job', () => {
     expect(psd.records).toHaveLength(1);
     await frank(psd, await staged(csv([...letters(600), ...letters(1, 'birch')])));
     expect(psd.references.toSorted()).toEqual(referencesOf([...letters(600), ...letters(1, 'birch')]).toSorted());
+  });
+});
+
+describe('a host that was put back to an older copy', () => {
+  test('goes on with a mailing whose batches were franked and confirmed since', async () => {
+    const psd = new FakePsd('host');
+    const run = await staged(csv([...letters(10), ...letters(5, 'birch')]));
+    const path = join(folder, 'host.sqlite');
+    store.close();
+    copyFileSync(path, `${path}.backup`);
+    openJournal();
+    await frank(psd, run);
+    store.close();
+    copyFileSync(`${path}.backup`, path);
+    openJournal();
+    expect(await franking(psd, run).frank()).toMatchObject({ rejection: { code: 'batch-exists' } });
+    for (const { sequence, batch, record } of psd.records) {
+      const nothing = new Uint8Array();
+      journal.records.addConfirmed({
+        sequence,
+        digest: NO_DIGEST,
+        id: batch,
+        bytes: record,
+        confirmation: nothing,
+        attestation: nothing,
+        atMs: 0,
+      });
+    }
+    expect(await franking(psd, run).frank()).toEqual({ state: 'done' });
+    expect(psd.pieces).toBe(15);
+    expect(journal.batches.unsealed()).toEqual([]);
   });
 });
 

@@ -366,6 +366,22 @@ describe('an answer decides what is tried', () => {
     expect(submitted).toHaveLength(4);
   });
 
+  test('the outbox goes on by itself when the disk has room again', async () => {
+    sealed(1, 1);
+    const confirmation = confirmationOf(1);
+    answer = () => ({ outcome: 'accepted', confirmation });
+    psd.deleted.push(confirmation);
+    const settle = journal.records.settleAttempt.bind(journal.records);
+    let full = 2;
+    journal.records.settleAttempt = (...given) => {
+      if (full-- > 0) throw new Fault('store-full', 'no room', { retry: 'later' });
+      settle(...given);
+    };
+    await new Promise<void>((resolve) => makeOutbox({ onConfirmed: resolve }).start());
+    expect(full).toBe(-1);
+    expect(states()).toEqual(['confirmed']);
+  });
+
   test('bytes that were altered on their way quarantine nothing; a refusal that comes every time does', async () => {
     sealed(1, 1);
     const refused = (): Partial<Answer> => ({

@@ -151,12 +151,17 @@ export class Outbox {
     while (!this.#ended.signal.aborted) {
       this.#wake = new AbortController();
       const wake = AbortSignal.any([this.#wake.signal, this.#ended.signal]);
-      if (this.due(1).length === 0) {
-        await this.#untilDue(wake);
-        continue;
+      try {
+        if (this.due(1).length === 0) {
+          await this.#untilDue(wake);
+          continue;
+        }
+        const { trouble } = await this.#turn();
+        if (trouble === null) continue;
+      } catch (error) {
+        // A full disk takes no note of what was sent: it is sent again when there is room.
+        this.#trouble = this.#failed(error);
       }
-      const { trouble } = await this.#turn();
-      if (trouble === null) continue;
       const waitMs = this.#backoff.nextMs();
       this.#nextAttemptMs = systemClock.nowMs() + waitMs;
       await systemClock.sleep(waitMs, wake);
@@ -204,8 +209,7 @@ export class Outbox {
         }
       }
     } catch (error) {
-      if (!(error instanceof Fault)) log.error('Sending failed', error);
-      trouble = error instanceof Fault ? error.code : errorText(error);
+      trouble = this.#failed(error);
     }
     // The device has deleted them; a crash before this only sends them again.
     journal.records.settleAttempt(sequences, trouble, confirmed, clock.nowMs());
@@ -214,6 +218,13 @@ export class Outbox {
     else log.warn('Records were not all confirmed', { reason: trouble, count: sequences.length });
     if (confirmed.length > 0) onConfirmed();
     return { sent: records.length, confirmed: confirmed.length + again, trouble };
+  }
+
+  /** Why an attempt failed, in a word. */
+  #failed(error: unknown): string {
+    if (error instanceof Fault) return error.code;
+    this.#options.log.error('Sending failed', error);
+    return errorText(error);
   }
 
   /** The next attempt shows whether it helped. */

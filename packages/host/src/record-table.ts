@@ -42,7 +42,10 @@ export class RecordTable {
     });
   }
 
-  /** A record that was confirmed already and comes back from the server, which had it. */
+  /**
+   * A record that was confirmed already and comes back from the server, which had it, in one step with its batch's state: the journal that
+   * lacked it may still have the batch to be franked, and the device opens no batch twice.
+   */
   addConfirmed(record: {
     readonly sequence: number;
     readonly digest: Uint8Array;
@@ -52,18 +55,21 @@ export class RecordTable {
     readonly attestation: Uint8Array;
     readonly atMs: number;
   }): void {
-    this.#sql.run(
-      `INSERT INTO record (sequence, digest, batch, bytes, sealed_ms, state, sent, confirmation, attestation, confirmed_ms)
-       VALUES (?, ?, ?, ?, ?, 'confirmed', 1, ?, ?, ?) ON CONFLICT (sequence) DO NOTHING`,
-      record.sequence,
-      record.digest,
-      record.id,
-      record.bytes,
-      record.atMs,
-      record.confirmation,
-      record.attestation,
-      record.atMs,
-    );
+    this.#sql.transaction(() => {
+      this.#sql.run(
+        `INSERT INTO record (sequence, digest, batch, bytes, sealed_ms, state, sent, confirmation, attestation, confirmed_ms)
+         VALUES (?, ?, ?, ?, ?, 'confirmed', 1, ?, ?, ?) ON CONFLICT (sequence) DO NOTHING`,
+        record.sequence,
+        record.digest,
+        record.id,
+        record.bytes,
+        record.atMs,
+        record.confirmation,
+        record.attestation,
+        record.atMs,
+      );
+      this.#sql.run("UPDATE batch SET state = 'sealed' WHERE id = ?", record.id);
+    });
   }
 
   get(sequence: number): RecordRow | undefined {

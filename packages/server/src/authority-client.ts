@@ -10,6 +10,7 @@ import {
   deliveryAnswersSchema,
   deliverySchema,
   grantListSchema,
+  type HistoryPoint,
 } from '@countermark/protocol/interfaces/delivery';
 import { rejection } from '@countermark/protocol/rejection';
 import { type Result, accept, refuse } from '@countermark/protocol/result';
@@ -21,7 +22,8 @@ const LIMITS = { maxBytes: ANSWER_BYTES, maxDepth: 12 };
 
 export type AuthorityClient = {
   deliver(delivery: Delivery): Promise<Result<Of<typeof deliveryAnswersSchema>>>;
-  grants(after: bigint): Promise<Result<Of<typeof grantListSchema>>>;
+  /** `since`: the point of its history that it has to have come by. */
+  grants(after: bigint, since?: HistoryPoint): Promise<Result<Of<typeof grantListSchema>>>;
   /** The authority's JSON, as text. */
   programmes(): Promise<Result<string>>;
 };
@@ -55,8 +57,9 @@ export function connectAuthority(url: string, credential: string): AuthorityClie
       const answer = await ask('/v1/records', encodeWith(deliverySchema, delivery));
       return answer.ok ? parseBytes(deliveryAnswersSchema, answer.value, LIMITS) : answer;
     },
-    grants: async (after) => {
-      const answer = await ask(`/v1/grants?after=${after}`);
+    grants: async (after, since) => {
+      const point = since === undefined ? '' : `&since=${since.cursor}:${Buffer.from(since.digest).toString('hex')}`;
+      const answer = await ask(`/v1/grants?after=${after}${point}`);
       return answer.ok ? parseBytes(grantListSchema, answer.value, LIMITS) : answer;
     },
     programmes: async () => {

@@ -14,7 +14,7 @@ import { messageDigest, parseEnvelope } from '@countermark/protocol/cose';
 import { digestText } from '@countermark/protocol/digest';
 import type { DeviceId } from '@countermark/protocol/id';
 import type { Currency } from '@countermark/protocol/money';
-import { DELIVERY_FOLLOWER } from './delivery.ts';
+import { DELIVERY_FOLLOWER } from './delivery-marks.ts';
 import { followerCursor } from './follower.ts';
 import { GRANTS_FOLLOWER } from './grant-intake.ts';
 import { ACCOUNT } from './ledger.ts';

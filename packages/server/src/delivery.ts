@@ -2,8 +2,8 @@
  * Delivery of accepted records to the postal authority (claims 1f and 13f), following the log by its cursor.
  *
  * Guarantees: every accepted record is delivered, in the log's order, with its attestation and the certificate under which
- * it stands, until the authority has answered; an authority that was restored from an older backup says which sequence it
- * expects and is fed again from there, also where no further record comes. Records that were accepted while their device was suspended come with its signed
+ * it stands, until the authority has answered; an authority that was restored from an older backup is fed again from the last point
+ * of its history that it still has (delivery-marks.ts). Records that were accepted while their device was suspended come with its signed
  * suspension, and never in one delivery with records from before it: the authority's chain has no gap, and no grant rests
  * on them. The authority is told of a suspension, and of a withdrawal, also where no record follows: after the device's last
  * one, and again after each start. A record that the authority refuses for good holds up its own device only.
@@ -13,19 +13,20 @@ import type { Log } from '@countermark/node-platform/logs';
 import { parseEnvelope } from '@countermark/protocol/cose';
 import { type Digest, digestText } from '@countermark/protocol/digest';
 import type { DeviceId } from '@countermark/protocol/id';
+import type { HistoryPoint } from '@countermark/protocol/interfaces/delivery';
 import { parsePayload } from '@countermark/protocol/message';
 import { KEY_ROTATION } from '@countermark/protocol/messages/key-rotation';
 import { describeRejection } from '@countermark/protocol/rejection';
 import type { Result } from '@countermark/protocol/result';
 import type { SqlDatabase } from '@countermark/sql/database';
 import type { AuthorityClient } from './authority-client.ts';
-import { EVALUATED_FOLLOWER, followerCursor, moveCursor } from './follower.ts';
+import { addMark, DELIVERY_FOLLOWER, type DeliveryMark, giveUpMark, lastMark } from './delivery-marks.ts';
+import { followerCursor, moveCursor } from './follower.ts';
 import type { Registry } from './registry.ts';
 import type { LogEntry, StatisticsLog } from './statistics-log.ts';
 import type { Suspensions } from './suspensions.ts';
 import type { ServerTables } from './tables.ts';
 
-export const DELIVERY_FOLLOWER = 'delivery';
 const STEP = 256;
 const STEP_BYTES = 3 * 1024 * 1024;
 /** So often a refusal must come before it counts as one for good: what a message lost on its way says nothing of the record. */
@@ -52,6 +53,8 @@ export class DeliveryFollower {
   readonly #refusals = new Map<string, number>();
   /** Suspended devices that the authority has been told of by this process, and whether as withdrawn; repeats are harmless. */
   readonly #told = new Map<DeviceId, boolean>();
+  /** The log's cursor of the last mark when it was last looked at: marks go back only where the authority has lost something. */
+  #marked = 0n;
 
   constructor(parts: DeliveryParts) {
     this.#parts = parts;
@@ -60,46 +63,30 @@ export class DeliveryFollower {
   /** Delivers what is new. Fault: `authority-unavailable`. */
   async deliver(): Promise<'more' | 'idle'> {
     const { database, log } = this.#parts;
+    const mark = await lastMark(database);
+    this.#goOnFrom(mark);
     const cursor = await followerCursor(database, DELIVERY_FOLLOWER);
     const entries = ofOneStanding(fitting(await log.after(cursor, STEP)));
     const last = entries.at(-1);
-    if (last === undefined) return (await this.#isBehind(cursor)) ? 'more' : this.#tellStanding(cursor);
-    const { intake, again } = await this.#send(entries);
+    if (last === undefined) return this.#tellStanding(cursor);
+    const { point, again } = await this.#send(entries, mark);
+    if (point === null) return 'more';
     await database.transaction(async (tables) => {
       await moveCursor(tables, DELIVERY_FOLLOWER, again ?? last.cursor);
-      if (again !== null) return;
-      await tables
-        .insertInto('delivery_mark')
-        .values({ log_cursor: last.cursor, intake_cursor: intake })
-        .onConflict((conflict) => conflict.column('log_cursor').doUpdateSet({ intake_cursor: intake }))
-        .execute();
+      if (again === null) await addMark(tables, { logCursor: last.cursor, point });
     });
     if (again === null) await this.#tellStanding(last.cursor);
     return 'more';
   }
 
-  /**
-   * Whether the authority has less than it once had, as after a restore from a backup: then it is fed again from there. Asked only while
-   * something that it has had is not evaluated, so that an idle server does not ask all the time.
-   */
-  async #isBehind(delivered: bigint): Promise<boolean> {
-    const { database, authority, logs } = this.#parts;
-    if ((await followerCursor(database, EVALUATED_FOLLOWER)) >= delivered) return false;
-    const grantsCursor = Number(await this.#parts.grantsCursor());
-    const answer = await authority.deliver({ certificates: [], items: [], grantsCursor });
-    if (!answer.ok) throw new Fault('authority-unavailable', describeRejection(answer.rejection), { retry: 'later' });
-    const intake = BigInt(answer.value.cursor);
-    return database.transaction(async (tables) => {
-      const marks = await tables.selectFrom('delivery_mark').selectAll().orderBy('log_cursor', 'desc').execute();
-      if (marks.every((mark) => mark.intake_cursor <= intake)) return false;
-      const from = marks.find((mark) => mark.intake_cursor <= intake)?.log_cursor ?? 0n;
-      await moveCursor(tables, DELIVERY_FOLLOWER, from);
-      await tables.deleteFrom('delivery_mark').where('log_cursor', '>', from).execute();
+  /** What the authority has had from this process it may have lost with the marks that were given up. */
+  #goOnFrom(mark: DeliveryMark | null): void {
+    const marked = mark?.logCursor ?? 0n;
+    if (marked < this.#marked) {
       this.#sent.clear();
       this.#told.clear();
-      logs.warn('The authority has less than it had: it is fed again', { count: marks.length });
-      return true;
-    });
+    }
+    this.#marked = marked;
   }
 
   /** Tells of suspended devices all of whose records were delivered, up to the cursor: others bring their suspension with them. */
@@ -131,9 +118,12 @@ export class DeliveryFollower {
     return untold.length > now.length ? 'more' : 'idle';
   }
 
-  /** `again`: the cursor from which the authority has to be fed again. */
-  async #send(entries: readonly LogEntry[]): Promise<{ readonly intake: bigint; readonly again: bigint | null }> {
-    const { authority, registry, log, logs } = this.#parts;
+  /** `point`: where the authority stands then, or null where it has lost the mark. `again`: the cursor from which it has to be fed again. */
+  async #send(
+    entries: readonly LogEntry[],
+    mark: DeliveryMark | null,
+  ): Promise<{ readonly point: HistoryPoint | null; readonly again: bigint | null }> {
+    const { database, authority, registry, log, logs } = this.#parts;
     const wanted = new Map<string, Digest>();
     for (const { certificate, record } of entries) {
       for (const needed of [certificate, ...rotatedTo(record)]) {
@@ -147,8 +137,14 @@ export class DeliveryFollower {
       items: entries.map(({ record, attestation }) => ({ record, attestation })),
       grantsCursor: Number(await this.#parts.grantsCursor()),
       ...(suspensions.length === 0 ? {} : { suspensions: suspensions.map(({ signed }) => signed) }),
+      ...(mark === null ? {} : { since: mark.point }),
     });
     if (!answer.ok) throw new Fault('authority-unavailable', describeRejection(answer.rejection), { retry: 'later' });
+    if (!answer.value.continues && mark !== null) {
+      logs.warn('The authority has less than it had: it is fed again', { count: mark.point.cursor });
+      await giveUpMark(database, mark);
+      return { point: null, again: null };
+    }
     for (const { device, withdrawn } of suspensions) this.#told.set(device, withdrawn);
     for (const name of wanted.keys()) this.#sent.add(name);
     let again: bigint | null = null;
@@ -177,15 +173,14 @@ export class DeliveryFollower {
         continue;
       }
       const expected = Number(result.rejection?.detail['expected'] ?? sequence);
-      // What it has refused for good it would refuse again, and everybody's records would wait for that.
+      // Refused for good in the eyes of an earlier process. What this one has seen refused so it would refuse again, and everybody's records would
+      // wait for that.
       if (expected < sequence && this.#refused.get(device) !== expected) {
-        // Restored from a backup, it has forgotten suspensions too.
-        this.#told.clear();
         const first = await log.entry(device, expected);
         if (first !== null && (again === null || first.cursor - 1n < again)) again = first.cursor - 1n;
       }
     }
-    return { intake: BigInt(answer.value.cursor), again };
+    return { point: { cursor: answer.value.cursor, digest: answer.value.history }, again };
   }
 
   async #suspensionsOf(

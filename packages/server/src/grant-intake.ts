@@ -17,7 +17,7 @@ import { describeRejection } from '@countermark/protocol/rejection';
 import type { SqlDatabase } from '@countermark/sql/database';
 import { type KeySource, type Verified, verifyMessage } from '@countermark/verify/verified';
 import type { AuthorityClient } from './authority-client.ts';
-import { DELIVERY_FOLLOWER } from './delivery.ts';
+import { DELIVERY_FOLLOWER, evaluatedMark, giveUpMark, lastMark } from './delivery-marks.ts';
 import { EVALUATED_FOLLOWER, followerCursor, moveCursor } from './follower.ts';
 import { ACCOUNT, type Ledger, type LedgerTransaction } from './ledger.ts';
 import type { StatisticsLog } from './statistics-log.ts';
@@ -55,9 +55,14 @@ export class GrantIntake {
   async take(): Promise<'more' | 'idle' | 'waiting'> {
     const { authority, database } = this.#parts;
     const cursor = await followerCursor(database, GRANTS_FOLLOWER);
-    const listed = await authority.grants(cursor);
+    const mark = await lastMark(database);
+    const listed = await authority.grants(cursor, mark?.point);
     if (!listed.ok) throw new Fault('authority-unavailable', describeRejection(listed.rejection), { retry: 'later' });
-    const { grants, evaluatedThrough } = listed.value;
+    const { grants, evaluatedThrough, continues } = listed.value;
+    if (!continues && mark !== null) {
+      await giveUpMark(database, mark);
+      return 'more';
+    }
     if (grants.length > 0) await this.#bookAll(grants);
     // Only an empty list says that everything which rests on `evaluatedThrough` is booked.
     else await this.#moveEvaluated(BigInt(evaluatedThrough));
@@ -80,13 +85,10 @@ export class GrantIntake {
   /** Writes only where something moves: an idle server asks every few seconds, and a commit is a sync of the disk. */
   async #moveEvaluated(evaluatedThrough: bigint): Promise<void> {
     const { database } = this.#parts;
-    const seen = await database.read((tables) => evaluatedNow(tables, evaluatedThrough));
-    if (!seen.moves) return;
+    const evaluated = await database.read((tables) => evaluatedMark(tables, evaluatedThrough));
+    if (evaluated === (await followerCursor(database, EVALUATED_FOLLOWER))) return;
     await database.transaction(async (tables) => {
-      const { evaluated, moves } = await evaluatedNow(tables, evaluatedThrough);
-      if (!moves) return;
-      await moveCursor(tables, EVALUATED_FOLLOWER, evaluated);
-      await tables.deleteFrom('delivery_mark').where('log_cursor', '<', evaluated).execute();
+      await moveCursor(tables, EVALUATED_FOLLOWER, await evaluatedMark(tables, evaluatedThrough));
     });
   }
 
@@ -208,33 +210,4 @@ async function dueOf(tables: LedgerTransaction, grant: Grant): Promise<bigint> {
     )
     .execute();
   return dueMills;
-}
-
-/**
- * How far the log is evaluated where the authority has evaluated its intake so far, and whether that is another position than before. An
- * authority that has evaluated less than was delivered, and less than it once had, was restored from a backup: nothing is evaluated
- * then, and delivery finds out from where to feed it again.
- */
-async function evaluatedNow(
-  tables: Pick<LedgerTransaction, 'selectFrom'>,
-  evaluatedThrough: bigint,
-): Promise<{ readonly evaluated: bigint; readonly moves: boolean }> {
-  const marks = await tables
-    .selectFrom('delivery_mark')
-    .select((eb) => [
-      eb.fn.min('log_cursor').as('first'),
-      eb.fn.max('log_cursor').filterWhere('intake_cursor', '<=', evaluatedThrough).as('reached'),
-    ])
-    .executeTakeFirst();
-  const follower = await tables
-    .selectFrom('follower')
-    .select('cursor')
-    .where('name', '=', EVALUATED_FOLLOWER)
-    .executeTakeFirst();
-  const before = follower?.cursor ?? 0n;
-  const first = marks?.first ?? null;
-  const reached = marks?.reached ?? null;
-  const lost = reached === null && first !== null && first <= before;
-  const evaluated = reached ?? (lost ? 0n : before);
-  return { evaluated, moves: evaluated !== before || (reached !== null && first !== null && first < reached) };
 }

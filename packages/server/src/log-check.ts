@@ -24,7 +24,7 @@ import { verifyAttestedRecord } from '@countermark/verify/attested-record';
 import { CHAIN_START, type ChainHead, judge } from '@countermark/verify/chain';
 import { recordIdentity, type VerifiedRecord } from '@countermark/verify/record';
 import { type KeySource, type Trust, verifyMessage } from '@countermark/verify/verified';
-import { DELIVERY_FOLLOWER } from './delivery.ts';
+import { DELIVERY_FOLLOWER } from './delivery-marks.ts';
 import { EVALUATED_FOLLOWER, followerCursor, moveCursor } from './follower.ts';
 import { LEDGER_FOLLOWER } from './ledger-follower.ts';
 import { pages } from './pages.ts';

@@ -5,7 +5,7 @@
  */
 import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
 import type { SqlDatabase } from '@countermark/sql/database';
-import { DELIVERY_FOLLOWER } from './delivery.ts';
+import { DELIVERY_FOLLOWER } from './delivery-marks.ts';
 import { EVALUATED_FOLLOWER, followerCursors } from './follower.ts';
 import type { Funds } from './funds.ts';
 import { LEDGER_FOLLOWER } from './ledger-follower.ts';

@@ -119,7 +119,8 @@ export interface ServerTables {
   /** What operators did to devices; append-only. `operator` is empty for what follows by itself. */
   operator_act: { number: bigint; device: string; act: string; operator: string; words: string; at_ms: bigint };
   follower: { name: string; cursor: bigint };
-  delivery_mark: { log_cursor: bigint; intake_cursor: bigint };
+  /** Where the authority's history stood when it had the log up to a cursor; the history's digest is null where it was not said. */
+  delivery_mark: { log_cursor: bigint; intake_cursor: bigint; history: Uint8Array | null };
 }
 
 export const MIGRATIONS: readonly Migration[] = [
@@ -172,4 +173,5 @@ export const MIGRATIONS: readonly Migration[] = [
       'CREATE INDEX head_suspended ON head (device) WHERE suspended = 1',
     ],
   },
+  { name: 'history of the authority', statements: ['ALTER TABLE delivery_mark ADD COLUMN history {bytes}'] },
 ];

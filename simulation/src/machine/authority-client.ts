@@ -20,7 +20,7 @@ export function connectAuthority(url: string): AuthorityClient {
   };
   return {
     deliver: (delivery) => ask('deliver', delivery),
-    grants: (after) => ask('grants', { after: Number(after) }),
+    grants: (after, since) => ask('grants', { after: Number(after), since }),
     programmes: () => ask('programmes', {}),
   };
 }

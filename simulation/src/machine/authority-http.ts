@@ -3,7 +3,7 @@
  */
 import type { HttpOptions } from '@countermark/authority/http';
 import { errorText } from '@countermark/node-platform/fault';
-import type { Delivery } from '@countermark/protocol/interfaces/delivery';
+import type { Delivery, HistoryPoint } from '@countermark/protocol/interfaces/delivery';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { ProcessEnded } from '../process.ts';
@@ -42,11 +42,15 @@ async function handled(options: HttpOptions, operation: string, parameters: unkn
     case 'deliver':
       return accept(await options.takeIn(parameters as Delivery));
     case 'grants': {
+      const { after, since } = parameters as { readonly after: number; readonly since: HistoryPoint | undefined };
+      if (since !== undefined && !(await options.store.cameBy(since))) {
+        return accept({ grants: [], evaluatedThrough: 0, continues: false });
+      }
       // In this order, as the real one: every grant up to this position is among those that are read next.
       const evaluated = await options.evaluatedThrough();
-      const found = await options.store.grants((parameters as { readonly after: number }).after, GRANTS + 1);
+      const found = await options.store.grants(after, GRANTS + 1);
       const whole = found.length <= GRANTS;
-      return accept({ grants: found.slice(0, GRANTS), evaluatedThrough: whole ? evaluated : 0 });
+      return accept({ grants: found.slice(0, GRANTS), evaluatedThrough: whole ? evaluated : 0, continues: true });
     }
     case 'programmes':
       return accept(

@@ -7,6 +7,7 @@
  */
 import type { Digest } from '@countermark/protocol/digest';
 import type { CustomerId, DeviceId, LicenseeId, ProgrammeId } from '@countermark/protocol/id';
+import type { HistoryPoint } from '@countermark/protocol/interfaces/delivery';
 import type { Mills } from '@countermark/protocol/money';
 import type { Rejection } from '@countermark/protocol/rejection';
 import type { Programme } from '@countermark/tariff/programme';
@@ -144,14 +145,17 @@ export type AuthorityStore = {
 
   /**
    * One delivery's change of the log: `decide` sees the devices and accepted digests named, and what it returns is
-   * written with them unchanged in between. It is pure: it may run several times. Returns its decision and the intake
-   * cursor after it.
+   * written with them unchanged in between. It is pure: it may run several times. Returns its decision and the point of
+   * the log's history after it; no decision, and nothing changed, where the history has not come by `since`.
    */
   intake<Decision extends IntakeChanges>(
     devices: readonly DeviceId[],
     positions: readonly Position[],
     decide: (view: IntakeView) => Decision,
-  ): Promise<{ readonly decision: Decision; readonly cursor: number }>;
+    since?: HistoryPoint,
+  ): Promise<{ readonly decision: Decision | null; readonly point: HistoryPoint }>;
+  /** Whether the log's history has come by this point. */
+  cameBy(point: HistoryPoint): Promise<boolean>;
   positions(): Promise<Positions>;
 
   /**

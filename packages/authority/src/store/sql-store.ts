@@ -4,13 +4,24 @@
  * Guarantees what `authority-store.ts` asks: every change is one serialisable transaction; cursors are counted in a locked
  * row, never by a sequence of the database, whose numbers can be committed out of order.
  */
-import { type Digest, digestOf, digestText } from '@countermark/protocol/digest';
+import { nodeVerification } from '@countermark/node-platform/verification';
+import { concat } from '@countermark/protocol/bytes';
+import { type Digest, digestOf, digestText, NO_DIGEST, sameBytes } from '@countermark/protocol/digest';
 import type { CustomerId, DeviceId, LicenseeId, ProgrammeId } from '@countermark/protocol/id';
+import type { HistoryPoint } from '@countermark/protocol/interfaces/delivery';
 import { mills } from '@countermark/protocol/money';
 import { isRejectionCode, rejection } from '@countermark/protocol/rejection';
 import { openDatabase, type SqlDatabase } from '@countermark/sql/database';
 import type { Programme } from '@countermark/tariff/programme';
-import { type Expression, type ExpressionBuilder, type Selectable, type SqlBool, sql, type Transaction } from 'kysely';
+import {
+  type Expression,
+  type ExpressionBuilder,
+  type Kysely,
+  type Selectable,
+  type SqlBool,
+  sql,
+  type Transaction,
+} from 'kysely';
 import { newDevice } from '../intake.ts';
 import type { RatedCell, Standing } from '../rating.ts';
 import { DIMENSIONS, type TotalsQuery, type TotalsRow } from '../totals.ts';
@@ -116,9 +127,14 @@ class SqlStore implements AuthorityStore {
     devices: readonly DeviceId[],
     positions: readonly Position[],
     decide: (view: IntakeView) => Decision,
-  ): Promise<{ decision: Decision; cursor: number }> {
+    since?: HistoryPoint,
+  ): Promise<{ decision: Decision | null; point: HistoryPoint }> {
     return this.#database.transaction(async (tables) => {
       const before = await this.#locked(tables, 'intake');
+      let history = (await historyAt(tables, before)) ?? unreachable();
+      if (since !== undefined && !(await hasComeBy(tables, since))) {
+        return { decision: null, point: { cursor: Number(before), digest: history } };
+      }
       const states = new Map<DeviceId, DeviceState>();
       for (const part of chunks(devices, VALUES)) {
         const rows = await tables.selectFrom('device').selectAll().where('device', 'in', part).execute();
@@ -130,15 +146,22 @@ class SqlStore implements AuthorityStore {
         acceptedAt: (device, sequence) => digests.get(`${device} ${sequence}`) ?? null,
       });
       const cursor = before + BigInt(decision.records.length);
-      const rows = decision.records.map((record, i) => recordRow(record, before + BigInt(i + 1)));
+      const rows = decision.records.map((record, i) => {
+        history = digestOf(nodeVerification.sha256(concat([history, record.digest])));
+        return { ...recordRow(record, before + BigInt(i + 1)), history };
+      });
       for (const part of chunks(rows, ROWS)) await tables.insertInto('record').values(part).execute();
       for (const state of decision.devices) await putDevice(tables, state);
       for (const record of decision.quarantined) await quarantine(tables, record);
       if (cursor !== before) {
         await tables.updateTable('position').set({ value: cursor }).where('name', '=', 'intake').execute();
       }
-      return { decision, cursor: Number(cursor) };
+      return { decision, point: { cursor: Number(cursor), digest: history } };
     });
+  }
+
+  async cameBy(point: HistoryPoint): Promise<boolean> {
+    return this.#database.read((tables) => hasComeBy(tables, point));
   }
 
   async positions(): Promise<Positions> {
@@ -607,6 +630,19 @@ class SqlStore implements AuthorityStore {
       .executeTakeFirstOrThrow();
     return row.value;
   }
+}
+
+/** The digest over the digests of all records up to a cursor, none at the beginning; null where the log does not reach so far. */
+async function historyAt(tables: Kysely<Tables>, cursor: bigint): Promise<Digest | null> {
+  if (cursor === 0n) return NO_DIGEST;
+  const row = await tables.selectFrom('record').select('history').where('cursor', '=', cursor).executeTakeFirst();
+  if (row === undefined) return null;
+  return row.history === null ? NO_DIGEST : digestOf(row.history);
+}
+
+async function hasComeBy(tables: Kysely<Tables>, { cursor, digest }: HistoryPoint): Promise<boolean> {
+  const history = await historyAt(tables, BigInt(cursor));
+  return history !== null && sameBytes(history, digest);
 }
 
 async function digestsAt(

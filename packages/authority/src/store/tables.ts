@@ -49,6 +49,8 @@ export type Tables = {
     bytes: Uint8Array;
     attestation: Uint8Array;
     received_ms: bigint;
+    /** Over the digests of all records up to it; null stands for none, before there was one. */
+    history: Uint8Array | null;
   };
   quarantine: {
     device: string;
@@ -161,4 +163,5 @@ export const MIGRATIONS: readonly Migration[] = [
         FOREIGN KEY (programme, version) REFERENCES programme (id, version)){strict}`,
     ],
   },
+  { name: 'history of the log', statements: ['ALTER TABLE record ADD COLUMN history {bytes}'] },
 ];

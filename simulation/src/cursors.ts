@@ -1,0 +1,105 @@
+/**
+ * What a cursor says has been done: the ledger has each record's postage once, the authority has what was delivered, the ledger has the
+ * authority's grants (invariants 7 and 10).
+ *
+ * Guarantees that every record and grant that a cursor of the server passes is looked at in that commit, against what the devices sealed and
+ * what the authority ever had.
+ */
+import { type Observation, statisticsOf } from './observation.ts';
+import { STORE } from './parties.ts';
+import type { World } from './world.ts';
+
+type Follower = 'ledger' | 'delivery' | 'grants';
+
+export class Cursors {
+  readonly #world: World;
+  readonly #seen: Observation;
+  readonly #at = new Map<string, bigint>();
+
+  constructor(world: World, seen: Observation) {
+    this.#world = world;
+    this.#seen = seen;
+  }
+
+  /** The server's database was replaced by an older copy. */
+  putBack(): void {
+    this.#at.clear();
+  }
+
+  /** Looks at what the cursors have passed since the last look. */
+  look(): void {
+    for (const { name, cursor } of this.#world.disks.rows<{ readonly name: string; readonly cursor: bigint }>(
+      STORE.server,
+      'SELECT name, cursor FROM follower',
+    )) {
+      const before = this.#at.get(name) ?? 0n;
+      this.#at.set(name, cursor);
+      if (cursor > before) this.#passed(name as Follower, before, cursor);
+    }
+  }
+
+  #passed(name: Follower, after: bigint, through: bigint): void {
+    if (name === 'ledger') this.#ledger(after, through);
+    if (name === 'delivery') this.#delivery(after, through);
+    if (name === 'grants') this.#grants(after, through);
+  }
+
+  #ledger(after: bigint, through: bigint): void {
+    for (const { digest, record, booked } of this.#world.disks.rows<{
+      readonly digest: Buffer;
+      readonly record: Buffer;
+      readonly booked: bigint | null;
+    }>(
+      STORE.server,
+      `SELECT r.digest, r.record,
+              (SELECT sum(l.amount_mills) FROM entry e JOIN entry_line l ON l.entry = e.number
+               WHERE e.kind = 'postage' AND e.ref LIKE 'postage:' || hex(r.digest) || '%' AND l.account = 'device:' || r.device) AS booked
+       FROM record r WHERE r.cursor > ? AND r.cursor <= ?`,
+      after,
+      through,
+    )) {
+      const observed = statisticsOf(record)?.observed;
+      const postageMills =
+        observed === undefined ? 0n : observed.closed.ascendingMills - observed.opened.ascendingMills;
+      if (-(booked ?? 0n) !== postageMills) {
+        this.#violated(`the ledger booked ${-(booked ?? 0n)} of the ${postageMills} mills of ${nameOf(digest)}`);
+      }
+    }
+  }
+
+  #delivery(after: bigint, through: bigint): void {
+    // What the authority refuses for good is passed over.
+    if (this.#world.counts.has('log: The authority refused a record')) return;
+    for (const { digest } of this.#world.disks.rows<{ readonly digest: Buffer }>(
+      STORE.server,
+      'SELECT digest FROM record WHERE cursor > ? AND cursor <= ?',
+      after,
+      through,
+    )) {
+      if (!this.#seen.taken.has(digest.toString('hex'))) {
+        this.#violated(`${nameOf(digest)} counts as delivered, and the authority never had it`);
+      }
+    }
+  }
+
+  #grants(after: bigint, through: bigint): void {
+    const { disks } = this.#world;
+    for (const { digest } of disks.rows<{ readonly digest: Buffer }>(
+      STORE.authority,
+      'SELECT digest FROM issued_grant WHERE cursor > ? AND cursor <= ?',
+      after,
+      through,
+    )) {
+      const [booked] = disks.rows(STORE.server, 'SELECT 1 FROM booked_grant WHERE digest = ?', digest);
+      if (booked === undefined) this.#violated(`the grant ${nameOf(digest)} counts as booked, and is not`);
+    }
+  }
+
+  #violated(what: string): void {
+    this.#world.violated('cursors', what);
+  }
+}
+
+function nameOf(digest: Buffer): string {
+  return digest.toString('hex').slice(0, 12);
+}
