@@ -18,6 +18,7 @@ const impure = [
   { object: 'Date', property: 'now', message: 'Time is an input here: take it as a parameter.' },
   { object: 'Math', property: 'random', message: 'Randomness is an input here: take it as a parameter.' },
   { object: 'performance', property: 'now', message: 'Time is an input here: take it as a parameter.' },
+  { object: 'AbortSignal', property: 'timeout', message: 'Time is an input here: take it as a parameter.' },
   { object: 'crypto', property: 'getRandomValues', message: 'Randomness is an input here: take it as a parameter.' },
   { object: 'crypto', property: 'randomUUID', message: 'Randomness is an input here: take it as a parameter.' },
 ];

@@ -3,7 +3,8 @@
 //   --seeds N       so many seeds (default 100)          --seed S      the first one (default 1)
 //   --minutes M     until the time is over               --workers W   children at once (default: one for each core)
 //   --replay JSON   one run, as a failure prints it      --trace       with everything that happened
-//   --shrink        with --replay: the smallest run that fails in the same checker, kept under simulation/regressions
+//   --shrink        with --replay: the smallest run that fails in the same checker, kept under simulation/regressions; without,
+//                   the first failure of each checker is made small and kept by itself, unless --no-shrink says not to
 //   --mutants       does it notice? every planted bug (simulation/mutants), or the named ones (--mutant NAME)
 //   --json          one JSON object on stdout
 //
@@ -58,6 +59,7 @@ const { values: options } = parseArgs({
     replay: { type: 'string' },
     trace: { type: 'boolean', default: false },
     shrink: { type: 'boolean', default: false },
+    'no-shrink': { type: 'boolean', default: false },
     mutants: { type: 'boolean', default: false },
     mutant: { type: 'string', multiple: true, default: [] },
     json: { type: 'boolean', default: false },
@@ -66,7 +68,7 @@ const { values: options } = parseArgs({
 });
 if (options.help) {
   process.stdout.write(
-    'npm run simulate -- [--seeds N] [--seed S] [--minutes M] [--workers W] [--json] | --replay JSON [--trace] [--shrink] | --mutants [--mutant NAME] [--seeds N] [--json]\n',
+    'npm run simulate -- [--seeds N] [--seed S] [--minutes M] [--workers W] [--no-shrink] [--json] | --replay JSON [--trace] [--shrink] | --mutants [--mutant NAME] [--seeds N] [--json]\n',
   );
   process.exit(0);
 }
@@ -79,19 +81,25 @@ if (options.mutants || options.mutant.length > 0) {
 const file = join(here, 'dist', 'world.mjs');
 await bundle('main.ts', file);
 
-if (options.replay !== undefined) {
+/** The smallest run that fails as this one does; kept, and the line said that replays it. */
+async function shrunkAndKept(whole) {
   let child = new Child(file);
+  const play = async (one) => {
+    if (child.gone) child = new Child(file);
+    return child.run(one);
+  };
+  const replay = await shrink(whole, play, say);
+  const outcome = await play(replay);
+  child.end();
+  if (outcome.violation !== null) keep(replay, outcome);
+  say(replayLine(replay));
+  return replay;
+}
+
+if (options.replay !== undefined) {
   let replay = JSON.parse(options.replay);
-  if (options.shrink) {
-    const play = async (one) => {
-      if (child.gone) child = new Child(file);
-      return child.run(one);
-    };
-    replay = await shrink(replay, play, say);
-    const outcome = await play(replay);
-    if (outcome.violation !== null) keep(replay, outcome);
-    say(replayLine(replay));
-  }
+  if (options.shrink) replay = await shrunkAndKept(replay);
+  const child = new Child(file);
   const outcome = await child.run(replay, options.trace);
   child.end();
   if (options.trace) for (const line of outcome.trace) process.stdout.write(`${line}\n`);
@@ -158,6 +166,15 @@ table('Credits', counts, 'credit: ');
 say(
   `\n${done} seeds, ${batches} batches, ${events} events, ${seedsPerMinute} seeds a minute, ${violations.length} with violations`,
 );
+if (!options['no-shrink']) {
+  const firstOfEach = new Map(violations.map((one) => [one.checker, one.replay]).reverse());
+  for (const [checker, replay] of firstOfEach) {
+    if (checker === 'determinism') continue;
+    say(`\nThe first failure of "${checker}" is made small.`);
+    const smallest = await shrunkAndKept(replay);
+    for (const one of violations) if (one.replay === replay) one.shrunk = smallest;
+  }
+}
 if (options.json) {
   process.stdout.write(`${JSON.stringify({ seeds: done, violations, seedsPerMinute, batches, events })}\n`);
 }

@@ -36,7 +36,17 @@ type LogRow = {
 type Head = { readonly sequence: number; readonly digest: string; readonly statistics: BatchStatistics | null };
 
 /** What the checkers of the server look at. */
-const SERVER_TABLES = ['record', 'head', 'confirmation', 'entry', 'entry_line', 'balance', 'follower', 'draw', 'booked_grant'];
+const SERVER_TABLES = [
+  'record',
+  'head',
+  'confirmation',
+  'entry',
+  'entry_line',
+  'balance',
+  'follower',
+  'draw',
+  'booked_grant',
+];
 
 const NO_DIGEST = '00'.repeat(32);
 
