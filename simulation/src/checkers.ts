@@ -154,8 +154,10 @@ export class Checkers {
         .map(({ digest }) => digest.toString('hex')),
     );
     for (const digest of this.#held.get(line) ?? []) {
-      if (held.has(digest) || this.#seen.logged.has(digest)) continue;
-      this.#world.violated('deleted before it was logged', `psd-${line} deleted ${digest.slice(0, 12)}`);
+      if (held.has(digest)) continue;
+      const name = `psd-${line} deleted ${digest.slice(0, 12)}`;
+      if (!this.#seen.logged.has(digest)) this.#world.violated('deleted before it was logged', name);
+      if (!this.#seen.confirmed.has(digest)) this.#world.violated('deleted without a confirmation', name);
     }
     const { recordCapacity } = this.#lines.find((one) => one.line === line) as LineSetting;
     if (held.size > recordCapacity + 1) violated(`${held.size} records are kept where ${recordCapacity} have room`);

@@ -47,6 +47,8 @@ export class Observation {
   readonly confirmations = new Map<string, string>();
   /** When each batch was first said to be open. */
   readonly opened = new Map<string, number>();
+  /** Digests that a confirmation was given for. */
+  readonly confirmed = new Set<string>();
   /** Digests that a server's log ever held durably. */
   readonly logged = new Set<string>();
   /** Digests that the authority ever had durably. */
@@ -157,6 +159,7 @@ export class Observation {
     if (!envelope.ok) return;
     const text = Buffer.from(confirmation).toString('hex');
     const name = confirmedName(envelope.value.payload);
+    this.confirmed.add(name.slice(name.lastIndexOf(' ') + 1));
     const before = this.confirmations.get(name);
     if (before === undefined) this.confirmations.set(name, text);
     else if (before !== text && !this.serverWasPutBack) {

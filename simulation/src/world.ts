@@ -107,6 +107,11 @@ export class World {
       network: this.network,
       entropy: this.stream('entropy'),
       jitter: this.stream('jitter'),
+      onThrown: (process, operation, error) => {
+        // A party that would contradict itself stops there: nobody may ever bring it so far.
+        if (!(error instanceof Error) || !isAssertion(error)) return;
+        this.violated('assertion', `${process}: ${operation}: ${error.stack ?? error.message}`);
+      },
       waitMs: (ms) =>
         ms < SHORT_REST_MS || this.patience === 1 ? ms : Math.max(ms, Math.min(ms * this.patience, LONGEST_REST_MS)),
     });

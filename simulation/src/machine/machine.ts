@@ -20,6 +20,8 @@ export type Machine = {
   readonly entropy: RandomStream;
   /** Backoff and the like. */
   readonly jitter: RandomStream;
+  /** Is told of what a handler threw in its process. */
+  onThrown(process: string, operation: string, error: unknown): void;
   /** How long a party's wait takes. */
   waitMs(ms: number): number;
 };

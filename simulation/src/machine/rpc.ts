@@ -63,6 +63,7 @@ export function serviceOf(handlers: RpcHandlers, options: RpcServerOptions = {})
         return { result };
       } catch (error) {
         if (error instanceof ProcessEnded) throw error;
+        machine().onThrown(process.name, operation, error);
         options.onFault?.('simulated', operation, error);
         return {
           fault: errorText(error),
