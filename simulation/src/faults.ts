@@ -9,6 +9,7 @@ import { NO_NETWORK_FAULTS } from './network.ts';
 import { CD_SOCKET, DAY_MS, type LineSetting, STORE } from './parties.ts';
 import type { Checkers } from './checkers.ts';
 import type { Observation } from './observation.ts';
+import type { Occasions } from './occasions.ts';
 import type { World } from './world.ts';
 
 /** The kinds of what the machine does. */
@@ -41,21 +42,17 @@ const HOUR_MS = 60 * MINUTE_MS;
 const YEAR_MS = 365 * DAY_MS;
 
 export type FaultOptions = {
-  readonly chosen: ReadonlySet<string>;
-  /** Only so many happen; for a failure to be made small. */
-  readonly most: number;
-  readonly untilMs: number;
+  readonly occasions: Occasions;
   readonly lines: readonly LineSetting[];
   readonly seen: Observation;
   readonly checkers: Checkers;
   readonly onServerPutBack: () => void;
+  readonly onAuthorityPutBack: () => void;
 };
 
 export class MachineFaults {
   readonly #world: World;
   readonly #options: FaultOptions;
-  #happened = 0;
-  #ended = false;
   /** Parties whose disks are full now. */
   readonly #full = new Set<string>();
 
@@ -64,16 +61,12 @@ export class MachineFaults {
     this.#options = options;
   }
 
-  get happened(): number {
-    return this.#happened;
-  }
-
   /** Begins whatever the seed has chosen. */
   begin(): void {
     const { network, disks } = this.#world;
-    const { chosen } = this.#options;
+    const { occasions } = this.#options;
     const weight = (kind: MachineFault, most: number): number =>
-      chosen.has(kind) ? most * this.#world.stream(`weight of ${kind}`).fraction() ** 2 : 0;
+      occasions.has(kind) ? most * this.#world.stream(`weight of ${kind}`).fraction() ** 2 : 0;
     network.faults = {
       lost: weight('messages lost', 0.2),
       doubled: weight('messages doubled', 0.2),
@@ -87,54 +80,54 @@ export class MachineFaults {
     disks.faults = {
       write: (path) => {
         if (this.#full.has(partyOf(path))) return 'full';
-        return writes.random.chance(writes.weight) && this.#may('writes fail') ? 'error' : 'done';
+        return writes.random.chance(writes.weight) && occasions.may('writes fail') ? 'error' : 'done';
       },
       commit: (path) => {
         if (this.#full.has(partyOf(path))) return 'full';
-        if (!fsyncs.random.chance(fsyncs.weight) || !this.#may('fsyncs fail')) return 'done';
+        if (!fsyncs.random.chance(fsyncs.weight) || !occasions.may('fsyncs fail')) return 'done';
         return fsyncs.random.chance(0.5) ? 'lost' : 'kept';
       },
     };
-    this.#nowAndThen('kills', 20 * MINUTE_MS, (random) => {
+    occasions.nowAndThen('kills', 20 * MINUTE_MS, (random) => {
       const name = random.pick([...this.#world.processes.keys()]);
       this.#world.processes.get(name)?.killAtBoundary(random.whole(0, 24));
     });
-    this.#nowAndThen('power cuts', HOUR_MS, (random) => {
+    occasions.nowAndThen('power cuts', HOUR_MS, (random) => {
       this.#world.kill(random.pick([...this.#world.processes.keys()]), 'power cut', true);
     });
-    this.#nowAndThen('partitions', HOUR_MS, (random) => {
+    occasions.nowAndThen('partitions', HOUR_MS, (random) => {
       const lines = this.#options.lines.map(({ line }) => `host-${line}`);
       const [one, other] = random.chance(0.6) ? [random.pick(lines), 'server'] : ['server', 'authority'];
       const cut = random.chance(0.5) ? [`${one}>${other}`, `${other}>${one}`] : [`${one}>${other}`];
       for (const way of cut) network.partitions.add(way);
-      this.#later(random.whole(2, 120) * MINUTE_MS, () => {
+      occasions.later(random.whole(2, 120) * MINUTE_MS, () => {
         for (const way of cut) network.partitions.delete(way);
       });
     });
-    this.#nowAndThen('disks full', 2 * HOUR_MS, (random) => {
+    occasions.nowAndThen('disks full', 2 * HOUR_MS, (random) => {
       const party = partyOf(random.pick(disks.paths()));
       this.#full.add(party);
-      this.#later(random.whole(1, 30) * MINUTE_MS, () => {
+      occasions.later(random.whole(1, 30) * MINUTE_MS, () => {
         this.#full.delete(party);
       });
     });
-    this.#nowAndThen('cryptographic device slow', HOUR_MS, (random) => {
+    occasions.nowAndThen('cryptographic device slow', HOUR_MS, (random) => {
       network.slowness.set(CD_SOCKET, random.whole(1_000, 60_000));
-      this.#later(random.whole(5, 60) * MINUTE_MS, () => {
+      occasions.later(random.whole(5, 60) * MINUTE_MS, () => {
         network.slowness.delete(CD_SOCKET);
       });
     });
-    this.#nowAndThen('cryptographic device down', 2 * HOUR_MS, (random) => {
+    occasions.nowAndThen('cryptographic device down', 2 * HOUR_MS, (random) => {
       this.#world.stopFor('cryptographic-device', random.whole(5, 90) * MINUTE_MS);
     });
-    this.#nowAndThen('clocks skewed', HOUR_MS, (random) => {
+    occasions.nowAndThen('clocks skewed', HOUR_MS, (random) => {
       const party = random.pick([...this.#world.processes.keys()]);
       this.#world.skewMs.set(party, random.whole(-6 * HOUR_MS, 6 * HOUR_MS));
     });
-    this.#nowAndThen('clocks jump by years', 5 * HOUR_MS, (random) => {
+    occasions.nowAndThen('clocks jump by years', 5 * HOUR_MS, (random) => {
       const party = random.pick([...this.#world.processes.keys()]);
       this.#world.skewMs.set(party, (random.chance(0.5) ? 1 : -1) * random.whole(1, 3) * YEAR_MS);
-      this.#later(random.whole(5, 120) * MINUTE_MS, () => {
+      occasions.later(random.whole(5, 120) * MINUTE_MS, () => {
         this.#world.skewMs.delete(party);
       });
     });
@@ -146,8 +139,9 @@ export class MachineFaults {
     });
     this.#putBack('authority put back', 'authority', STORE.authority, () => {
       this.#options.checkers.authorityPutBack();
+      this.#options.onAuthorityPutBack();
     });
-    this.#nowAndThen('host disk gone', 8 * HOUR_MS, (random) => {
+    occasions.nowAndThen('host disk gone', 8 * HOUR_MS, (random) => {
       const { line } = random.pick(this.#options.lines);
       this.#world.kill(`host-${line}`, 'its disk burnt');
       disks.put(STORE.host(line), undefined);
@@ -157,7 +151,6 @@ export class MachineFaults {
 
   /** No fault any more; what was wrong is put right, as people do. */
   end(): void {
-    this.#ended = true;
     const { network, disks, skewMs } = this.#world;
     network.faults = { ...NO_NETWORK_FAULTS };
     network.partitions.clear();
@@ -170,44 +163,18 @@ export class MachineFaults {
   /** A database goes back to a copy of itself from some time ago, as after a restore from a backup. */
   #putBack(kind: MachineFault, party: string, path: string, then: () => void = () => undefined): void {
     const { disks } = this.#world;
-    this.#nowAndThen(kind, 5 * HOUR_MS, (random) => {
+    const { occasions } = this.#options;
+    occasions.nowAndThen(kind, 5 * HOUR_MS, (random) => {
       if (!disks.paths().includes(path)) return;
       const copy = disks.copy(path);
-      this.#later(random.whole(5, 240) * MINUTE_MS, () => {
-        if (this.#ended) return;
+      occasions.later(random.whole(5, 240) * MINUTE_MS, () => {
+        if (occasions.ended) return;
         this.#world.kill(party, 'it is restored from a backup');
         disks.put(path, copy);
         this.#world.count(`fault: ${kind}`);
         then();
       });
     });
-  }
-
-  /** At random times until the faults end, about once in `meanMs`. */
-  #nowAndThen(kind: MachineFault, meanMs: number, happen: (random: ReturnType<World['stream']>) => void): void {
-    if (!this.#options.chosen.has(kind)) return;
-    const random = this.#world.stream(kind);
-    const every = meanMs * (0.3 + 1.4 * random.fraction());
-    const next = (): void => {
-      const delayMs = -Math.log(1 - random.fraction()) * every;
-      this.#world.scheduler.after(delayMs, this.#world.people, kind, () => {
-        if (this.#ended || this.#world.scheduler.nowMs > this.#options.untilMs) return;
-        if (this.#may(kind)) happen(random);
-        next();
-      });
-    };
-    next();
-  }
-
-  #later(delayMs: number, happen: () => void): void {
-    this.#world.scheduler.after(delayMs, this.#world.people, 'a fault ends', happen);
-  }
-
-  #may(kind: MachineFault): boolean {
-    if (this.#ended || this.#happened >= this.#options.most) return false;
-    this.#happened += 1;
-    this.#world.count(`fault: ${kind}`);
-    return true;
   }
 }
 

@@ -26,6 +26,10 @@ export class Mailer {
   readonly begun = new Set<string>();
   readonly #world: World;
   readonly #random;
+  /** Told where the device may not be able to go on: it is older than its journal, or another has asked in its name. */
+  onHopeless: (code: string) => void = () => undefined;
+  /** The line has ended: nothing more is franked here. */
+  retired = false;
   #deposits = 0;
   #lastTrouble = '';
 
@@ -37,7 +41,7 @@ export class Mailer {
   }
 
   get finished(): boolean {
-    return this.done.size === this.mailings.length;
+    return this.retired || this.done.size === this.mailings.length;
   }
 
   /** Why it goes no further, in the last words it heard. */
@@ -49,6 +53,7 @@ export class Mailer {
   async work(startMs: readonly number[]): Promise<void> {
     for (const [i, mailing] of this.mailings.entries()) {
       await this.#rest((startMs[i] ?? 0) - this.#world.scheduler.nowMs);
+      if (this.retired) return;
       this.#world.files.write(mailing.file, mailing.content);
       await this.#frank(mailing);
     }
@@ -77,6 +82,7 @@ export class Mailer {
     this.begun.add(job);
     let again = 1;
     for (;;) {
+      if (this.retired) return;
       const answer = await this.ask(HOST.frank, { file, job, mailingDate, ...(keepOpen ? { keepOpen } : {}) });
       if (answer?.ok === true) {
         const { state, rejection } = answer.value;
@@ -128,7 +134,12 @@ export class Mailer {
       case 'insufficient-funds':
       case 'not-available':
         await this.#payIn();
-        await this.ask(HOST.refill, { amountMills: String(this.#random.whole(20, 200) * 1_000) });
+        {
+          const amountMills = String(this.#random.whole(20, 200) * 1_000);
+          const refilled = await this.ask(HOST.refill, { amountMills });
+          if (refilled?.ok === false && refilled.rejection.code === 'funds-request-conflict')
+            this.onHopeless(refilled.rejection.code);
+        }
         return;
       case 'batch-open':
       case 'journal-damaged':
@@ -138,6 +149,10 @@ export class Mailer {
       case 'device-locked':
       case 'memory-full':
         await this.ask(HOST.send, {});
+        return;
+      case 'device-older':
+      case 'funds-request-conflict':
+        this.onHopeless(refused.code);
         return;
       default:
     }

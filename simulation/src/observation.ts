@@ -6,7 +6,8 @@
  * is committed.
  */
 import type { CborValue } from '@countermark/protocol/cbor';
-import { parseEnvelope } from '@countermark/protocol/cose';
+import { nodeVerification } from '@countermark/node-platform/verification';
+import { messageDigest, parseEnvelope } from '@countermark/protocol/cose';
 import { answersSchema, type Answer } from '@countermark/protocol/interfaces/answer';
 import { PSD } from '@countermark/protocol/interfaces/psd';
 import { LAYOUTS, parseIndicium, type Indicium } from '@countermark/protocol/layout';
@@ -59,6 +60,14 @@ export class Observation {
   readonly hostDiskGone = new Set<number>();
   /** Lines whose PSD is gone for good. */
   readonly dead = new Set<number>();
+  /** Lines that are copies of a device of which nobody is told: what they frank is no line's. */
+  readonly secretCopies = new Set<number>();
+  /** Digests of records that somebody made himself, with keys out of a device's store. */
+  readonly madeWithStolenKeys = new Set<string>();
+  /** Digests of records that somebody at the cryptographic device's socket had confirmed without logging them. */
+  readonly confirmedByALie = new Set<string>();
+  /** Records on which nothing may be granted, by digest, and why: their postage is not the tariff's. */
+  readonly wronglyPaid = new Map<string, string>();
   /** The device in each line's store. */
   readonly deviceOfLine = new Map<number, string>();
   /** The server was restored from an older backup: what it had confirmed since may be confirmed anew. */
@@ -128,6 +137,7 @@ export class Observation {
       }
       const { indicium } = parsed.value;
       const number = firstPieceNumber + i;
+      if (this.secretCopies.has(line)) continue;
       this.#seen(indicium, number, request.value.batch, `${request.value.firstIndex + i}`, durable);
     }
   }
@@ -160,6 +170,8 @@ export class Observation {
     const text = Buffer.from(confirmation).toString('hex');
     const name = confirmedName(envelope.value.payload);
     this.confirmed.add(name.slice(name.lastIndexOf(' ') + 1));
+    // A server that lied once may say the truth later.
+    if (this.confirmedByALie.has(name.split(' ')[2] ?? '')) return;
     const before = this.confirmations.get(name);
     if (before === undefined) this.confirmations.set(name, text);
     else if (before !== text && !this.serverWasPutBack) {
@@ -228,4 +240,10 @@ function confirmedName(payload: Uint8Array): string {
   if (!confirmation.ok) return 'no confirmation';
   const { device, sequence, digest } = confirmation.value;
   return `${device} ${sequence} ${Buffer.from(digest).toString('hex')}`;
+}
+
+/** The digest of a record in hex, or null where it is none. */
+export function digestOfRecord(record: Uint8Array): string | null {
+  const envelope = parseEnvelope(record);
+  return envelope.ok ? Buffer.from(messageDigest(envelope.value, nodeVerification.sha256)).toString('hex') : null;
 }

@@ -32,6 +32,10 @@ export const TRUST_BUNDLE = '/trust-bundle.json';
 export const SERVER_URL = 'http://server:1';
 export const AUTHORITY_URL = 'http://authority:1';
 export const OPERATOR = 'ab'.repeat(32);
+/** Another person: what needs two is not done by one. */
+export const SECOND_OPERATOR = 'ba'.repeat(32);
+/** The balance of a dead device is not paid back before. */
+export const SCAN_WINDOW_DAYS = 2;
 const DELIVERY = 'cd'.repeat(32);
 export const DAY_MS = 86_400_000;
 
@@ -59,9 +63,9 @@ export type LineSetting = {
 
 export const CD_SOCKET = '/cryptographic-device/cd.sock';
 const CD_SESSION_SOCKET = '/cryptographic-device/session.sock';
-const ACCEPTANCE_SOCKET = '/server/acceptance.sock';
+export const ACCEPTANCE_SOCKET = '/server/acceptance.sock';
 
-function psdSocket(line: number): string {
+export function psdSocket(line: number): string {
   return `/psd-${line}/psd.sock`;
 }
 
@@ -122,6 +126,8 @@ export async function startTheServer(
       acceptanceSocket: ACCEPTANCE_SOCKET,
       authority: { url: AUTHORITY_URL, credential: DELIVERY },
       operatorCredential: OPERATOR,
+      operators: [{ name: 'second-operator', credential: SECOND_OPERATOR }],
+      scanWindowDays: SCAN_WINDOW_DAYS,
       policy,
     }),
   );

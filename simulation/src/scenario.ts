@@ -5,13 +5,18 @@
  * far as that can be. Never rejects: what goes wrong with the world itself is a violation, too.
  */
 import type { PrintPort } from '@countermark/host/print-port';
+import { Adversary, type AdversaryOptions, PEOPLE_FAULTS } from './adversary.ts';
+import { Authenticity } from './authenticity.ts';
 import { Checkers } from './checkers.ts';
 import { MACHINE_FAULTS, MachineFaults } from './faults.ts';
 import { Bookkeeper } from './bookkeeper.ts';
 import { Mailer } from './mailers.ts';
 import { Observation } from './observation.ts';
+import { Occasions } from './occasions.ts';
+import { Operators } from './operators.ts';
 import { DAY_MS, hostSocket, type LineSetting, startTheHost, startThePsd, STORE } from './parties.ts';
 import type { RandomStream } from './random-stream.ts';
+import { Standing } from './standing.ts';
 import { LICENSEES, makeMailing, type Mailing } from './workload.ts';
 import { operate, prepareTemplates, startInstallation, type Violation, ViolationFound, World } from './world.ts';
 
@@ -40,7 +45,7 @@ export type Outcome = {
 };
 
 /** All kinds of faults. */
-export const FAULT_KINDS: readonly string[] = [...MACHINE_FAULTS];
+export const FAULT_KINDS: readonly string[] = [...MACHINE_FAULTS, ...PEOPLE_FAULTS];
 
 /** Batches that a world has at least. */
 const BATCHES_LEAST = 50;
@@ -53,6 +58,8 @@ const LONGEST_LOOK_MS = 6 * 3_600_000;
 /** How much longer everybody rests between looks than a machine with nothing else to do: most of them see nothing new. */
 const PATIENCE = 240;
 const QUIET_PATIENCE = 1_440;
+/** A line that goes on with another device has another number, by so much. */
+const NEXT_DEVICE = 10;
 
 const noPrinter: PrintPort = {
   open: async () => ({
@@ -104,6 +111,11 @@ class Run {
   readonly #replay: Replay;
   readonly #plan: RandomStream;
   chosen: readonly string[] = [];
+  /** Of all lines; one that goes on with another device is a further line. */
+  readonly #lines: LineSetting[] = [];
+  readonly #mailers: Mailer[] = [];
+  readonly #credentials = new Map<string, string>();
+  #operators: Operators | undefined;
 
   constructor(world: World, replay: Replay) {
     this.#world = world;
@@ -114,35 +126,107 @@ class Run {
   async play(): Promise<void> {
     const world = this.#world;
     this.chosen = this.#choose();
-    const lines = this.#lines();
+    this.#lines.push(...this.#planned());
+    const lines = this.#lines;
     const seen = new Observation(world);
+    const checkers = new Checkers(world, seen, lines);
+    const authenticity = new Authenticity(world, seen);
+    const people = PEOPLE_FAULTS.some((kind) => this.chosen.includes(kind));
+    const standing = people ? new Standing(world, seen) : null;
+    let adversary: Adversary | null = null;
     world.network.onAnswer = (crossing) => {
       seen.crossed(crossing);
+      authenticity.crossed(crossing);
+      standing?.crossed(crossing);
+      adversary?.crossed(crossing);
     };
-    const checkers = new Checkers(world, seen, lines);
-    await startInstallation(world, this.#policy(lines.some(({ forwarding }) => forwarding === 'hold')));
-    const mailers = await this.#open(lines);
+    const policy = this.#policy(lines.some(({ forwarding }) => forwarding === 'hold'));
+    await startInstallation(world, policy);
+    await this.#open();
     const startMs = world.scheduler.nowMs;
     const faultsEndMs = startMs + FAULTS_MS;
-    const faults = new MachineFaults(world, {
+    const occasions = new Occasions(world, {
       chosen: new Set(this.chosen),
       most: this.#replay.faults ?? Infinity,
       untilMs: faultsEndMs,
+    });
+    const faults = new MachineFaults(world, {
+      occasions,
       lines,
       seen,
       checkers,
       onServerPutBack: () => {
+        standing?.serverPutBack();
         new Bookkeeper(world).begin();
+      },
+      onAuthorityPutBack: () => {
+        standing?.authorityPutBack();
       },
     });
     faults.begin();
+    adversary = standing === null ? null : this.#adversary({ occasions, seen, checkers, standing });
     world.patience = PATIENCE;
-    for (const mailer of mailers) this.#putToWork(mailer, startMs);
+    for (const mailer of this.#mailers) this.#putToWork(mailer, this.#times(mailer, startMs));
     await world.run(faultsEndMs);
+    occasions.end();
     faults.end();
+    adversary?.end();
     world.patience = QUIET_PATIENCE;
     world.startAll();
-    await this.#converge(mailers, checkers);
+    await this.#converge(
+      () => (adversary?.atRest ?? true) && (this.#operators?.atRest ?? true),
+      () => [...checkers.contradictions(), ...(standing?.contradictions() ?? [])],
+      (line) => standing?.hasReported(line) ?? true,
+    );
+  }
+
+  /** What people do to each other, and those who look after it. */
+  #adversary(of: Pick<AdversaryOptions, 'occasions' | 'seen' | 'checkers' | 'standing'>): Adversary {
+    const world = this.#world;
+    this.#operators = new Operators(world, (device) => {
+      for (const mailer of [...this.#mailers]) {
+        if (!mailer.retired && of.seen.deviceOfLine.get(mailer.line.line) === device) this.#goOnWithAnother(mailer);
+      }
+    });
+    this.#operators.begin();
+    for (const mailer of this.#mailers) this.#tellHopeless(mailer, of.seen);
+    this.#hopeless = (mailer) => {
+      this.#tellHopeless(mailer, of.seen);
+    };
+    const adversary = new Adversary(world, {
+      ...of,
+      mailers: this.#mailers,
+      operators: this.#operators,
+      credentialOf: (licensee) => this.#credentials.get(licensee) ?? '',
+    });
+    adversary.begin();
+    return adversary;
+  }
+  #hopeless: (mailer: Mailer) => void = () => undefined;
+
+  /** A device that is older than its journal is withdrawn (docs/backup.md). */
+  #tellHopeless(mailer: Mailer, seen: Observation): void {
+    mailer.onHopeless = (code) => {
+      const device = seen.deviceOfLine.get(mailer.line.line);
+      // A conflict may be of a server that was put back, and over soon: people ask whether somebody has a copy.
+      if (device === undefined || (code === 'funds-request-conflict' && !seen.branched.has(device))) return;
+      this.#operators?.withdraw(device, code);
+    };
+  }
+
+  /** The line's device has ended: what was not begun is franked with a new one, and a new host folder. */
+  #goOnWithAnother(mailer: Mailer): void {
+    const world = this.#world;
+    mailer.retired = true;
+    const left = mailer.mailings.filter(({ job }) => !mailer.done.has(job) && !mailer.begun.has(job));
+    if (left.length === 0) return;
+    const next = this.#openLine({ ...mailer.line, line: mailer.line.line + NEXT_DEVICE }, left);
+    this.#hopeless(next);
+    world.count('lines that went on with another device');
+    this.#putToWork(
+      next,
+      left.map(() => world.scheduler.nowMs),
+    );
   }
 
   /** Another part of all faults for each seed; some seeds have none. */
@@ -153,11 +237,13 @@ class Run {
       (kind) => this.#world.stream(`choice of ${kind}`).chance(share) && !without.has(kind),
     );
     // What both the host's archive and the server's log have lost only the authority has, and nothing feeds a log from there yet.
-    const lost: readonly string[] = chosen.includes('server put back') ? ['host put back', 'host disk gone'] : [];
+    const lost: readonly string[] = chosen.includes('server put back')
+      ? ['host put back', 'host disk gone', 'PSD and host put back']
+      : [];
     return chosen.filter((kind) => !lost.includes(kind));
   }
 
-  #lines(): LineSetting[] {
+  #planned(): LineSetting[] {
     const count = this.#plan.whole(1, 3);
     return Array.from({ length: count }, (_, i) => {
       const forwarding = this.#plan.chance(0.35) ? 'hold' : 'at-once';
@@ -185,29 +271,34 @@ class Run {
   }
 
   /** Licensees, deposits, devices and hosts. */
-  async #open(lines: readonly LineSetting[]): Promise<Mailer[]> {
+  async #open(): Promise<void> {
     const world = this.#world;
-    const credentials = new Map<string, string>();
+    const lines = [...this.#lines];
     for (const { licensee } of lines) {
-      if (credentials.has(licensee)) continue;
-      credentials.set(licensee, await operate<string>(world, 'register-licensee', { licensee }));
+      if (this.#credentials.has(licensee)) continue;
+      this.#credentials.set(licensee, await operate<string>(world, 'register-licensee', { licensee }));
       world.deposits.push({ licensee, amountMills: 300_000n, key: 'first' });
       await operate(world, 'deposit', { licensee, amountMills: 300_000n, key: 'first' });
     }
     const mailings = this.#mailings(lines);
-    const mailers: Mailer[] = [];
-    for (const line of lines) {
-      world.define(`psd-${line.line}`, async (setting) => {
-        await startThePsd(setting, line);
-      });
-      const credential = credentials.get(line.licensee) ?? '';
-      world.define(`host-${line.line}`, async (setting) => startTheHost(setting, line, credential, noPrinter));
-      mailers.push(new Mailer(world, line, mailings.get(line.line) ?? []));
-    }
+    for (const line of lines) this.#openLine(line, mailings.get(line.line) ?? []);
     for (const { line } of lines) {
       await world.run(world.scheduler.nowMs + 60_000, () => world.network.service(hostSocket(line)) !== undefined);
     }
-    return mailers;
+  }
+
+  /** A device with its host and its mailer. */
+  #openLine(line: LineSetting, mailings: readonly Mailing[]): Mailer {
+    const world = this.#world;
+    if (!this.#lines.includes(line)) this.#lines.push(line);
+    world.define(`psd-${line.line}`, async (setting) => {
+      await startThePsd(setting, line);
+    });
+    const credential = this.#credentials.get(line.licensee) ?? '';
+    world.define(`host-${line.line}`, async (setting) => startTheHost(setting, line, credential, noPrinter));
+    const mailer = new Mailer(world, line, mailings);
+    this.#mailers.push(mailer);
+    return mailer;
   }
 
   #mailings(lines: readonly LineSetting[]): Map<number, Mailing[]> {
@@ -227,10 +318,13 @@ class Run {
     return mailings;
   }
 
-  #putToWork(mailer: Mailer, startMs: number): void {
+  #times(mailer: Mailer, startMs: number): number[] {
+    const random = this.#world.stream(`times ${mailer.line.line}`);
+    return mailer.mailings.map(() => startMs + random.fraction() * 0.85 * FAULTS_MS).sort((a, b) => a - b);
+  }
+
+  #putToWork(mailer: Mailer, times: readonly number[]): void {
     const world = this.#world;
-    const random = world.stream(`times ${mailer.line.line}`);
-    const times = mailer.mailings.map(() => startMs + random.fraction() * 0.85 * FAULTS_MS).sort((a, b) => a - b);
     world.scheduler.after(0, world.people, 'work begins', () => {
       mailer.work(times).catch((error: unknown) => {
         world.violated('simulation', error instanceof Error ? (error.stack ?? error.message) : String(error));
@@ -238,16 +332,36 @@ class Run {
     });
   }
 
+  /** The device has ended and reported what it can: nobody lets it run on. */
+  #switchOff(line: number): void {
+    for (const name of [`host-${line}`, `psd-${line}`]) {
+      if (this.#world.isDefined(name)) this.#world.remove(name, 'its line has ended');
+    }
+  }
+
   /** Everything confirmed or quarantined, all books equal, within bounded time. */
-  async #converge(mailers: readonly Mailer[], checkers: Checkers): Promise<void> {
+  async #converge(
+    peopleRest: () => boolean,
+    compared: () => readonly string[],
+    reported: (line: number) => boolean,
+  ): Promise<void> {
     const world = this.#world;
+    const mailers = this.#mailers;
     const endMs = world.scheduler.nowMs + CONVERGENCE_MS;
     let contradictions: readonly string[] = ['nobody has looked yet'];
     let resting = false;
     const look = async (): Promise<void> => {
       const settled: boolean[] = [];
-      for (const mailer of mailers) settled.push(mailer.finished && (await mailer.settled()));
-      contradictions = settled.every(Boolean) ? checkers.contradictions() : ['mailers wait'];
+      for (const mailer of mailers) {
+        // Of a line that has ended its records are looked at, not what its host still hopes for.
+        settled.push(mailer.retired || (mailer.finished && (await mailer.settled())));
+        if (mailer.retired && reported(mailer.line.line)) this.#switchOff(mailer.line.line);
+      }
+      contradictions = !settled.every(Boolean)
+        ? ['mailers wait']
+        : peopleRest()
+          ? compared()
+          : ['people are not done with what they began'];
       resting = contradictions.length === 0;
       if (!resting) again();
     };
@@ -272,10 +386,32 @@ class Run {
     const stopped = [...world.stopped].map(([name, why]) => `${name} does not start: ${why}`);
     throw new ViolationFound({
       checker: 'convergence',
-      what: [...stopped, ...waiting, ...contradictions, ...standings(world)].join('; '),
+      what: [
+        ...stopped,
+        ...waiting,
+        ...contradictions,
+        ...standings(world),
+        ...this.#lines.map(({ line }) => archiveOf(world, line)),
+      ].join('; '),
       atMs: CONVERGENCE_MS,
     });
   }
+}
+
+/** What a host's archive says of its records, in words. */
+function archiveOf({ disks, scheduler }: World, line: number): string {
+  const rows = disks.rows<{
+    readonly state: string;
+    readonly reason: string;
+    readonly n: bigint;
+    readonly untilMs: bigint | null;
+  }>(
+    STORE.host(line),
+    `SELECT state, coalesce(reason, '') AS reason, count(*) AS n, min(hold_until_ms) AS untilMs FROM record GROUP BY state, reason`,
+  );
+  const held = (untilMs: bigint | null): string =>
+    untilMs === null ? '' : ` until ${Math.round((Number(untilMs) - scheduler.nowMs) / 3_600_000)} h from now`;
+  return `host-${line}: ${rows.map(({ state, reason, n, untilMs }) => `${n} ${state} ${reason}${held(untilMs)}`).join(', ')}`;
 }
 
 /** Where the followers stand, for whoever reads the failure. */

@@ -128,8 +128,8 @@ export class World {
     return stream;
   }
 
-  count(what: string): void {
-    this.counts.set(what, (this.counts.get(what) ?? 0) + 1);
+  count(what: string, times = 1): void {
+    this.counts.set(what, (this.counts.get(what) ?? 0) + times);
   }
 
   /** Tells of every commit of every party. */
@@ -265,6 +265,12 @@ export class World {
     });
   }
   readonly #down = new Set<string>();
+
+  /** Ends a party for good: it does not start again. */
+  remove(name: string, why: string): void {
+    this.#starts.delete(name);
+    this.kill(name, why);
+  }
 
   /** A rejection that nobody handles ends the process in which it happened, as it does on a machine. */
   unhandled(error: unknown): void {

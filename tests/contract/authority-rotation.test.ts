@@ -38,7 +38,7 @@ describe('a device that rotates its keys', () => {
       // Without the new certificate nothing goes over to it, and nothing stands under it.
       expect(await codes([device.certificate], [before, rotation, after])).toEqual([
         'accepted',
-        'inconsistent',
+        'unknown-device',
         'unknown-device',
       ]);
       expect(await codes([rotation.certificate], [rotation, after])).toEqual(['accepted', 'accepted']);

@@ -149,6 +149,7 @@ export class JobRunner {
     const known = last !== undefined && sameBytes(last.fileDigest, digest) ? last : undefined;
     if (known?.state === 'franked') {
       journal.runs.setKeepOpen(known.run, keepOpen);
+      journal.runs.finish(known.run);
       return accept(await this.#answer(job, 0, null, known.warnings));
     }
     if (known?.state === 'active') {
@@ -224,8 +225,7 @@ export class JobRunner {
       const total = run.keepOpen ? piecesFranked(journal, job) : 0;
       tell(active, { phase: 'printing', done: printing.printed, total });
       await printing.finish();
-      journal.runs.set(run.run, 'franked');
-      journal.jobs.set(job, 'done', null);
+      journal.runs.finish(run.run);
       return accept(await this.#answer(job, franked, null, warnings));
     }
     await printing.abandon();

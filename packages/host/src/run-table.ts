@@ -94,6 +94,17 @@ export class RunTable {
     return this.#sql.all("SELECT * FROM run WHERE job = ? AND state <> 'staging' ORDER BY run", job).map(runOf);
   }
 
+  /** All is franked, closed and printed: the reading and its job at once, so that no crash leaves a job that nothing ends. */
+  finish(run: number): void {
+    this.#sql.transaction(() => {
+      this.set(run, 'franked');
+      this.#sql.run(
+        "UPDATE job SET state = 'done', refusal = NULL WHERE job = (SELECT job FROM run WHERE run = ?)",
+        run,
+      );
+    });
+  }
+
   set(run: number, state: RunState): void {
     this.#sql.run('UPDATE run SET state = ? WHERE run = ?', state, run);
   }

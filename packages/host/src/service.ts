@@ -7,6 +7,7 @@
 import type { HostStatusAnswer } from '@countermark/protocol/interfaces/host';
 import { shippedTariff } from '@countermark/tariff/shipped';
 import { Archive } from './archive.ts';
+import { adoptRecords } from './batch-closing.ts';
 import { BatchesDesk } from './batches-desk.ts';
 import { DeviceDesk } from './device-desk.ts';
 import { DeviceLink } from './device-link.ts';
@@ -58,6 +59,7 @@ export class HostService {
     const archive = new Archive(journal, config.output, config.trustBundle);
     const link = new DeviceLink(psd, server, journal, config.licensee);
     const funds = new Funds(psd, server, journal);
+    const closing = { journal, psd, clock, holdForMs: config.forwarding === 'hold' ? config.holdForMs : null };
     const settlement = new SettlementFollower({
       journal,
       psd,
@@ -69,11 +71,15 @@ export class HostService {
       keys,
       random,
       log,
+      adopt: async () => {
+        await adoptRecords(closing);
+        outbox.kick();
+      },
       onNews: () => {
         news.announce();
       },
     });
-    const outbox = new Outbox({
+    const outbox: Outbox = new Outbox({
       journal,
       psd,
       server,
@@ -89,7 +95,6 @@ export class HostService {
       },
       reintroduce: () => link.reintroduce(),
     });
-    const closing = { journal, psd, clock, holdForMs: config.forwarding === 'hold' ? config.holdForMs : null };
     const printing = {
       journal,
       archive,

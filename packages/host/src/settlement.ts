@@ -36,6 +36,8 @@ export type SettlementOptions = {
   readonly keys: KeySource;
   readonly random: () => number;
   readonly log: Log;
+  /** Takes the records that the device has sealed and this host lacks. */
+  readonly adopt: () => Promise<void>;
   /** Told when the archive has something new. */
   readonly onNews: () => void;
 };
@@ -126,27 +128,24 @@ export class SettlementFollower {
 
   /** One turn; true when nothing is outstanding. */
   async #turn(): Promise<Result<boolean>> {
-    const { journal, psd, server, link, funds, refeeding, licensee, log } = this.#options;
+    const { journal, psd, server, link, funds, refeeding, licensee, log, adopt } = this.#options;
     const status = await statusOf(psd, 2_000);
     const back = await refeeding.takeBack(status);
     if (!back.ok) return back;
+    // A start does it; what stood in its way then (a full disk, a device that was away) may be over.
+    if (status.sequence > journal.records.lastSequences().sealed) await adopt();
     // Only now: what was taken back is confirmed, too.
     const { confirmed } = journal.records.lastSequences();
     await this.#attestations(status.device);
     const settlement = await server.settlement(status.device);
-    if (!settlement.ok && settlement.rejection.code === 'unknown-device') {
-      log.warn('The server does not know the device any more: it is given its certificates');
-      const known = await link.reintroduce();
-      return known.ok ? accept(false) : known;
-    }
-    if (!settlement.ok) return settlement;
+    if (!settlement.ok) return this.#introduced(settlement);
     const { logged, evaluated, grantsCursor, drawableMills, suspended } = settlement.value;
     // Where it was withdrawn, its next policy lets it frank no more; what is settled is settled all the same.
     if (suspended) await link.refreshPolicy(status.device);
     if (logged < confirmed) {
       log.warn('The server lacks records that it has confirmed: it is fed again', { sequence: logged + 1 });
       const fed = await refeeding.giveBack(logged);
-      return fed.ok ? accept(false) : fed;
+      return fed.ok ? accept(false) : this.#introduced(fed);
     }
     let cursor = journal.grants.lastCursor();
     for (;;) {
@@ -179,6 +178,15 @@ export class SettlementFollower {
     this.#settledThrough = Math.max(this.#settledThrough, confirmed);
     this.#options.onNews();
     return accept(true);
+  }
+
+  /** Gives a server its certificates back where it does not know the device, or an epoch of its keys, any more. */
+  async #introduced(refused: Result<never>): Promise<Result<boolean>> {
+    if (refused.ok || refused.rejection.code !== 'unknown-device') return refused;
+    const { link, log } = this.#options;
+    log.warn('The server does not know the device any more: it is given its certificates');
+    const known = await link.reintroduce();
+    return known.ok ? accept(false) : known;
   }
 
   async #attestations(device: Parameters<ServerClient['attestation']>[0]): Promise<void> {

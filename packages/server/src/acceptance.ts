@@ -215,7 +215,9 @@ export class Acceptance {
       // There is one certificate for an epoch, for ever: what comes after the rotation stands under the one that it names.
       const { device, sequence, newEpoch, newCertificate } = record.verified.message;
       const next = await registry.certificate(device, newEpoch);
-      if (next === null || !sameBytes(next.digest, newCertificate)) {
+      // Lost with a backup: the host has it, and gives it back.
+      if (next === null) return refuse(rejection('unknown-device', { device: `${device}#${newEpoch}` }));
+      if (!sameBytes(next.digest, newCertificate)) {
         const reason = `the certificate that it names is not that of epoch ${newEpoch}`;
         return refuse(rejection('inconsistent', { device, sequence, reason }));
       }

@@ -4,6 +4,7 @@
 import type { HttpOptions } from '@countermark/authority/http';
 import { errorText } from '@countermark/node-platform/fault';
 import type { Delivery, HistoryPoint } from '@countermark/protocol/interfaces/delivery';
+import type { Evidence } from '@countermark/protocol/interfaces/evidence';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { ProcessEnded } from '../process.ts';
@@ -41,6 +42,8 @@ async function handled(options: HttpOptions, operation: string, parameters: unkn
   switch (operation) {
     case 'deliver':
       return accept(await options.takeIn(parameters as Delivery));
+    case 'evidence':
+      return accept(await options.takeInEvidence(parameters as Evidence));
     case 'grants': {
       const { after, since } = parameters as { readonly after: number; readonly since: HistoryPoint | undefined };
       if (since !== undefined && !(await options.store.cameBy(since))) {

@@ -13,6 +13,7 @@ import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import type { HttpParts } from '@countermark/server/http';
+import { FIRST_OPERATOR } from '@countermark/server/config';
 import { ACCOUNT } from '@countermark/server/ledger';
 import { ProcessEnded } from '../process.ts';
 import { machine, runningProcess } from './machine.ts';
@@ -21,6 +22,16 @@ type Parameters = Readonly<Record<string, unknown>>;
 type Handler = (parameters: Parameters, caller: LicenseeId) => Promise<Result<unknown>>;
 
 const unauthorised = refuse(rejection('unauthorised', {}));
+/** What is nobody's to ask but an operator's. */
+const OPERATORS_ONLY = new Set([
+  'register-licensee',
+  'deposit',
+  'devices',
+  'evidence',
+  'withdraw',
+  'declare-dead',
+  'confirm-dead',
+]);
 
 export async function httpInterface(parts: HttpParts): Promise<{
   listen(at: { readonly host: string; readonly port: number }): Promise<string>;
@@ -35,10 +46,11 @@ export async function httpInterface(parts: HttpParts): Promise<{
         handle: async (operation, given) => {
           const parameters = given as Parameters;
           try {
-            if (parameters['credential'] === parts.operatorCredential)
-              return await operated(parts, operation, parameters);
+            const operator = operatorOf(parts, String(parameters['credential']));
+            if (operator !== null) return await operated(parts, operation, parameters, operator);
             const caller = await parts.registry.licenseeOf(String(parameters['credential']));
             if (caller === null) return unauthorised;
+            if (OPERATORS_ONLY.has(operation)) return unauthorised;
             return await (handlers[operation] ?? (async () => refuse(rejection('unknown-operation', { operation }))))(
               parameters,
               caller,
@@ -154,8 +166,21 @@ async function stored(
   return bytes === null ? refuse(rejection('unknown-record', { sequence })) : accept(bytes);
 }
 
-/** What only the operator may ask. */
-async function operated(parts: HttpParts, operation: string, parameters: Parameters): Promise<Result<unknown>> {
+/** The name of an operator by the credential, or null. */
+function operatorOf(parts: HttpParts, credential: string): string | null {
+  if (credential === parts.operatorCredential) return FIRST_OPERATOR;
+  return parts.operators.find((one) => one.credential === credential)?.name ?? null;
+}
+
+/** What only the operators may ask; those of devices are `server/device-routes.ts`. */
+async function operated(
+  parts: HttpParts,
+  operation: string,
+  parameters: Parameters,
+  operator: string,
+): Promise<Result<unknown>> {
+  const device = String(parameters['device']) as DeviceId;
+  const reason = String(parameters['reason']);
   const licensee = String(parameters['licensee']) as LicenseeId;
   switch (operation) {
     case 'register-licensee':
@@ -172,6 +197,16 @@ async function operated(parts: HttpParts, operation: string, parameters: Paramet
     }
     case 'restore-funds':
       return parts.funds.restore(parameters['grant'] as Uint8Array);
+    case 'devices':
+      return accept(await parts.deviceFiles.list('', 1_000));
+    case 'evidence':
+      return accept(await parts.deviceFiles.evidence(device));
+    case 'withdraw':
+      return parts.withdrawals.withdraw(device, reason, operator);
+    case 'declare-dead':
+      return parts.deadDevices.declare(device, reason, operator);
+    case 'confirm-dead':
+      return parts.deadDevices.confirm(device, operator);
     default:
       return refuse(rejection('unknown-operation', { operation }));
   }

@@ -1,0 +1,56 @@
+/**
+ * What a turn of settlement takes up by itself.
+ */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { openLog } from '@countermark/node-platform/logs';
+import type { LicenseeId } from '@countermark/protocol/id';
+import { accept } from '@countermark/protocol/result';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { Journal } from './journal.ts';
+import { openHostStore } from './journal-schema.ts';
+import { SettlementFollower, type SettlementOptions } from './settlement.ts';
+
+let folder: string;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'settlement-'));
+});
+afterEach(() => {
+  rmSync(folder, { recursive: true, force: true });
+});
+
+test('Records that only the device has are taken up, also where the start could not', async () => {
+  const store = openHostStore(join(folder, 'host.sqlite'));
+  if (!store.ok) throw new Error(store.rejection.code);
+  const journal = new Journal(store.value);
+  let adopted = 0;
+  const settled = await new Promise<SettlementFollower>((resolve) => {
+    const follower: SettlementFollower = new SettlementFollower({
+      journal,
+      psd: { call: async () => accept({ device: 'psd_0123456789abcdef', sequence: 3 }), close: () => undefined },
+      server: {
+        settlement: async () =>
+          accept({ logged: 0, delivered: 0, evaluated: 0, grantsCursor: 0, drawableMills: '0', suspended: false }),
+        grants: async () => accept([]),
+      },
+      link: { refreshTime: async () => accept(null) },
+      funds: {},
+      refeeding: { takeBack: async () => accept(null) },
+      licensee: 'lic_one' as LicenseeId,
+      keys: () => null,
+      random: () => 0,
+      log: openLog('test', { write: () => undefined }),
+      adopt: async () => {
+        adopted += 1;
+      },
+      onNews: () => {
+        resolve(follower);
+      },
+    } as unknown as SettlementOptions);
+    follower.kick();
+  });
+  await settled.close();
+  store.value.close();
+  expect(adopted).toBe(1);
+});
