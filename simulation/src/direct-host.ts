@@ -33,6 +33,8 @@ export type DirectBatch = {
 
 /** The price of {@link LETTER}, affixed. */
 export const LETTER_MILLS = 740;
+/** A level of presort that no tariff has. */
+export const UNKNOWN_LEVEL = 'gold';
 export const LETTER: CellKey = {
   product: 'usps-fcm-letter',
   shape: 'letter',

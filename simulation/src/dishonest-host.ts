@@ -11,7 +11,7 @@ import { PSD } from '@countermark/protocol/interfaces/psd';
 import { parsePayload, unsealedMessage } from '@countermark/protocol/message';
 import { BATCH_STATISTICS, type BatchStatistics } from '@countermark/protocol/messages/batch-statistics';
 import { mills } from '@countermark/protocol/money';
-import { DirectHost, type DirectBatch, LETTER, LETTER_MILLS, letters } from './direct-host.ts';
+import { DirectHost, type DirectBatch, LETTER, LETTER_MILLS, letters, UNKNOWN_LEVEL } from './direct-host.ts';
 import { digestOfRecord, type Observation } from './observation.ts';
 import type { Occasions } from './occasions.ts';
 import type { Operators } from './operators.ts';
@@ -149,7 +149,7 @@ export class DishonestHost {
         await host.submit([...this.#records, ...this.#records.slice(-3)].reverse());
         return;
       case 'phantom volume':
-        await this.#wrongly(host, 'phantom volume at a tiny price', {
+        await this.#wrongly(host, {
           pieces: [{ key: LETTER, pieces: random.whole(50, 200), eachMills: 1 }],
         });
         return;
@@ -157,10 +157,13 @@ export class DishonestHost {
         // The price of a presorted piece under the name of the dear one, or a level that no tariff has.
         await this.#wrongly(
           host,
-          'a level that was not paid',
           random.chance(0.5)
             ? { pieces: [{ key: LETTER, pieces: random.whole(2, 9), eachMills: 593 }] }
-            : { pieces: [{ key: { ...LETTER, level: 'gold' }, pieces: random.whole(2, 9), eachMills: LETTER_MILLS }] },
+            : {
+                pieces: [
+                  { key: { ...LETTER, level: UNKNOWN_LEVEL }, pieces: random.whole(2, 9), eachMills: LETTER_MILLS },
+                ],
+              },
         );
         return;
       case 'mailed pieces spoiled':
@@ -175,16 +178,9 @@ export class DishonestHost {
     }
   }
 
-  async #wrongly(host: DirectHost, why: string, batch: DirectBatch): Promise<void> {
-    // A batch that was open before, or one that the device refuses, is none of this.
-    if ((await host.psd(PSD.status, {}))?.ok !== true) return;
-    const record = await this.#frank(host, batch);
-    if (record === null) return;
-    const statistics = this.#options.seen.sealed.get(digestOfRecord(record) ?? '')?.statistics;
-    const [cell] = statistics?.observed.cells ?? [];
-    const [said] = batch.pieces;
-    if (cell === undefined || said === undefined || cell.postageMills !== BigInt(said.pieces * said.eachMills)) return;
-    this.#options.seen.wronglyPaid.set(digestOfRecord(record) ?? '', why);
+  async #wrongly(host: DirectHost, batch: DirectBatch): Promise<void> {
+    // What of it the device seals, now or when it is asked next, is known by its cells (`observation.ts`).
+    await this.#frank(host, batch);
     await host.submit(this.#records);
   }
 

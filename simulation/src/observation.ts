@@ -18,6 +18,7 @@ import { KEY_ROTATION } from '@countermark/protocol/messages/key-rotation';
 import type { Result } from '@countermark/protocol/result';
 import { parseBytes, parseValue } from '@countermark/protocol/schema';
 import type { Crossing } from './network.ts';
+import { LETTER, LETTER_MILLS, UNKNOWN_LEVEL } from './direct-host.ts';
 import { SERVER_URL, STORE } from './parties.ts';
 import type { World } from './world.ts';
 
@@ -219,6 +220,8 @@ export class Observation {
         statistics: statisticsOf(bytes),
         sealedAtMs: this.#world.scheduler.nowMs,
       });
+      const wrong = whyWronglyPaid(statisticsOf(bytes));
+      if (wrong !== null) this.wronglyPaid.set(name, wrong);
       this.#world.count('records sealed');
     }
   }
@@ -232,6 +235,16 @@ export function statisticsOf(bytes: Uint8Array): BatchStatistics | null {
   const parsed = parsePayload(BATCH_STATISTICS, envelope.value);
   if (!parsed.ok) throw new Error(`a record that is none: ${parsed.rejection.code}`);
   return parsed.value;
+}
+
+/** Why nothing may be granted on a record: a cell whose postage is below the tariff's, or whose level it does not have; or null. */
+function whyWronglyPaid(statistics: BatchStatistics | null): string | null {
+  for (const { key, pieces, postageMills } of statistics?.observed.cells ?? []) {
+    if (key.level === UNKNOWN_LEVEL) return 'a level that no tariff has';
+    const ofLetter = key.product === LETTER.product && key.weightStep === LETTER.weightStep;
+    if (ofLetter && postageMills < BigInt(pieces * LETTER_MILLS)) return 'postage below the price of its pieces';
+  }
+  return null;
 }
 
 /** What a confirmation is for, in words. */
