@@ -336,7 +336,9 @@ export class World {
 
 /** An error that no party should ever meet, whatever goes wrong around it. */
 function isAssertion(error: Error): boolean {
-  return !(error instanceof Fault || error instanceof ProcessEnded || error instanceof CallBroken || 'code' in error);
+  // What a database would not take twice, or without what it belongs to, its party should not have tried.
+  if ('code' in error) return String(error.code).startsWith('SQLITE_CONSTRAINT');
+  return !(error instanceof Fault || error instanceof ProcessEnded || error instanceof CallBroken);
 }
 
 /** Makes the templates that worlds start from, once in a thread. */
