@@ -42,6 +42,17 @@ function keep(replay, { violation, trace }) {
   say(`Kept as ${name}.json`);
 }
 
+/** Codes and kinds of faults that no seed of the run met: what was never tried is not known to hold. */
+function neverSeen({ codes = [], faultKinds = [] } = {}, counts) {
+  const missing = [
+    ...faultKinds.filter(
+      (kind) => !counts.has(`fault: ${kind}`) && !kind.startsWith('messages') && kind !== 'local sockets break',
+    ),
+    ...codes.filter((code) => !counts.has(`rejection: ${code}`)),
+  ];
+  if (missing.length > 0) say(`\nNever seen\n  ${missing.join('\n  ')}`);
+}
+
 /** The counters that a person looks for, most frequent first. */
 function table(title, counts, prefix) {
   const rows = [...counts].filter(([name]) => name.startsWith(prefix)).sort(([, one], [, other]) => other - one);
@@ -125,8 +136,11 @@ let batches = 0;
 const begunMs = performance.now();
 let saidMs = begunMs;
 
+let told;
+
 async function work() {
   let child = new Child(file);
+  told ??= await child.ready;
   while (next < first + seeds && performance.now() < endsMs) {
     const seed = next;
     next += 1;
@@ -163,6 +177,7 @@ table('Faults', counts, 'fault: ');
 table('Processes killed', counts, 'killed at ');
 table('Refusals', counts, 'rejection: ');
 table('Credits', counts, 'credit: ');
+neverSeen(told, counts);
 say(
   `\n${done} seeds, ${batches} batches, ${events} events, ${seedsPerMinute} seeds a minute, ${violations.length} with violations`,
 );

@@ -34,7 +34,8 @@ type HostMisdeed = (typeof HOST_MISDEEDS)[number];
 const MINUTE_MS = 60_000;
 /** Of its PSD: no other line has it. */
 const LINE = 90;
-const LICENSEE = 'lic_rogue';
+/** Its licensee, which the operator registered in good faith. */
+export const ROGUE = 'lic_rogue';
 const CUSTOMERS = ['one-ash', 'rogue-fir'];
 
 export type DishonestHostOptions = {
@@ -61,7 +62,7 @@ export class DishonestHost {
     this.#world.define(`psd-${LINE}`, async (setting) => {
       await startThePsd(setting, {
         line: LINE,
-        licensee: LICENSEE,
+        licensee: ROGUE,
         authentication: this.#random.chance(0.5) ? 'mac' : 'signature',
         memory: 'psd',
         transport: 'sessionless',
@@ -97,9 +98,9 @@ export class DishonestHost {
   /** Its licensee, its deposit and its device; null where somebody does not answer yet. */
   async #enrolled(): Promise<DirectHost | null> {
     const { operators } = this.#options;
-    const registered = await operators.ask<string>('register-licensee', { licensee: LICENSEE });
+    const registered = await operators.ask<string>('register-licensee', { licensee: ROGUE });
     if (registered?.ok !== true) return null;
-    const deposit = { licensee: LICENSEE, amountMills: 100_000n, key: 'rogue' };
+    const deposit = { licensee: ROGUE, amountMills: 100_000n, key: 'rogue' };
     if ((await operators.ask('deposit', deposit))?.ok !== true) return null;
     if (!this.#world.deposits.some(({ key }) => key === 'rogue')) this.#world.deposits.push(deposit);
     const host = new DirectHost(this.#world, {
@@ -110,12 +111,12 @@ export class DishonestHost {
     const request = await host.psd(PSD.enrolmentRequest, {});
     if (request?.ok !== true) return null;
     type Enrolled = { readonly certificate: Uint8Array; readonly policy: Uint8Array };
-    const enrolled = await host.server<Enrolled>('enrol', { licensee: LICENSEE, request: request.value.request });
+    const enrolled = await host.server<Enrolled>('enrol', { licensee: ROGUE, request: request.value.request });
     if (enrolled?.ok !== true) return null;
     const installed = await host.psd(PSD.install, enrolled.value);
     if (installed?.ok !== true) return null;
     const { device } = installed.value;
-    await host.server('customers', { licensee: LICENSEE, customers: CUSTOMERS as CustomerId[] });
+    await host.server('customers', { licensee: ROGUE, customers: CUSTOMERS as CustomerId[] });
     const policy = await host.server<Uint8Array>('policy', { device, above: 0 });
     if (policy?.ok === true) await host.psd(PSD.policy, { policy: policy.value });
     await host.refill(60_000n);
@@ -264,11 +265,11 @@ export class DishonestHost {
     await refusedAll('customers', { licensee: 'lic_one', customers: ['rogue-fir'] });
     await refusedAll('withdraw', { device, reason: 'mine' });
     await refusedAll('confirm-dead', { device });
-    await refusedAll('deposit', { licensee: LICENSEE, amountMills: 1_000_000n, key: 'forged' });
+    await refusedAll('deposit', { licensee: ROGUE, amountMills: 1_000_000n, key: 'forged' });
     const [other] = disks.rows<{ readonly device: string; readonly request: Buffer }>(
       STORE.server,
       'SELECT device, request FROM funds WHERE licensee <> ? AND length(request) > 0 LIMIT 1',
-      LICENSEE,
+      ROGUE,
     );
     if (other !== undefined) {
       await refusedAll('funds', { request: new Uint8Array(other.request) });

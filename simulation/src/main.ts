@@ -3,6 +3,7 @@
  *
  * Guarantees one world at a time. Bundled by `build.mjs` and started by `run.mjs`; it prints nothing.
  */
+import { REACHABLE_CODES } from './rejection-codes.ts';
 import { FAULT_KINDS, type Outcome, type Replay, runSeed } from './scenario.ts';
 
 /** What is asked. `whole`: the whole trace is wanted. */
@@ -13,7 +14,7 @@ process.on('message', (asked: Asked) => {
     process.send?.(told(outcome));
   });
 });
-process.send?.({ faultKinds: FAULT_KINDS });
+process.send?.({ faultKinds: FAULT_KINDS, codes: REACHABLE_CODES });
 
 /** An outcome as it goes between processes. */
 function told(outcome: Outcome): object {

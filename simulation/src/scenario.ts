@@ -8,6 +8,7 @@ import type { PrintPort } from '@countermark/host/print-port';
 import { Adversary, type AdversaryOptions, PEOPLE_FAULTS } from './adversary.ts';
 import { Authenticity } from './authenticity.ts';
 import { Checkers } from './checkers.ts';
+import { HOST_MISDEEDS, ROGUE } from './dishonest-host.ts';
 import { MACHINE_FAULTS, MachineFaults } from './faults.ts';
 import { Bookkeeper } from './bookkeeper.ts';
 import { Mailer } from './mailers.ts';
@@ -183,7 +184,7 @@ class Run {
   /** What people do to each other, and those who look after it. */
   #adversary(of: Pick<AdversaryOptions, 'occasions' | 'seen' | 'checkers' | 'standing'>): Adversary {
     const world = this.#world;
-    this.#operators = new Operators(world, (device) => {
+    this.#operators = new Operators(world, of.seen, (device) => {
       for (const mailer of [...this.#mailers]) {
         if (!mailer.retired && of.seen.deviceOfLine.get(mailer.line.line) === device) this.#goOnWithAnother(mailer);
       }
@@ -279,6 +280,9 @@ class Run {
       this.#credentials.set(licensee, await operate<string>(world, 'register-licensee', { licensee }));
       world.deposits.push({ licensee, amountMills: 300_000n, key: 'first' });
       await operate(world, 'deposit', { licensee, amountMills: 300_000n, key: 'first' });
+    }
+    if (HOST_MISDEEDS.some((kind) => this.chosen.includes(kind))) {
+      await operate(world, 'register-licensee', { licensee: ROGUE });
     }
     const mailings = this.#mailings(lines);
     for (const line of lines) this.#openLine(line, mailings.get(line.line) ?? []);
