@@ -74,8 +74,10 @@ class KeepingPsd implements PsdClient {
   readonly kept = new Map<number, Uint8Array>();
   readonly read: number[] = [];
   readonly deleted: Uint8Array[] = [];
+  dead = false;
 
   call<Request, Answer>(of: Operation<Request, Answer>, request: Request): Promise<Result<Answer>> {
+    if (this.dead) return Promise.reject(new Fault('psd-unreachable', 'the PSD does not answer', { retry: 'later' }));
     return Promise.resolve(this.#answer(of.name, request) as Result<Answer>);
   }
 
@@ -271,6 +273,33 @@ describe('a record that the device deleted while the host was killed', () => {
       expect(submitted.flat()).toEqual(inSession ? [1] : [1, 2]);
     },
   );
+});
+
+describe('what a device that does not answer any more had sealed', () => {
+  const session = {
+    send: (items: readonly { sequence: number }[]) =>
+      Promise.resolve(accept(items.map(({ sequence }) => ({ sequence, confirmation: confirmationOf(sequence) })))),
+  } as unknown as SessionRelay;
+
+  test.each([
+    ['at once', { hold: false, session: null }],
+    ['held, in a session', { hold: true, session }],
+  ])('reaches the server from host memory, once it has been waited for (%s)', async (_, options) => {
+    sealed(1, 2);
+    psd.dead = true;
+    const outbox = makeOutbox(options);
+    for (let attempt = 1; attempt <= 5; attempt += 1) {
+      expect(await outbox.send()).toMatchObject({ confirmed: 0, trouble: 'psd-unreachable' });
+    }
+    expect(submitted).toEqual([]);
+    await outbox.send();
+    expect(submitted).toEqual([[1, 2]]);
+    // The server has them; their device is told when it answers, if it ever does.
+    psd.dead = false;
+    expect(await outbox.send()).toMatchObject({ trouble: null });
+    expect(states()).toEqual(['confirmed', 'confirmed']);
+    expect(psd.kept.size).toBe(0);
+  });
 });
 
 describe('a hold', () => {

@@ -3,6 +3,7 @@
  *
  * Sessionless, records go over HTTP and their confirmations back to the PSD; in a session the PSD sends itself, through bytes that
  * the host only relays. At once or after a hold: then the bytes come from host memory, and nothing sends earlier, `send` included.
+ * What a device that does not answer any more has sealed goes from host memory, too: it is not lost with it.
  * Guarantees: all of it survives a restart, because it is decided from the store; a record leaves only by a verified
  * confirmation or into quarantine with its reason, never for what one altered message was told; failures are tried again with growing waits and jitter; what an answer says
  * besides a signed message only decides when to try again.
@@ -70,6 +71,9 @@ const FINAL = new Set([
 /** Refusals that bytes altered on their way get as well: only when they come again and again do they say something of the record. */
 const PERHAPS_ALTERED = new Set([...FINAL].filter((code) => code !== 'fork' && code !== 'inconsistent'));
 const REFUSALS = 5;
+
+/** Attempts, some minutes in all, after which a device that does not answer is no longer waited for: it may be dead. */
+const ATTEMPTS_FOR_DEVICE = 5;
 
 /** What a device says of a record that it has deleted: the host was killed before it stored the confirmation. */
 const DELETED = new Set(['unknown-record', 'already-confirmed']);
@@ -256,7 +260,9 @@ export class Outbox {
   async #route(records: RecordRow[]): Promise<{ session: SessionRelay | null; chosen: RecordRow[] }> {
     const { psd, session } = this.#options;
     if (session === null) return { session, chosen: records };
-    const kept = await psd.call(PSD.records, {});
+    const kept = await psd.call(PSD.records, {}).catch((error: unknown) => withoutDevice(error, records));
+    // Nobody is there to hold the session: the records go without one.
+    if (kept === null) return { session: null, chosen: records };
     if (!kept.ok) return { session, chosen: records };
     const sequences = new Set(kept.value.records.map(({ sequence }) => sequence));
     const deleted = records.filter(({ sequence, state }) => state === 'waiting' && !sequences.has(sequence));
@@ -278,14 +284,16 @@ export class Outbox {
   async #submit(records: readonly RecordRow[]): Promise<Result<readonly Outcome[]>> {
     const { psd, server, hold } = this.#options;
     const bytes: Uint8Array[] = [];
+    let fromMemory = hold;
     for (const record of records) {
-      if (hold) {
-        bytes.push(record.bytes);
-        continue;
-      }
-      const own = await psd.call(PSD.record, { sequence: record.sequence });
-      if (!own.ok && !DELETED.has(own.rejection.code)) return own;
-      bytes.push(own.ok ? own.value.record : record.bytes);
+      const { sequence } = record;
+      const own = fromMemory
+        ? null
+        : await psd.call(PSD.record, { sequence }).catch((error: unknown) => withoutDevice(error, records));
+      // Each further question would wait for the device again.
+      fromMemory = own === null;
+      if (own !== null && !own.ok && !DELETED.has(own.rejection.code)) return own;
+      bytes.push(own?.ok === true ? own.value.record : record.bytes);
     }
     return server.submit(bytes);
   }
@@ -378,6 +386,12 @@ export class Outbox {
     journal.records.replaceBytes(record.sequence, own.value.record);
     return true;
   }
+}
+
+/** Null where the device did not answer, not for the first time; else throws what it was asked with. */
+function withoutDevice(error: unknown, records: readonly RecordRow[]): null {
+  if (error instanceof Fault && records.every(({ attempts }) => attempts >= ATTEMPTS_FOR_DEVICE)) return null;
+  throw error;
 }
 
 function aborted(signal: AbortSignal): Promise<void> {
