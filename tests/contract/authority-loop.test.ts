@@ -260,6 +260,21 @@ describe('an authority that was restored from an older backup', () => {
     await postal.stop();
     expect(await checkAuthority(postal.config)).toEqual({ ok: true, value: [] });
   });
+
+  test('grants nothing before it knows what is booked, also for records that it had when it was copied', async () => {
+    const roles = new Roles();
+    const postal = await authority(roles);
+    const device = new TestDevice(roles, 'lic_restored-early');
+    const record = device.frank(LETTERS, { customer: 'alder-press' });
+    const { cursor } = await postal.deliver(delivery([device], [record]));
+    await postal.stop();
+    await postal.start();
+    // The server, which has booked grants up to 40, asks for those after them.
+    await postal.request('/v1/grants?after=40');
+    const granted = (await postal.grants(cursor)).map((grant) => grant.cursor);
+    expect(granted.length).toBeGreaterThan(0);
+    expect(granted).toEqual(granted.map((_, i) => 41 + i));
+  });
 });
 
 describe('the worked example of docs/programmes.md', () => {

@@ -52,6 +52,7 @@ describe('a device that rotates its keys', () => {
       expect(await codes([], [old])).toEqual(['superseded-key']);
       // Its own chain goes on, in good standing.
       expect(await codes([], [device.frank(LETTERS, { customer: 'acme' })])).toEqual(['accepted']);
+      await postal.grants(4);
       const { rows } = await postal.totals(`by=licensee&licensee=${licensee}`);
       expect(rows.map(({ pieces }) => pieces)).toEqual(['900']);
     },

@@ -54,6 +54,11 @@ export async function startAuthority(
   }
   const programmes = loaded.value;
   const settler = new Settler({ store, programmes, tariffs: shippedTariffs(), signer, nowMs, log });
+  // Nothing is granted before the server has said up to which cursor it has booked: an authority that was restored would give those again.
+  let isTold = false;
+  const settleIfTold = (): void => {
+    if (isTold) settler.wake();
+  };
   const roles = trustedKeys(bundle);
   const http = await authorityHttp({
     credential: config.credential,
@@ -62,13 +67,20 @@ export async function startAuthority(
     log,
     takeIn: async (delivery) => {
       const answers = await takeIn(delivery, { store, roles, nowMs, log });
-      settler.wake();
+      isTold ||= delivery.grantsCursor !== undefined;
+      settleIfTold();
       return answers;
     },
     takeInEvidence: async (evidence) => {
       const answers = await takeInEvidence(evidence, { store, roles, nowMs, log });
-      settler.wake();
+      settleIfTold();
       return answers;
+    },
+    grantsAreBooked: async (cursor) => {
+      if (isTold) return;
+      await store.continueGrants(cursor);
+      isTold = true;
+      settler.wake();
     },
     evaluatedThrough: async () => {
       const states = await store.programmes();
@@ -79,7 +91,6 @@ export async function startAuthority(
     },
   });
   const url = await http.listen({ host: config.listen.host, port: config.listen.port });
-  settler.wake();
   return accept({
     url,
     grantingKey: signer.publicKey,

@@ -20,6 +20,7 @@ async function serving(parts: Partial<AuthorityStore>): Promise<FastifyInstance>
     takeIn: () => Promise.reject(new Error('not asked for')),
     takeInEvidence: () => Promise.reject(new Error('not asked for')),
     evaluatedThrough: () => Promise.resolve(77),
+    grantsAreBooked: () => Promise.resolve(),
   });
   return app;
 }

@@ -42,6 +42,8 @@ export type HttpOptions = {
   readonly takeIn: (delivery: Delivery) => Promise<DeliveryAnswers>;
   /** Takes in what a host brings itself; durable when it resolves. */
   readonly takeInEvidence: (evidence: Evidence) => Promise<DeliveryAnswers>;
+  /** The server has booked the grants up to the cursor after which it asks. */
+  readonly grantsAreBooked: (cursor: number) => Promise<void>;
   /** Through which intake cursor every programme was evaluated. */
   readonly evaluatedThrough: () => Promise<number>;
 };
@@ -205,7 +207,10 @@ function openRoutes(app: FastifyInstance, { store, evaluatedThrough, takeInEvide
   app.get('/openapi.json', { schema: { hide: true } }, () => app.swagger());
 }
 
-function closedRoutes(app: FastifyInstance, { store, programmes, takeIn, evaluatedThrough }: HttpOptions): void {
+function closedRoutes(
+  app: FastifyInstance,
+  { store, programmes, takeIn, evaluatedThrough, grantsAreBooked }: HttpOptions,
+): void {
   app.post(
     '/v1/records',
     {
@@ -234,7 +239,8 @@ function closedRoutes(app: FastifyInstance, { store, programmes, takeIn, evaluat
     {
       schema: {
         summary: 'Grants after a cursor, oldest first.',
-        description: 'CBOR (docs/protocol: grant-list). Ask again after the last one until none comes.',
+        description:
+          'CBOR (docs/protocol: grant-list). Ask again after the last one until none comes. Asking after a cursor says that the grants up to it are booked: an authority that has just been started grants nothing before it knows.',
         produces: [CBOR],
         querystring: Type.Object(
           {
@@ -254,6 +260,7 @@ function closedRoutes(app: FastifyInstance, { store, programmes, takeIn, evaluat
     },
     async (request, reply) => {
       const { after, since } = request.query as { readonly after?: string; readonly since?: string };
+      if (after !== undefined) await grantsAreBooked(Number(after));
       if (since !== undefined && !(await store.cameBy(pointOf(since)))) {
         return cbor(reply, encodeWith(grantListSchema, { grants: [], evaluatedThrough: 0, continues: false }));
       }

@@ -46,6 +46,7 @@ async function handled(options: HttpOptions, operation: string, parameters: unkn
       return accept(await options.takeInEvidence(parameters as Evidence));
     case 'grants': {
       const { after, since } = parameters as { readonly after: number; readonly since: HistoryPoint | undefined };
+      await options.grantsAreBooked(after);
       if (since !== undefined && !(await options.store.cameBy(since))) {
         return accept({ grants: [], evaluatedThrough: 0, continues: false });
       }
