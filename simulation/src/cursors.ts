@@ -82,16 +82,34 @@ export class Cursors {
     }
   }
 
+  /** An authority and a server that were both restored may have granted and booked the same entitlement under other cursors: then nothing is lost. */
   #grants(after: bigint, through: bigint): void {
     const { disks } = this.#world;
-    for (const { digest } of disks.rows<{ readonly digest: Buffer }>(
-      STORE.authority,
-      'SELECT digest FROM issued_grant WHERE cursor > ? AND cursor <= ?',
-      after,
-      through,
-    )) {
-      const [booked] = disks.rows(STORE.server, 'SELECT 1 FROM booked_grant WHERE digest = ?', digest);
-      if (booked === undefined) this.#violated(`the grant ${nameOf(digest)} counts as booked, and is not`);
+    for (const grant of disks.rows<{
+      readonly digest: Buffer;
+      readonly licensee: string;
+      readonly customer: string;
+      readonly programme: string;
+      readonly version: bigint;
+      readonly period: string;
+      readonly entitlement_mills: bigint;
+    }>(STORE.authority, 'SELECT * FROM issued_grant WHERE cursor > ? AND cursor <= ?', after, through)) {
+      const [booked] = disks.rows(STORE.server, 'SELECT 1 FROM booked_grant WHERE digest = ?', grant.digest);
+      if (booked !== undefined) continue;
+      const { licensee, customer, programme, version, period } = grant;
+      const [entitled] = disks.rows<{ readonly mills: bigint }>(
+        STORE.server,
+        `SELECT entitlement_mills AS mills FROM entitled
+         WHERE licensee = ? AND customer = ? AND programme = ? AND version = ? AND period = ?`,
+        licensee,
+        customer,
+        programme,
+        version,
+        period,
+      );
+      if ((entitled?.mills ?? 0n) < grant.entitlement_mills) {
+        this.#violated(`the grant ${nameOf(grant.digest)} counts as booked, and is not`);
+      }
     }
   }
 
