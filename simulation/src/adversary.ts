@@ -43,6 +43,8 @@ const HOUR_MS = 60 * MINUTE_MS;
 /** Numbers of copies: no line has them. */
 const COPIES_FROM = 500;
 const COPIES_MOST = 2;
+/** A host whose device is gone asks for it again and again. */
+const HOST_ALONE_MS = HOUR_MS;
 /** A world with more of them takes too long. */
 const LINES_MOST = 6;
 
@@ -126,14 +128,20 @@ export class Adversary {
 
   /** The device is gone for good, or is said to be: two people end it. */
   #die(random: RandomStream, truly: boolean): void {
-    const { seen, operators, mailers } = this.#options;
+    const { occasions, seen, operators, mailers } = this.#options;
     const mailer = this.#anyLine(random);
     if (mailer === undefined || mailers.length > LINES_MOST) return;
     const { line } = mailer.line;
     const device = seen.deviceOfLine.get(line);
     if (device === undefined || seen.branched.has(device)) return;
     seen.dead.add(line);
-    if (truly) this.#world.remove(`psd-${line}`, 'it burns');
+    if (truly) {
+      this.#world.remove(`psd-${line}`, 'it burns');
+      // Its host burns with it, or sends for some hours what it has in its own memory.
+      occasions.later(random.chance(0.3) ? 0 : HOST_ALONE_MS, () => {
+        this.#world.remove(`host-${line}`, 'it has no device any more');
+      });
+    }
     operators.declareDead(device);
   }
 

@@ -491,7 +491,7 @@ export class Checkers {
       STORE.server,
       `SELECT d.customer, sum(d.amount_mills) AS drawn,
               coalesce((SELECT sum(l.amount_mills) FROM entry e JOIN entry_line l ON l.entry = e.number
-                        WHERE e.kind = 'credit' AND l.account = 'credit:' || d.licensee || ':' || d.customer), 0) AS credited
+                        WHERE e.kind = 'credit' AND l.account = 'credit:' || d.licensee || iif(d.customer = '', '', ':' || d.customer)), 0) AS credited
        FROM draw d GROUP BY d.licensee, d.customer`,
     )) {
       if (row.drawn > row.credited)

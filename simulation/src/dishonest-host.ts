@@ -12,7 +12,7 @@ import { parsePayload, unsealedMessage } from '@countermark/protocol/message';
 import { BATCH_STATISTICS, type BatchStatistics } from '@countermark/protocol/messages/batch-statistics';
 import { mills } from '@countermark/protocol/money';
 import { DirectHost, type DirectBatch, LETTER, LETTER_MILLS, letters, UNKNOWN_LEVEL } from './direct-host.ts';
-import { digestOfRecord, type Observation } from './observation.ts';
+import { type Observation, oneBitOff } from './observation.ts';
 import type { Occasions } from './occasions.ts';
 import type { Operators } from './operators.ts';
 import { psdSocket, startThePsd, STORE } from './parties.ts';
@@ -85,7 +85,6 @@ export class DishonestHost {
     const { occasions } = this.#options;
     while (!occasions.ended) {
       await this.#rest(this.#random.whole(10, 45) * MINUTE_MS);
-      if (occasions.ended) return;
       const host = this.#host ?? (await this.#enrolled());
       if (host === null) continue;
       this.#host = host;
@@ -223,11 +222,7 @@ export class DishonestHost {
   async #give(host: DirectHost): Promise<void> {
     const { disks } = this.#world;
     const random = this.#random;
-    const altered = (bytes: Uint8Array): Uint8Array => {
-      const copy = Uint8Array.from(bytes);
-      copy[copy.length - 1 - random.whole(0, 40)]! ^= 1 << random.whole(0, 7);
-      return copy;
-    };
+    const altered = (bytes: Uint8Array): Uint8Array => oneBitOff(bytes, random.whole(0, 40));
     const grants = disks
       .rows<{ readonly funds_grant: Buffer }>(STORE.cryptographicDevice, 'SELECT funds_grant FROM funds_grant')
       .map(({ funds_grant: grant }) => new Uint8Array(grant));

@@ -16,7 +16,7 @@ import { parseValue } from '@countermark/protocol/schema';
 import { lazyRpc } from './machine/rpc.ts';
 import type { Mailer } from './mailers.ts';
 import { CallBroken } from './network.ts';
-import { digestOfRecord, type Observation } from './observation.ts';
+import { digestOfRecord, type Observation, oneBitOff } from './observation.ts';
 import type { Occasions } from './occasions.ts';
 import { AUTHORITY_URL, CD_SOCKET, SERVER_URL, STORE } from './parties.ts';
 import type { RandomStream } from './random-stream.ts';
@@ -126,8 +126,7 @@ export class DishonestServer {
     );
     const [one, other] = rows;
     if (one !== undefined && other !== undefined) {
-      const flipped = Uint8Array.from(one.record);
-      flipped[flipped.length - 1 - random.whole(0, 30)]! ^= 1;
+      const flipped = oneBitOff(one.record, random.whole(0, 30));
       const items = [
         { record: new Uint8Array(one.record), attestation: new Uint8Array(other.attestation) },
         { record: new Uint8Array(one.record), attestation: new Uint8Array(one.record) },
@@ -147,8 +146,7 @@ export class DishonestServer {
       // Again, and more than was asked: the first answer is the answer.
       const { request } = random.pick(requests);
       await this.#ask(fund, { request: new Uint8Array(request), depositMills: mills(9_000_000n), draws: [] });
-      const altered = Uint8Array.from(request);
-      altered[altered.length - 1]! ^= 1;
+      const altered = oneBitOff(request, 0);
       const answered = await this.#ask(fund, { request: altered, depositMills: mills(1n), draws: [] });
       if (answered?.ok === true) never('funds for a request that no device made');
     }
@@ -157,8 +155,7 @@ export class DishonestServer {
       'SELECT request FROM certificate LIMIT 1',
     );
     if (certificate !== undefined) {
-      const altered = Uint8Array.from(certificate.request);
-      altered[altered.length - 1]! ^= 1;
+      const altered = oneBitOff(certificate.request, 0);
       const answered = await this.#ask(enrol, { request: altered, licensee: 'lic_rogue' as never, certified: true });
       if (answered?.ok === true) never('a certificate for keys that nobody has');
     }

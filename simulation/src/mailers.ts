@@ -187,6 +187,8 @@ export class Mailer {
         if (refused !== undefined) await this.#helped(refused);
       }
     }
+    // Confirmed, and the device has never had it: its store was put back, which its host says to whoever franks.
+    if (pending.some(({ reason }) => reason === 'unknown-record')) this.onHopeless('device-older');
     return outcome === 'settled' || (outcome === 'blocked' && pending.every(({ what }) => what === 'record'));
   }
 }

@@ -260,3 +260,11 @@ export function digestOfRecord(record: Uint8Array): string | null {
   const envelope = parseEnvelope(record);
   return envelope.ok ? Buffer.from(messageDigest(envelope.value, nodeVerification.sha256)).toString('hex') : null;
 }
+
+/** The same bytes but for one bit, so many bytes before the end: where authenticators stand. */
+export function oneBitOff(bytes: Uint8Array, fromEnd: number): Uint8Array {
+  const copy = Uint8Array.from(bytes);
+  const at = Math.max(0, copy.length - 1 - fromEnd);
+  copy[at] = (copy[at] ?? 0) ^ 1;
+  return copy;
+}

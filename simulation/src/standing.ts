@@ -424,6 +424,8 @@ export class Standing {
 
   /** Every record that the line's PSD still holds has been judged: it is in the log, kept as evidence, or follows one that is. */
   #held(line: number, device: string): string[] {
+    // A device that is gone holds nothing any more.
+    if (!this.#world.isDefined(`psd-${line}`)) return [];
     const { disks } = this.#world;
     const digests = (path: string, query: string, ...values: unknown[]): Set<string> =>
       new Set(

@@ -4,7 +4,6 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { JobId } from '@countermark/protocol/id';
 import { expect, test } from 'vitest';
 import { Journal } from './journal.ts';
 import { openHostStore } from './journal-schema.ts';
@@ -23,8 +22,8 @@ test('A job is done with the reading of its file, in one unit of work', () => {
   const journal = new Journal(store);
   journal.runs.finish(7);
   expect(journal.runs.get(7)?.state).toBe('franked');
-  expect(journal.jobs.get('one' as JobId)?.state).toBe('done');
-  expect(journal.jobs.get('two' as JobId)?.state).toBe('franking');
+  expect(journal.jobs.get('one')?.state).toBe('done');
+  expect(journal.jobs.get('two')?.state).toBe('franking');
   store.close();
   rmSync(folder, { recursive: true, force: true });
 });
