@@ -180,7 +180,8 @@ export class Adversary {
         break;
       }
       // A device that was put back has lost the keys that its certificate is for: it is withdrawn.
-      if (rotated?.rejection.code === 'device-enrolled') mailer.onHopeless('device-enrolled');
+      const code = rotated?.rejection.code;
+      if (code === 'device-enrolled' || code === 'device-older') mailer.onHopeless(code);
       await this.#rest(again * 5 * MINUTE_MS);
     }
     this.#rotating.delete(line);

@@ -48,6 +48,8 @@ export type Outcome = {
 /** All kinds of faults. */
 export const FAULT_KINDS: readonly string[] = [...MACHINE_FAULTS, ...PEOPLE_FAULTS];
 
+/** What takes the host's archive away. */
+const ONLY_COPIES: readonly string[] = ['host put back', 'host disk gone', 'PSD and host put back'];
 /** Batches that a world has at least. */
 const BATCHES_LEAST = 50;
 /** The time in which everything goes wrong. */
@@ -238,9 +240,8 @@ class Run {
       (kind) => this.#world.stream(`choice of ${kind}`).chance(share) && !without.has(kind),
     );
     // What both the host's archive and the server's log have lost only the authority has, and nothing feeds a log from there yet.
-    const lost: readonly string[] = chosen.includes('server put back')
-      ? ['host put back', 'host disk gone', 'PSD and host put back']
-      : [];
+    const lost =
+      chosen.includes('server put back') || chosen.includes('server confirms and does not log') ? ONLY_COPIES : [];
     return chosen.filter((kind) => !lost.includes(kind));
   }
 

@@ -17,7 +17,7 @@ import type { CborValue } from '@countermark/protocol/cbor';
 import type { Result } from '@countermark/protocol/result';
 import { parseValue } from '@countermark/protocol/schema';
 import type { Crossing } from './network.ts';
-import { ACCEPTANCE_SOCKET, CD_SOCKET, SERVER_URL, STORE } from './parties.ts';
+import { ACCEPTANCE_SOCKET, CD_SOCKET, DAY_MS, SCAN_WINDOW_DAYS, SERVER_URL, STORE } from './parties.ts';
 import { digestOfRecord, type Observation, statisticsOf } from './observation.ts';
 import type { World } from './world.ts';
 
@@ -41,6 +41,10 @@ export class Standing {
   #refunds = 0n;
   /** The latest time that the cryptographic device has signed for a device. */
   readonly #signedMs = new Map<string, number>();
+  /** The last one, which may be earlier: its clock may have been set back. */
+  readonly #lastSignedMs = new Map<string, number>();
+  /** When the scan window of a dead device began, by signed time; by device and confirmation. */
+  readonly #windowFromMs = new Map<string, number>();
   #taken = 0n;
   #grants = 0n;
   /** Copies that report nothing, by line. */
@@ -118,6 +122,7 @@ export class Standing {
     const time = envelope?.ok === true ? parsePayload(SIGNED_TIME, envelope.value) : null;
     if (time?.ok !== true) return;
     const { device, timeMs } = time.value;
+    this.#lastSignedMs.set(device, timeMs);
     this.#signedMs.set(device, Math.max(timeMs, this.#signedMs.get(device) ?? 0));
   }
 
@@ -218,6 +223,13 @@ export class Standing {
   /** Two people, the scan window by both clocks, and once: the ledger's own check sees a second entry of one ref. */
   #refunded(violated: (what: string) => void): void {
     const { disks } = this.#world;
+    for (const row of disks.rows<{ readonly device: string; readonly confirmed_at_ms: bigint }>(
+      STORE.server,
+      'SELECT device, confirmed_at_ms FROM death WHERE confirmed_by IS NOT NULL',
+    )) {
+      const name = `${row.device} ${row.confirmed_at_ms}`;
+      if (!this.#windowFromMs.has(name)) this.#windowFromMs.set(name, this.#lastSignedMs.get(row.device) ?? 0);
+    }
     for (const { number, device } of disks.rows<{ readonly number: bigint; readonly device: string }>(
       STORE.server,
       "SELECT number, substr(ref, 8) AS device FROM entry WHERE number > ? AND ref LIKE 'refund:%' ORDER BY number",
@@ -236,7 +248,8 @@ export class Standing {
       );
       const what = `the refund of ${device}`;
       if (death?.confirmed_by == null || death.confirmed_by === death.declared_by) violated(`${what}: not two people`);
-      const afterMs = Number(death?.refund_after_ms ?? Infinity);
+      const fromMs = this.#windowFromMs.get(`${device} ${death?.confirmed_at_ms ?? ''}`) ?? Infinity;
+      const afterMs = fromMs + SCAN_WINDOW_DAYS * DAY_MS;
       if (this.#world.clockOf('server').nowMs() < afterMs) violated(`${what}: before the scan window by the server`);
       if ((this.#signedMs.get(device) ?? 0) < afterMs) violated(`${what}: before the scan window by signed time`);
       const [fork] = disks.rows(STORE.server, "SELECT 1 FROM evidence WHERE device = ? AND code = 'fork'", device);

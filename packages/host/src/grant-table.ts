@@ -60,9 +60,15 @@ export class GrantTable {
       .map(grantOf);
   }
 
-  /** A funds grant before the PSD has taken it. */
+  /** A funds grant before the PSD has taken it; one that it did not take, as altered on its way, gives way to the next. */
   addFunds(number: number, job: JobId | null, bytes: Uint8Array): void {
-    this.#sql.run('INSERT INTO funds_grant VALUES (?, ?, ?, 0) ON CONFLICT DO NOTHING', number, job, bytes);
+    this.#sql.run(
+      `INSERT INTO funds_grant VALUES (?, ?, ?, 0)
+       ON CONFLICT (number) DO UPDATE SET bytes = excluded.bytes WHERE applied = 0`,
+      number,
+      job,
+      bytes,
+    );
   }
 
   fundsApplied(number: number): void {
