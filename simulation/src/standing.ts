@@ -239,11 +239,10 @@ export class Standing {
       const [death] = disks.rows<{
         readonly declared_by: string;
         readonly confirmed_by: string | null;
-        readonly refund_after_ms: bigint | null;
-        readonly settled: string;
+        readonly confirmed_at_ms: bigint | null;
       }>(
         STORE.server,
-        'SELECT declared_by, confirmed_by, refund_after_ms, settled FROM death WHERE device = ?',
+        'SELECT declared_by, confirmed_by, confirmed_at_ms FROM death WHERE device = ?',
         device,
       );
       const what = `the refund of ${device}`;
