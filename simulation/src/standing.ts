@@ -239,13 +239,8 @@ export class Standing {
       const [death] = disks.rows<{
         readonly declared_by: string;
         readonly confirmed_by: string | null;
-        readonly refund_after_ms: bigint | null;
-        readonly settled: string;
-      }>(
-        STORE.server,
-        'SELECT declared_by, confirmed_by, refund_after_ms, settled FROM death WHERE device = ?',
-        device,
-      );
+        readonly confirmed_at_ms: bigint | null;
+      }>(STORE.server, 'SELECT declared_by, confirmed_by, confirmed_at_ms FROM death WHERE device = ?', device);
       const what = `the refund of ${device}`;
       if (death?.confirmed_by == null || death.confirmed_by === death.declared_by) violated(`${what}: not two people`);
       const fromMs = this.#windowFromMs.get(`${device} ${death?.confirmed_at_ms ?? ''}`) ?? Infinity;
