@@ -39,7 +39,7 @@ class DiskFile {
     this.raw = opened(content);
   }
 
-  replace(content: Buffer | undefined): void {
+  replace(content: Buffer): void {
     this.statements.clear();
     this.raw.close();
     this.raw = opened(content);
@@ -174,12 +174,13 @@ export class Disks {
   /** Puts a copy in the place of the file. Its process must have ended. */
   put(path: string, content: Buffer | undefined): void {
     const file = this.#files.get(path);
-    if (file === undefined) {
-      if (content !== undefined) this.#files.set(path, new DiskFile(content));
-      return;
-    }
-    if (file.owner?.alive === true) throw new Error(`${path} is open`);
-    file.replace(content);
+    if (file?.owner?.alive === true) throw new Error(`${path} is open`);
+    if (content === undefined) {
+      // Nothing is there until somebody makes a new one.
+      file?.raw.close();
+      this.#files.delete(path);
+    } else if (file === undefined) this.#files.set(path, new DiskFile(content));
+    else file.replace(content);
   }
 
   paths(): string[] {

@@ -240,11 +240,7 @@ export class Standing {
         readonly declared_by: string;
         readonly confirmed_by: string | null;
         readonly confirmed_at_ms: bigint | null;
-      }>(
-        STORE.server,
-        'SELECT declared_by, confirmed_by, confirmed_at_ms FROM death WHERE device = ?',
-        device,
-      );
+      }>(STORE.server, 'SELECT declared_by, confirmed_by, confirmed_at_ms FROM death WHERE device = ?', device);
       const what = `the refund of ${device}`;
       if (death?.confirmed_by == null || death.confirmed_by === death.declared_by) violated(`${what}: not two people`);
       const fromMs = this.#windowFromMs.get(`${device} ${death?.confirmed_at_ms ?? ''}`) ?? Infinity;
