@@ -8,7 +8,6 @@
 import type { Result } from '@countermark/protocol/result';
 import type { DeviceLine, Standing } from '@countermark/server/device-file';
 import { CallBroken } from './network.ts';
-import type { Observation } from './observation.ts';
 import { DAY_MS, OPERATOR, SCAN_WINDOW_DAYS, SECOND_OPERATOR, SERVER_URL, STORE } from './parties.ts';
 import type { World } from './world.ts';
 
@@ -17,7 +16,6 @@ const LONG_MS = (SCAN_WINDOW_DAYS + 1) * DAY_MS;
 
 export class Operators {
   readonly #world: World;
-  readonly #seen: Observation;
   readonly #onEnded: (device: string) => void;
   /** Devices that are to be withdrawn, and why. */
   readonly #withdrawn = new Map<string, string>();
@@ -25,9 +23,8 @@ export class Operators {
   #atRest = false;
 
   /** `onEnded` is told of each device that is withdrawn, when it is decided. */
-  constructor(world: World, seen: Observation, onEnded: (device: string) => void) {
+  constructor(world: World, onEnded: (device: string) => void) {
     this.#world = world;
-    this.#seen = seen;
     this.#onEnded = onEnded;
   }
 
@@ -98,7 +95,7 @@ export class Operators {
     let left = 0;
     for (const [device, reason] of this.#withdrawn) {
       const standing = standings.get(device);
-      if (standing === undefined && this.#seen.serverWasPutBack) continue;
+      if (standing === undefined) continue;
       if (standing === 'withdrawn' || standing === 'dead') continue;
       left += 1;
       await this.ask('withdraw', { device, reason });
@@ -109,8 +106,8 @@ export class Operators {
 
   /** Whether nothing is to do about a dead device any more: its balance is settled, or waits for a clock that was years ahead. */
   async #buried(device: string, standing: Standing | undefined): Promise<boolean> {
-    // Enrolled after the backup, and its host has no device to ask: nobody makes it known again.
-    if (standing === undefined && this.#seen.serverWasPutBack) return true;
+    // Never enrolled; or after the backup that was restored, and its host has no device to ask: nobody makes it known again.
+    if (standing === undefined) return true;
     if (standing !== 'dead') {
       await this.ask('declare-dead', { device, reason: 'burnt' });
       const alone = await this.ask('confirm-dead', { device });

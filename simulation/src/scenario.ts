@@ -186,7 +186,7 @@ class Run {
   /** What people do to each other, and those who look after it. */
   #adversary(of: Pick<AdversaryOptions, 'occasions' | 'seen' | 'checkers' | 'standing'>): Adversary {
     const world = this.#world;
-    this.#operators = new Operators(world, of.seen, (device) => {
+    this.#operators = new Operators(world, (device) => {
       for (const mailer of [...this.#mailers]) {
         if (!mailer.retired && of.seen.deviceOfLine.get(mailer.line.line) === device) this.#goOnWithAnother(mailer);
       }
