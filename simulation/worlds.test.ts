@@ -5,7 +5,6 @@
  * always fails, fails. Thousands of seeds and the planted bugs are `npm run simulate` (docs/simulation.md).
  */
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
