@@ -36,7 +36,6 @@ export const PEOPLE_FAULTS = [
   ...HOST_MISDEEDS,
   ...SERVER_MISDEEDS,
 ] as const;
-export type PeopleFault = (typeof PEOPLE_FAULTS)[number];
 
 const MINUTE_MS = 60_000;
 const HOUR_MS = 60 * MINUTE_MS;
