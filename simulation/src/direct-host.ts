@@ -145,6 +145,9 @@ export class DirectHost {
       await this.psd(PSD.spoil, { batch, pieceNumbers: Array.from({ length: spoiled }, (_, i) => first + i) });
     }
     await this.psd(PSD.closeBatch, { batch, reprints: 0 });
+    // Piece records that were in host memory are gone with it: the device must not seal as if it had counted them again.
+    const early = incomplete ? await this.psd(PSD.seal, { batch, incomplete: false }) : null;
+    if (early?.ok === true) return early.value.record;
     const sealed = await this.psd(PSD.seal, { batch, incomplete });
     return sealed?.ok === true ? sealed.value.record : null;
   }
