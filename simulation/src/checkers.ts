@@ -145,6 +145,7 @@ export class Checkers {
       if (now.received > before.received && now.last_grant <= before.last_grant) {
         violated(`funds came with grant ${now.last_grant}, which had been booked before`);
       }
+      if (now.received > before.received) this.#funded(line, now.received);
     }
     this.#registers.set(line, now);
     if (!recordsToo) return;
@@ -164,6 +165,20 @@ export class Checkers {
     const { recordCapacity } = this.#lines.find((one) => one.line === line) ?? { recordCapacity: Infinity };
     if (held.size > recordCapacity + 1) violated(`${held.size} records are kept where ${recordCapacity} have room`);
     this.#held.set(line, held);
+  }
+
+  /** Invariant 10 as funds arrive: the ledger has paid them out. */
+  #funded(line: number, receivedMills: bigint): void {
+    const device = this.#seen.deviceOfLine.get(line);
+    if (device === undefined || this.#seen.serverWasPutBack) return;
+    const [granted] = this.#world.disks.rows<{ readonly sum: bigint | null }>(
+      STORE.server,
+      'SELECT sum(amount_mills) AS sum FROM funds WHERE device = ? AND funds_grant IS NOT NULL',
+      device,
+    );
+    if (receivedMills > (granted?.sum ?? 0n)) {
+      this.#world.violated('funds', `psd-${line} received ${receivedMills}, the ledger paid ${granted?.sum ?? 0n}`);
+    }
   }
 
   /** Invariant 5 where the chain is made: a record names the one before it. */
