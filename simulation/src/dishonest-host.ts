@@ -59,11 +59,12 @@ export class DishonestHost {
   }
 
   begin(): void {
+    const authentication = this.#random.chance(0.5) ? 'mac' : 'signature';
     this.#world.define(`psd-${LINE}`, async (setting) => {
       await startThePsd(setting, {
         line: LINE,
         licensee: ROGUE,
-        authentication: this.#random.chance(0.5) ? 'mac' : 'signature',
+        authentication,
         memory: 'psd',
         transport: 'sessionless',
         forwarding: 'at-once',

@@ -147,9 +147,12 @@ export class Mailer {
         await this.ask(HOST.close, { incomplete: true });
         return;
       case 'device-locked':
-      case 'memory-full':
-        await this.ask(HOST.send, {});
+      case 'memory-full': {
+        const sent = await this.ask(HOST.send, {});
+        // A restored server may have forgotten the fork: the host has not.
+        if (sent?.ok === true && sent.value.waiting.some(({ reason }) => reason === 'fork')) this.onHopeless('fork');
         return;
+      }
       case 'device-older':
       case 'funds-request-conflict':
         this.onHopeless(refused.code);
@@ -189,6 +192,8 @@ export class Mailer {
     }
     // Confirmed, and the device has never had it: its store was put back, which its host says to whoever franks.
     if (pending.some(({ reason }) => reason === 'unknown-record')) this.onHopeless('device-older');
+    // Another has asked for funds in the device's name.
+    if (pending.some(({ reason }) => reason === 'funds-request-conflict')) this.onHopeless('funds-request-conflict');
     return outcome === 'settled' || (outcome === 'blocked' && pending.every(({ what }) => what === 'record'));
   }
 }

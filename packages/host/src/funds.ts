@@ -22,12 +22,15 @@ export class Funds {
   readonly #psd: PsdClient;
   readonly #server: ServerClient;
   readonly #journal: Journal;
+  readonly #reintroduce: () => Promise<Result<unknown>>;
   #last: Promise<unknown> = Promise.resolve();
 
-  constructor(psd: PsdClient, server: ServerClient, journal: Journal) {
+  /** `reintroduce` gives the server the device's certificates: it does not know the device, or an epoch of its keys, any more. */
+  constructor(psd: PsdClient, server: ServerClient, journal: Journal, reintroduce: () => Promise<Result<unknown>>) {
     this.#psd = psd;
     this.#server = server;
     this.#journal = journal;
+    this.#reintroduce = reintroduce;
   }
 
   /**
@@ -103,7 +106,12 @@ export class Funds {
   async #once(amountMills: Mills, job: JobId | null): Promise<Result<FundsGrant>> {
     const request = await this.#psd.call(PSD.fundsRequest, { amountMills });
     if (!request.ok) return request;
-    const grant = await this.#server.fundsRequest(request.value.request);
+    let grant = await this.#server.fundsRequest(request.value.request);
+    if (!grant.ok && grant.rejection.code === 'unknown-device') {
+      const known = await this.#reintroduce();
+      if (!known.ok) return known;
+      grant = await this.#server.fundsRequest(request.value.request);
+    }
     if (!grant.ok) return grant;
     const parsed = readUnverified(FUNDS_GRANT, grant.value);
     if (!parsed.ok) return parsed;

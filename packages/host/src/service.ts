@@ -58,7 +58,7 @@ export class HostService {
     const news = new News();
     const archive = new Archive(journal, config.output, config.trustBundle);
     const link = new DeviceLink(psd, server, journal, config.licensee);
-    const funds = new Funds(psd, server, journal);
+    const funds = new Funds(psd, server, journal, () => link.reintroduce());
     const closing = { journal, psd, clock, holdForMs: config.forwarding === 'hold' ? config.holdForMs : null };
     const settlement = new SettlementFollower({
       journal,

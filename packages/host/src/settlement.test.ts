@@ -6,7 +6,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { openLog } from '@countermark/node-platform/logs';
 import type { LicenseeId } from '@countermark/protocol/id';
-import { accept } from '@countermark/protocol/result';
+import { rejection } from '@countermark/protocol/rejection';
+import { accept, refuse } from '@countermark/protocol/result';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { Journal } from './journal.ts';
 import { openHostStore } from './journal-schema.ts';
@@ -18,6 +19,28 @@ beforeEach(() => {
 });
 afterEach(() => {
   rmSync(folder, { recursive: true, force: true });
+});
+
+test('A server that does not know the device is given its certificates, whatever it is asked for first', async () => {
+  const store = openHostStore(join(folder, 'host.sqlite'));
+  if (!store.ok) throw new Error(store.rejection.code);
+  await new Promise<void>((resolve) => {
+    const follower: SettlementFollower = new SettlementFollower({
+      journal: new Journal(store.value),
+      psd: { call: async () => accept({ device: 'psd_0123456789abcdef', sequence: 1 }), close: () => undefined },
+      link: {
+        reintroduce: async () => {
+          void follower.close().then(resolve);
+          return accept(null);
+        },
+      },
+      refeeding: { takeBack: async () => refuse(rejection('unknown-device', { device: 'psd_0123456789abcdef' })) },
+      random: () => 0,
+      log: openLog('test', { write: () => undefined }),
+    } as unknown as SettlementOptions);
+    follower.kick();
+  });
+  store.value.close();
 });
 
 test('Records that only the device has are taken up, also where the start could not', async () => {

@@ -131,7 +131,7 @@ export class SettlementFollower {
     const { journal, psd, server, link, funds, refeeding, licensee, log, adopt } = this.#options;
     const status = await statusOf(psd, 2_000);
     const back = await refeeding.takeBack(status);
-    if (!back.ok) return back;
+    if (!back.ok) return this.#introduced(back);
     // A start does it; what stood in its way then (a full disk, a device that was away) may be over.
     if (status.sequence > journal.records.lastSequences().sealed) await adopt();
     // Only now: what was taken back is confirmed, too.
