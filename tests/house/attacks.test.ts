@@ -39,7 +39,7 @@ test('every test that is named is there', () => {
 test('what is not stopped is said', () => {
   const document = read(FILE);
   const unstopped = document.slice(document.indexOf('## What is not stopped'));
-  expect(unstopped).toContain('cost <= n x min(D, U - u)');
+  expect(unstopped).toContain('cost <= n x min(D + G, U)');
 });
 
 /** Whether the words are those of a test or of a group of them, which runs. */
