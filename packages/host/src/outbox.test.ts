@@ -344,14 +344,14 @@ describe('a hold', () => {
 
   test('that a clock ahead of time had set begins anew once the clock is right', async () => {
     clock.set(NOW_MS + 1_000 * DAY_MS);
-    sealed(1, 1, DAY_MS);
+    sealed(1, 3, DAY_MS);
     clock.set(NOW_MS);
     const outbox = makeOutbox({ hold: true });
     expect(await outbox.send()).toMatchObject({ sent: 0 });
     clock.advance(DAY_MS - 1);
     expect(await outbox.send()).toMatchObject({ sent: 0 });
     clock.advance(1);
-    expect(await outbox.send()).toMatchObject({ confirmed: 1 });
+    expect(await outbox.send()).toMatchObject({ confirmed: 3 });
   });
 
   test('does not lose a record that was altered in host memory: the device has its own', async () => {

@@ -142,8 +142,8 @@ export class Outbox {
     const due: RecordRow[] = [];
     for (const record of journal.records.waiting(limit)) {
       if (record.holdUntilMs !== null && record.holdUntilMs > nowMs) {
-        // Sealed by a clock that was ahead and was put right since: by that one it would be held for years.
-        if (record.sealedMs > nowMs) journal.records.holdAnew(record, nowMs);
+        // Sealed by a clock that was ahead and was put right since: by that one it, and those after it, would be held for years.
+        if (record.sealedMs > nowMs) journal.records.holdAnew(nowMs);
         break;
       }
       due.push(record);

@@ -161,10 +161,15 @@ export class RecordTable {
     this.#sql.run('UPDATE record SET reason = ? WHERE sequence = ?', reason, sequence);
   }
 
-  /** Holds the record anew from a moment, as long as it was to be held. */
-  holdAnew({ sequence, sealedMs, holdUntilMs }: RecordRow, fromMs: number): void {
-    const untilMs = fromMs + (holdUntilMs ?? sealedMs) - sealedMs;
-    this.#sql.run('UPDATE record SET sealed_ms = ?, hold_until_ms = ? WHERE sequence = ?', fromMs, untilMs, sequence);
+  /** Holds every waiting record that was sealed after a moment anew from it, as long as each was to be held: not one after the other. */
+  holdAnew(fromMs: number): void {
+    this.#sql.run(
+      `UPDATE record SET sealed_ms = ?, hold_until_ms = ? + hold_until_ms - sealed_ms
+       WHERE state = 'waiting' AND hold_until_ms IS NOT NULL AND sealed_ms > ?`,
+      fromMs,
+      fromMs,
+      fromMs,
+    );
   }
 
   replaceBytes(sequence: number, bytes: Uint8Array): void {
