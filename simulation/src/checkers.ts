@@ -167,13 +167,13 @@ export class Checkers {
     this.#held.set(line, held);
   }
 
-  /** Invariant 10 as funds arrive: the ledger has paid them out. */
+  /** Invariant 10 as funds arrive: the ledger has paid them out, which it does before the cryptographic device signs. */
   #funded(line: number, receivedMills: bigint): void {
     const device = this.#seen.deviceOfLine.get(line);
     if (device === undefined || this.#seen.serverWasPutBack) return;
     const [granted] = this.#world.disks.rows<{ readonly sum: bigint | null }>(
       STORE.server,
-      'SELECT sum(amount_mills) AS sum FROM funds WHERE device = ? AND funds_grant IS NOT NULL',
+      'SELECT sum(amount_mills) AS sum FROM funds WHERE device = ?',
       device,
     );
     if (receivedMills > (granted?.sum ?? 0n)) {
