@@ -21,9 +21,17 @@ export class Cursors {
     this.#seen = seen;
   }
 
-  /** The server's database was replaced by an older copy. */
+  /**
+   * The server's database was replaced by an older copy. Of which history of the authority its cursor of grants speaks shows when it asks the
+   * authority; what it lacks in the end is in no balance (checkers.ts).
+   */
   putBack(): void {
     this.#at.clear();
+    const [copied] = this.#world.disks.rows<{ readonly cursor: bigint }>(
+      STORE.server,
+      "SELECT cursor FROM follower WHERE name = 'grants'",
+    );
+    if (copied !== undefined) this.#at.set('grants', copied.cursor);
   }
 
   /** Looks at what the cursors have passed since the last look. */

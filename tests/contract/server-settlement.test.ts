@@ -439,6 +439,34 @@ describe.each(['SQLite', 'PostgreSQL'])('Settlement on %s', (kind) => {
   );
 
   it.skipIf(skipped)(
+    'books what an authority with another history granted under cursors that were passed, of each entitlement what is lacking',
+    async () => {
+      const id = 'lic_otherhistory';
+      const credential = await licensee(parties, id, '100000');
+      const device = await enrolled(parties, credential, id);
+      device.receive(50_000n);
+      const { authority } = parties;
+      const credits = async () => {
+        const accounts = await balances(credential, id);
+        return [accounts[`credit:${id}:acme`], accounts[`credit:${id}:other`]];
+      };
+      const { intake } = authority;
+      const before = authority.grants.length;
+      authority.grant(CREDIT_GRANT, grant(id, CUSTOMER, 500n));
+      await submit(parties, credential, [device.record({ customer: 'third' as CustomerId })]);
+      await settled(credential, device);
+      await eventually(credits, ([acme]) => acme === '500');
+      // Under the cursor of the one that is booked is another customer's now.
+      authority.forget(intake);
+      authority.grants.length = before;
+      authority.grant(CREDIT_GRANT, grant(id, OTHER, 70n));
+      authority.grant(CREDIT_GRANT, { ...grant(id, CUSTOMER, 300n), entitlementMills: mills(800n), revision: 2 });
+      wake();
+      expect(await eventually(credits, ([acme, other]) => acme === '800' && other === '70')).toEqual(['800', '70']);
+    },
+  );
+
+  it.skipIf(skipped)(
     'suspends a forked device: no funds, and its later records are delivered with its suspension',
     async () => {
       const id = 'lic_fork';

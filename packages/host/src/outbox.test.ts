@@ -275,6 +275,30 @@ describe('a record that the device deleted while the host was killed', () => {
   );
 });
 
+describe('a device that was put back', () => {
+  test('has what it holds judged in the order of the chain, before later records that it never sealed', async () => {
+    sealed(1, 3);
+    psd.kept.delete(3);
+    answer = () => ({
+      outcome: 'rejected',
+      rejection: rejection('out-of-order', { device: DEVICE, sequence: 3, expected: 1 }),
+    });
+    const sent: number[] = [];
+    const session = {
+      send: (items: readonly { sequence: number }[]) => {
+        sent.push(...items.map(({ sequence }) => sequence));
+        return Promise.resolve(
+          accept(items.map(({ sequence }) => ({ sequence, confirmation: confirmationOf(sequence) }))),
+        );
+      },
+    } as unknown as SessionRelay;
+    await makeOutbox({ session }).send();
+    expect(sent).toEqual([1, 2]);
+    expect(states()).toEqual(['confirmed', 'confirmed', 'waiting']);
+    expect(submitted).toEqual([[3]]);
+  });
+});
+
 describe('what a device that does not answer any more had sealed', () => {
   const session = {
     send: (items: readonly { sequence: number }[]) =>

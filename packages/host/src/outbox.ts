@@ -256,7 +256,10 @@ export class Outbox {
     });
   }
 
-  /** Which of them go now, and whether in a session: what the device has deleted already it cannot send again. */
+  /**
+   * Which of them go now, and whether in a session: what the device has deleted already it cannot send again. In the order of the chain: a device
+   * that was put back has later records no more, and what it holds must be judged before them.
+   */
   async #route(records: RecordRow[]): Promise<{ session: SessionRelay | null; chosen: RecordRow[] }> {
     const { psd, session } = this.#options;
     if (session === null) return { session, chosen: records };
@@ -265,8 +268,11 @@ export class Outbox {
     if (kept === null) return { session: null, chosen: records };
     if (!kept.ok) return { session, chosen: records };
     const sequences = new Set(kept.value.records.map(({ sequence }) => sequence));
-    const deleted = records.filter(({ sequence, state }) => state === 'waiting' && !sequences.has(sequence));
-    return deleted.length === 0 ? { session, chosen: records } : { session: null, chosen: deleted };
+    const isDeleted = ({ sequence, state }: RecordRow): boolean => state === 'waiting' && !sequences.has(sequence);
+    const first = records.findIndex(isDeleted);
+    if (first !== 0) return { session, chosen: first === -1 ? records : records.slice(0, first) };
+    const held = records.findIndex((record) => !isDeleted(record));
+    return { session: null, chosen: held === -1 ? records : records.slice(0, held) };
   }
 
   #deliver(session: SessionRelay | null, records: readonly RecordRow[]): Promise<Result<readonly Outcome[]>> {

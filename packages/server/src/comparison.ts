@@ -14,9 +14,8 @@ import { messageDigest, parseEnvelope } from '@countermark/protocol/cose';
 import { digestText } from '@countermark/protocol/digest';
 import type { DeviceId } from '@countermark/protocol/id';
 import type { Currency } from '@countermark/protocol/money';
-import { DELIVERY_FOLLOWER } from './delivery-marks.ts';
+import { DELIVERY_FOLLOWER, GRANTS_FOLLOWER } from './delivery-marks.ts';
 import { followerCursor } from './follower.ts';
-import { GRANTS_FOLLOWER } from './grant-intake.ts';
 import { ACCOUNT } from './ledger.ts';
 import type { LogCheckParts } from './log-check.ts';
 
@@ -186,22 +185,36 @@ export class Comparison {
     else if (digestText(entry.digest) !== digest) this.#problem(`the authority has another ${name} than the log`);
   }
 
+  /** A grant of the host's archive is booked in the same place; one of the authority's in any, once it was asked for. */
   async #grant({ party, cursor, digest }: Testimony): Promise<void> {
     const { database } = this.#parts;
     const at = BigInt(Number(cursor));
-    const row = await database.read((tables) =>
-      tables.selectFrom('booked_grant').select('digest').where('cursor', '=', at).executeTakeFirst(),
-    );
-    if (row === undefined) {
-      const booked = await followerCursor(database, GRANTS_FOLLOWER);
-      if (party === 'host') this.#problem(`grant ${at} is in the host's archive and not booked here`);
-      else if (at <= booked)
-        this.#problem(`grant ${at} of the authority is not booked, though grants up to ${booked} are said to be`);
-    } else if (digestText(row.digest) !== digest) {
-      this.#problem(
-        `grant ${at} is another one at the ${party === 'host' ? 'host' : 'authority'} than the one booked here`,
-      );
+    const [placed] = await this.#booked('cursor', at);
+    if (party === 'host') {
+      if (placed === undefined) this.#problem(`grant ${at} is in the host's archive and not booked here`);
+      else if (digestText(placed.digest) !== digest) {
+        this.#problem(`grant ${at} is another one at the host than the one booked here`);
+      }
+      return;
     }
+    const asked = await followerCursor(database, GRANTS_FOLLOWER);
+    if (at > asked || (placed !== undefined && digestText(placed.digest) === digest)) return;
+    const [elsewhere] = await this.#booked('digest', Buffer.from(String(digest), 'hex'));
+    if (elsewhere !== undefined) return;
+    this.#problem(
+      placed === undefined
+        ? `grant ${at} of the authority is not booked, though grants up to ${asked} are said to be`
+        : `grant ${at} is another one at the authority than the one booked here`,
+    );
+  }
+
+  async #booked(
+    column: 'cursor' | 'digest',
+    value: bigint | Uint8Array,
+  ): Promise<readonly { readonly digest: Uint8Array }[]> {
+    return this.#parts.database.read((tables) =>
+      tables.selectFrom('booked_grant').select('digest').where(column, '=', value).execute(),
+    );
   }
 
   /** The authority has what was delivered to it, and issued what was booked. */

@@ -3,7 +3,8 @@
  *
  * Guarantees: what a mark says stays true of every history that comes by its point, whichever of the two was restored from a backup in
  * between; every exchange with the authority names the last mark's point. Where the authority has lost it, the mark is given up, and
- * delivery and evaluation stand at the one before: the authority is fed again from there, also where no further record comes.
+ * delivery and evaluation stand at the one before: the authority is fed again from there, also where no further record comes. All grants of
+ * such an authority are asked for again: under cursors that were passed it has other ones.
  */
 import { digestOf, NO_DIGEST, sameBytes } from '@countermark/protocol/digest';
 import type { HistoryPoint } from '@countermark/protocol/interfaces/delivery';
@@ -14,6 +15,8 @@ import type { LedgerTransaction } from './ledger.ts';
 import type { ServerTables } from './tables.ts';
 
 export const DELIVERY_FOLLOWER = 'delivery';
+/** Up to which of the authority's cursors its grants were asked for. */
+export const GRANTS_FOLLOWER = 'grants';
 
 export type DeliveryMark = { readonly logCursor: bigint; readonly point: HistoryPoint };
 
@@ -53,6 +56,7 @@ export async function giveUpMark(database: SqlDatabase<ServerTables>, lost: Deli
     await tables.deleteFrom('delivery_mark').where('log_cursor', '=', lost.logCursor).execute();
     const before = (await lastOf(tables))?.logCursor ?? 0n;
     await moveCursor(tables, DELIVERY_FOLLOWER, before);
+    await moveCursor(tables, GRANTS_FOLLOWER, 0n);
     await tables
       .updateTable('follower')
       .set({ cursor: before })

@@ -2,8 +2,9 @@
  * Grants of the postal authority, fetched, verified with the trust bundle, and booked once: a discount is paid to its
  * account, a credit waits in its account until that customer's own postage draws it.
  *
- * Guarantees: a grant is booked once by its digest, and of an entitlement never more than it is, whatever revisions an
- * authority that was restored from a backup pays it in; an unauthentic grant, or one in another currency, stops the intake,
+ * Guarantees: a grant is booked once by its digest, and of an entitlement exactly what it lacks, whatever revisions an
+ * authority that was restored from a backup pays it in, and under whatever cursors: where its history is another one, all of its grants are
+ * asked for again (delivery-marks.ts); an unauthentic grant, or one in another currency, stops the intake,
  * with a fault in the log, until someone acts; grants and how far the authority has evaluated move in one unit of work.
  */
 import { Fault } from '@countermark/node-platform/fault';
@@ -15,17 +16,17 @@ import type { Currency } from '@countermark/protocol/money';
 import { CREDIT_GRANT, DISCOUNT_GRANT, type Grant } from '@countermark/protocol/messages/grant';
 import { describeRejection } from '@countermark/protocol/rejection';
 import type { SqlDatabase } from '@countermark/sql/database';
+import type { Kysely } from 'kysely';
 import { type KeySource, type Verified, verifyMessage } from '@countermark/verify/verified';
 import type { AuthorityClient } from './authority-client.ts';
-import { DELIVERY_FOLLOWER, evaluatedMark, giveUpMark, lastMark } from './delivery-marks.ts';
+import { DELIVERY_FOLLOWER, evaluatedMark, giveUpMark, GRANTS_FOLLOWER, lastMark } from './delivery-marks.ts';
 import { EVALUATED_FOLLOWER, followerCursor, moveCursor } from './follower.ts';
 import { ACCOUNT, type Ledger, type LedgerTransaction } from './ledger.ts';
 import type { StatisticsLog } from './statistics-log.ts';
 import type { ServerTables } from './tables.ts';
 
-export const GRANTS_FOLLOWER = 'grants';
-
 export type BookedGrant = {
+  /** Ascending in the order of booking: the authority's cursor, or the next one after the last where that is not greater. */
   readonly cursor: bigint;
   readonly digest: Uint8Array;
   readonly kind: string;
@@ -138,10 +139,11 @@ export class GrantIntake {
     const { licensee, customer, programme } = message;
     const bookedAtMs = BigInt(nowMs());
     const credit = envelope.type === CREDIT_GRANT.type;
+    const place = await placeOf(tables, cursor);
     const added = await tables
       .insertInto('booked_grant')
       .values({
-        cursor,
+        cursor: place,
         digest,
         licensee,
         customer: customer ?? '',
@@ -149,7 +151,7 @@ export class GrantIntake {
         grant_bytes: bytes,
         booked_at_ms: bookedAtMs,
       })
-      .onConflict((conflict) => conflict.doNothing())
+      .onConflict((conflict) => conflict.column('digest').doNothing())
       .returning('cursor')
       .executeTakeFirst();
     if (added === undefined) return;
@@ -176,18 +178,38 @@ export class GrantIntake {
         remaining_mills: amountMills,
         booked_at_ms: bookedAtMs,
         booked_at_cursor: position,
-        place: cursor,
+        place,
       })
       .execute();
   }
 }
 
 /**
- * What a grant adds to its entitlement as it is booked: its amount, unless the entitlement was booked in other revisions
- * (an authority that was restored from a backup grants again, in other steps and under other digests).
+ * Where a grant is booked. A server that was restored may have booked, under this cursor, a grant of an authority's history that is lost; whoever
+ * follows what is booked has passed by it then.
+ */
+async function placeOf(tables: LedgerTransaction, cursor: bigint): Promise<bigint> {
+  const last = (await lastBooked(tables)) + 1n;
+  return cursor > last ? cursor : last;
+}
+
+/** The cursor of the last grant that is booked, 0 before the first: an authority that was restored gives none up to it again. */
+export async function lastBooked(tables: Kysely<ServerTables>): Promise<bigint> {
+  const booked = await tables
+    .selectFrom('booked_grant')
+    .select('cursor')
+    .orderBy('cursor', 'desc')
+    .limit(1)
+    .executeTakeFirst();
+  return booked?.cursor ?? 0n;
+}
+
+/**
+ * What a grant adds to its entitlement as it is booked: what was not booked in other revisions, which is the grant's amount unless the
+ * authority or the server was restored from a backup (then it grants again, in other steps and under other digests).
  */
 async function dueOf(tables: LedgerTransaction, grant: Grant): Promise<bigint> {
-  const { licensee, customer = '', programme, programmeVersion, period, entitlementMills, amountMills } = grant;
+  const { licensee, customer = '', programme, programmeVersion, period, entitlementMills } = grant;
   const booked = await tables
     .selectFrom('entitled')
     .select('entitlement_mills')
@@ -197,8 +219,8 @@ async function dueOf(tables: LedgerTransaction, grant: Grant): Promise<bigint> {
     .where('version', '=', BigInt(programmeVersion))
     .where('period', '=', period)
     .executeTakeFirst();
-  const dueMills = booked === undefined ? amountMills : entitlementMills - booked.entitlement_mills;
-  if (booked !== undefined && dueMills <= 0n) return 0n;
+  const dueMills = entitlementMills - (booked?.entitlement_mills ?? 0n);
+  if (dueMills <= 0n) return 0n;
   const of = { licensee, customer, programme, version: BigInt(programmeVersion), period };
   await tables
     .insertInto('entitled')

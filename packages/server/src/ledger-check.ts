@@ -238,16 +238,15 @@ export class LedgerCheck {
     }
     const { message, digest } = verified.value;
     if (!sameBytes(digest, row.digest)) this.#problem(`${name} is stored under another digest: it is another grant`);
-    const { licensee, customer, programme, programmeVersion, period, entitlementMills, amountMills } = message;
+    const { licensee, customer, programme, programmeVersion, period, entitlementMills } = message;
     if (row.licensee !== licensee || row.customer !== (customer ?? '') || (row.kind === 'credit') !== credit) {
       this.#problem(`${name} is stored as another customer's or kind than it says`);
     }
     // As `grant-intake.ts` books it: what the entitlement lacks.
     const key = [licensee, customer ?? '', programme, programmeVersion, period].join(' ');
-    const before = entitled.get(key);
-    const due: bigint = before === undefined ? amountMills : entitlementMills - before;
-    const dueMills = before !== undefined && due <= 0n ? 0n : due;
-    if (before === undefined || due > 0n) entitled.set(key, entitlementMills);
+    const due: bigint = entitlementMills - (entitled.get(key) ?? 0n);
+    const dueMills = due <= 0n ? 0n : due;
+    if (due > 0n) entitled.set(key, entitlementMills);
     if (booked !== undefined) this.#grantEntries += 1n;
     this.#compare(
       name,

@@ -22,9 +22,9 @@ import { DeadDevices } from './dead-devices.ts';
 import { DeliveryFollower } from './delivery.ts';
 import { DeviceFiles } from './device-file.ts';
 import { Enrolment } from './enrolment.ts';
-import { follow, followerCursor } from './follower.ts';
+import { follow } from './follower.ts';
 import { Funds } from './funds.ts';
-import { GrantIntake, GRANTS_FOLLOWER } from './grant-intake.ts';
+import { GrantIntake, lastBooked } from './grant-intake.ts';
 import { httpInterface } from './http.ts';
 import { Ledger } from './ledger.ts';
 import { bookPostage } from './ledger-follower.ts';
@@ -165,7 +165,7 @@ export async function startService(config: Config, party: ServiceContext): Promi
     registry,
     suspensions,
     authority,
-    grantsCursor: () => followerCursor(database, GRANTS_FOLLOWER),
+    grantsCursor: () => database.read(lastBooked),
     logs,
   });
   const settlement = new Settlement(database, log, funds);
