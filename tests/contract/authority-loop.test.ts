@@ -6,12 +6,15 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { checkAuthority } from '@countermark/authority/check';
 import { MIGRATIONS, type Tables } from '@countermark/authority/store/tables';
-import { digestText } from '@countermark/protocol/digest';
 import type { Cell } from '@countermark/protocol/cell';
+import { digestText } from '@countermark/protocol/digest';
+import { hex } from '@countermark/protocol/id';
+import { grantListSchema } from '@countermark/protocol/interfaces/delivery';
+import { parseBytes } from '@countermark/protocol/schema';
 import { type SqlDatabase, openDatabase } from '@countermark/sql/database';
 import { afterEach, describe, expect, test } from 'vitest';
 import { delivery, type Franked, Roles, TestDevice } from './authority-evidence.ts';
-import { TestAuthority } from './authority-process.ts';
+import { TestAuthority, valueOf } from './authority-process.ts';
 
 const started: TestAuthority[] = [];
 
@@ -274,6 +277,33 @@ describe('an authority that was restored from an older backup', () => {
     const granted = (await postal.grants(cursor)).map((grant) => grant.cursor);
     expect(granted.length).toBeGreaterThan(0);
     expect(granted).toEqual(granted.map((_, i) => 41 + i));
+  });
+});
+
+describe('whoever asks for grants after one that is not, or no longer, the authority’s', () => {
+  test('is told so, and gets no others', async () => {
+    const roles = new Roles();
+    const postal = await authority(roles);
+    const device = new TestDevice(roles, 'lic_asker');
+    const { cursor } = await postal.deliver(delivery([device], [device.frank(LETTERS, { customer: 'alder-press' })]));
+    await postal.grants(cursor);
+    const listed = async (after: string) => {
+      const answer = await postal.request(`/v1/grants?after=${after}`);
+      const bytes = new Uint8Array(await answer.arrayBuffer());
+      return valueOf(parseBytes(grantListSchema, bytes, { maxBytes: 1_000_000, maxDepth: 8 }));
+    };
+    const all = await listed('0');
+    const [first, second] = all.grants;
+    const rest = await listed(`${first!.cursor}:${hex(first!.digest)}`);
+    expect(rest).toMatchObject({ continues: true, grants: all.grants.slice(1) });
+    for (const [at, digest] of [
+      [first!.cursor, second!.digest],
+      [second!.cursor, first!.digest],
+      [all.grants.length + 1, first!.digest],
+    ] as const) {
+      expect(await listed(`${at}:${hex(digest)}`)).toEqual({ grants: [], evaluatedThrough: 0, continues: false });
+    }
+    expect((await postal.request('/v1/grants?after=1:00')).status).toBe(400);
   });
 });
 

@@ -13,10 +13,11 @@ import type { Clock } from '@countermark/node-platform/clock';
 import { systemClock } from '@countermark/node-platform/clock';
 import { openLog } from '@countermark/node-platform/logs';
 import { connectRpc, type RpcClient } from '@countermark/node-platform/rpc';
+import { sha256 } from '@countermark/node-platform/verification';
 import { generateSigningKey, publicKeyBytes, signP1363 } from '@countermark/node-platform/signing';
-import { seal, toBeAuthenticated } from '@countermark/protocol/cose';
+import { messageDigest, seal, toBeAuthenticated } from '@countermark/protocol/cose';
 import { type Digest, digestOf, sameBytes } from '@countermark/protocol/digest';
-import type { LicenseeId } from '@countermark/protocol/id';
+import { hex, type LicenseeId } from '@countermark/protocol/id';
 import { type Answer, answersSchema, submissionSchema } from '@countermark/protocol/interfaces/answer';
 import { CRYPTOGRAPHIC_DEVICE } from '@countermark/protocol/interfaces/cryptographic-device';
 import {
@@ -83,7 +84,7 @@ export class StandInAuthority {
   grant(of: MessageType<Grant>, message: Grant): void {
     const unsealed = unsealedMessage(of, 'signature', { holder: 'granting', epoch: 1 }, message);
     const grant = seal(unsealed, signP1363(this.granting.privateKey, toBeAuthenticated(unsealed)));
-    this.grants.push({ cursor: this.grants.length + 1, grant, digest: new Uint8Array(32) });
+    this.grants.push({ cursor: this.grants.length + 1, grant, digest: messageDigest(unsealed, sha256) });
   }
 
   /** Loses what it has taken in after a cursor, as when it is restored from a backup. */
@@ -98,6 +99,10 @@ export class StandInAuthority {
 
   #hasComeBy({ cursor, digest }: HistoryPoint): boolean {
     return sameBytes(this.#history.get(cursor) ?? new Uint8Array(), digest);
+  }
+
+  #gave(at: number, last: string): boolean {
+    return this.grants.some(({ cursor, digest }) => cursor === at && hex(digest) === last);
   }
 
   #evaluated(): number {
@@ -120,13 +125,14 @@ export class StandInAuthority {
       this.#history.set(cursor, history);
       return encodeWith(deliveryAnswersSchema, { cursor, results, ...scripted, history, continues });
     }
-    const [, after, since, digest = ''] = /^\/v1\/grants\?after=(\d+)(?:&since=(\d+):(\w+))?$/.exec(url) ?? [];
+    const [, after, last, since, digest = ''] =
+      /^\/v1\/grants\?after=(\d+)(?::(\w+))?(?:&since=(\d+):(\w+))?$/.exec(url) ?? [];
     if (after === undefined) return null;
-    if (
-      since !== undefined &&
-      !this.#hasComeBy({ cursor: Number(since), digest: digestOf(Buffer.from(digest, 'hex')) })
-    )
-      return encodeWith(grantListSchema, { grants: [], evaluatedThrough: 0, continues: false });
+    const known =
+      (since === undefined ||
+        this.#hasComeBy({ cursor: Number(since), digest: digestOf(Buffer.from(digest, 'hex')) })) &&
+      (last === undefined || this.#gave(Number(after), last));
+    if (!known) return encodeWith(grantListSchema, { grants: [], evaluatedThrough: 0, continues: false });
     const listed = this.grants.filter((grant) => grant.cursor > Number(after)).slice(0, this.listLength);
     return encodeWith(grantListSchema, {
       grants: listed as never,

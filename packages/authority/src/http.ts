@@ -244,7 +244,12 @@ function closedRoutes(
         produces: [CBOR],
         querystring: Type.Object(
           {
-            after: Type.Optional(Type.String({ pattern: '^[0-9]{1,15}$' })),
+            after: Type.Optional(
+              Type.String({
+                pattern: '^[0-9]{1,15}(:[0-9a-f]{64})?$',
+                description: 'The cursor of the last grant of the list before, and its digest.',
+              }),
+            ),
             since: Type.Optional(
               Type.String({
                 pattern: '^[0-9]{1,15}:[0-9a-f]{64}$',
@@ -260,13 +265,17 @@ function closedRoutes(
     },
     async (request, reply) => {
       const { after, since } = request.query as { readonly after?: string; readonly since?: string };
-      if (after !== undefined) await grantsAreBooked(Number(after));
-      if (since !== undefined && !(await store.cameBy(pointOf(since)))) {
+      const [last = '0', digest] = after?.split(':') ?? [];
+      if (after !== undefined) await grantsAreBooked(Number(last));
+      const isKnown =
+        (since === undefined || (await store.cameBy(pointOf(since)))) &&
+        (digest === undefined || (await store.gave(Number(last), digestOf(Buffer.from(digest, 'hex')))));
+      if (!isKnown) {
         return cbor(reply, encodeWith(grantListSchema, { grants: [], evaluatedThrough: 0, continues: false }));
       }
       // In this order: every grant up to this position is among those that are read next.
       const evaluated = await evaluatedThrough();
-      const found = await store.grants(Number(after ?? 0), GRANTS + 1);
+      const found = await store.grants(Number(last), GRANTS + 1);
       const grants = bounded(found);
       const isWhole = grants.length === found.length;
       const list = { grants, evaluatedThrough: isWhole ? evaluated : 0, continues: true };

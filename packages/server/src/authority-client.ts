@@ -12,6 +12,7 @@ import {
   grantListSchema,
   type HistoryPoint,
 } from '@countermark/protocol/interfaces/delivery';
+import { hex } from '@countermark/protocol/id';
 import { rejection } from '@countermark/protocol/rejection';
 import { type Result, accept, refuse } from '@countermark/protocol/result';
 import { encodeWith, type Of, parseBytes } from '@countermark/protocol/schema';
@@ -20,10 +21,13 @@ const TIMEOUT_MS = 30_000;
 const ANSWER_BYTES = 64 * 1024 * 1024;
 const LIMITS = { maxBytes: ANSWER_BYTES, maxDepth: 12 };
 
+/** The authority's cursor of a grant and the digest of its message; null where only the cursor is known. */
+export type GrantPoint = { readonly cursor: bigint; readonly digest: Uint8Array | null };
+
 export type AuthorityClient = {
   deliver(delivery: Delivery): Promise<Result<Of<typeof deliveryAnswersSchema>>>;
   /** `since`: the point of its history that it has to have come by. */
-  grants(after: bigint, since?: HistoryPoint): Promise<Result<Of<typeof grantListSchema>>>;
+  grants(after: GrantPoint, since?: HistoryPoint): Promise<Result<Of<typeof grantListSchema>>>;
   /** The authority's JSON, as text. */
   programmes(): Promise<Result<string>>;
 };
@@ -58,8 +62,9 @@ export function connectAuthority(url: string, credential: string): AuthorityClie
       return answer.ok ? parseBytes(deliveryAnswersSchema, answer.value, LIMITS) : answer;
     },
     grants: async (after, since) => {
-      const point = since === undefined ? '' : `&since=${since.cursor}:${Buffer.from(since.digest).toString('hex')}`;
-      const answer = await ask(`/v1/grants?after=${after}${point}`);
+      const point = since === undefined ? '' : `&since=${since.cursor}:${hex(since.digest)}`;
+      const last = after.digest === null ? after.cursor : `${after.cursor}:${hex(after.digest)}`;
+      const answer = await ask(`/v1/grants?after=${last}${point}`);
       return answer.ok ? parseBytes(grantListSchema, answer.value, LIMITS) : answer;
     },
     programmes: async () => {

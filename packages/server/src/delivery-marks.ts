@@ -47,9 +47,16 @@ export async function evaluatedMark(tables: Kysely<ServerTables>, intakeCursor: 
   return mark?.log_cursor ?? 0n;
 }
 
-/** Gives up a mark whose point the authority has lost. */
-export async function giveUpMark(database: SqlDatabase<ServerTables>, lost: DeliveryMark): Promise<void> {
+/**
+ * Gives up a mark whose point the authority has lost, or whose grants it has: then one delivery comes again, without effect. Without a mark
+ * only the grants are asked for again.
+ */
+export async function giveUpMark(database: SqlDatabase<ServerTables>, lost: DeliveryMark | null): Promise<void> {
   await database.transaction(async (tables) => {
+    if (lost === null) {
+      await moveCursor(tables, GRANTS_FOLLOWER, 0n);
+      return;
+    }
     const last = await lastOf(tables);
     // Another worker, or the other follower, was there first.
     if (last?.logCursor !== lost.logCursor || !sameBytes(last.point.digest, lost.point.digest)) return;

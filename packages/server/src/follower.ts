@@ -101,11 +101,16 @@ export async function followerCursors(
   return names.map((name) => cursors.get(name) ?? 0n);
 }
 
-/** Moves a follower's cursor within its unit of work. */
-export async function moveCursor(tables: LedgerTransaction, name: string, cursor: bigint): Promise<void> {
+/** Moves a follower's cursor within its unit of work. `digest`: of what it has under that cursor of another party. */
+export async function moveCursor(
+  tables: LedgerTransaction,
+  name: string,
+  cursor: bigint,
+  digest: Uint8Array | null = null,
+): Promise<void> {
   await tables
     .insertInto('follower')
-    .values({ name, cursor })
-    .onConflict((conflict) => conflict.column('name').doUpdateSet({ cursor }))
+    .values({ name, cursor, digest })
+    .onConflict((conflict) => conflict.column('name').doUpdateSet({ cursor, digest }))
     .execute();
 }

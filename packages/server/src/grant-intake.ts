@@ -3,8 +3,8 @@
  * account, a credit waits in its account until that customer's own postage draws it.
  *
  * Guarantees: a grant is booked once by its digest, and of an entitlement exactly what it lacks, whatever revisions an
- * authority that was restored from a backup pays it in, and under whatever cursors: where its history is another one, all of its grants are
- * asked for again (delivery-marks.ts); an unauthentic grant, or one in another currency, stops the intake,
+ * authority that was restored from a backup pays it in, and under whatever cursors: where it does not have the last grant that it gave, or the
+ * last point of its intake (delivery-marks.ts), all of its grants are asked for again; an unauthentic grant, or one in another currency, stops the intake,
  * with a fault in the log, until someone acts; grants and how far the authority has evaluated move in one unit of work.
  */
 import { Fault } from '@countermark/node-platform/fault';
@@ -18,7 +18,7 @@ import { describeRejection } from '@countermark/protocol/rejection';
 import type { SqlDatabase } from '@countermark/sql/database';
 import type { Kysely } from 'kysely';
 import { type KeySource, type Verified, verifyMessage } from '@countermark/verify/verified';
-import type { AuthorityClient } from './authority-client.ts';
+import type { AuthorityClient, GrantPoint } from './authority-client.ts';
 import { DELIVERY_FOLLOWER, evaluatedMark, giveUpMark, GRANTS_FOLLOWER, lastMark } from './delivery-marks.ts';
 import { EVALUATED_FOLLOWER, followerCursor, moveCursor } from './follower.ts';
 import { ACCOUNT, type Ledger, type LedgerTransaction } from './ledger.ts';
@@ -55,12 +55,11 @@ export class GrantIntake {
   /** Fetches and books what is new. Faults: `authority-unavailable`, `grant-not-authentic`. */
   async take(): Promise<'more' | 'idle' | 'waiting'> {
     const { authority, database } = this.#parts;
-    const cursor = await followerCursor(database, GRANTS_FOLLOWER);
     const mark = await lastMark(database);
-    const listed = await authority.grants(cursor, mark?.point);
+    const listed = await authority.grants(await this.#last(), mark?.point);
     if (!listed.ok) throw new Fault('authority-unavailable', describeRejection(listed.rejection), { retry: 'later' });
     const { grants, evaluatedThrough, continues } = listed.value;
-    if (!continues && mark !== null) {
+    if (!continues) {
       await giveUpMark(database, mark);
       return 'more';
     }
@@ -79,8 +78,16 @@ export class GrantIntake {
     await database.transaction(async (tables) => {
       for (const { cursor, grant } of verified) await this.#book(tables, cursor, grant, position);
       const last = verified.at(-1);
-      if (last !== undefined) await moveCursor(tables, GRANTS_FOLLOWER, last.cursor);
+      if (last !== undefined) await moveCursor(tables, GRANTS_FOLLOWER, last.cursor, last.grant.digest);
     });
+  }
+
+  /** The grant after which is asked. */
+  async #last(): Promise<GrantPoint> {
+    const row = await this.#parts.database.read((tables) =>
+      tables.selectFrom('follower').selectAll().where('name', '=', GRANTS_FOLLOWER).executeTakeFirst(),
+    );
+    return { cursor: row?.cursor ?? 0n, digest: row?.digest ?? null };
   }
 
   /** Writes only where something moves: an idle server asks every few seconds, and a commit is a sync of the disk. */

@@ -118,7 +118,8 @@ export interface ServerTables {
   };
   /** What operators did to devices; append-only. `operator` is empty for what follows by itself. */
   operator_act: { number: bigint; device: string; act: string; operator: string; words: string; at_ms: bigint };
-  follower: { name: string; cursor: bigint };
+  /** How far a follower has come; `digest` is of the message that it has under this cursor, where that is another party's. */
+  follower: { name: string; cursor: bigint; digest: Uint8Array | null };
   /** Where the authority's history stood when it had the log up to a cursor; the history's digest is null where it was not said. */
   delivery_mark: { log_cursor: bigint; intake_cursor: bigint; history: Uint8Array | null };
 }
@@ -174,4 +175,5 @@ export const MIGRATIONS: readonly Migration[] = [
     ],
   },
   { name: 'history of the authority', statements: ['ALTER TABLE delivery_mark ADD COLUMN history {bytes}'] },
+  { name: 'history of grants', statements: ['ALTER TABLE follower ADD COLUMN digest {bytes}'] },
 ];

@@ -20,7 +20,7 @@ export function connectAuthority(url: string): AuthorityClient {
   };
   return {
     deliver: (delivery) => ask('deliver', delivery),
-    grants: (after, since) => ask('grants', { after: Number(after), since }),
+    grants: ({ cursor, digest }, since) => ask('grants', { after: Number(cursor), digest, since }),
     programmes: () => ask('programmes', {}),
   };
 }

@@ -2,6 +2,7 @@
  * Stands in for the postal authority's HTTP interface: deliveries in, grants out, over the world's network.
  */
 import type { HttpOptions } from '@countermark/authority/http';
+import type { Digest } from '@countermark/protocol/digest';
 import { errorText } from '@countermark/node-platform/fault';
 import type { Delivery, HistoryPoint } from '@countermark/protocol/interfaces/delivery';
 import type { Evidence } from '@countermark/protocol/interfaces/evidence';
@@ -45,9 +46,16 @@ async function handled(options: HttpOptions, operation: string, parameters: unkn
     case 'evidence':
       return accept(await options.takeInEvidence(parameters as Evidence));
     case 'grants': {
-      const { after, since } = parameters as { readonly after: number; readonly since: HistoryPoint | undefined };
+      const { after, digest, since } = parameters as {
+        readonly after: number;
+        readonly digest: Digest | null;
+        readonly since: HistoryPoint | undefined;
+      };
       await options.grantsAreBooked(after);
-      if (since !== undefined && !(await options.store.cameBy(since))) {
+      const isKnown =
+        (since === undefined || (await options.store.cameBy(since))) &&
+        (digest === null || (await options.store.gave(after, digest)));
+      if (!isKnown) {
         return accept({ grants: [], evaluatedThrough: 0, continues: false });
       }
       // In this order, as the real one: every grant up to this position is among those that are read next.

@@ -164,6 +164,18 @@ class SqlStore implements AuthorityStore {
     return this.#database.read((tables) => hasComeBy(tables, point));
   }
 
+  async gave(cursor: number, digest: Digest): Promise<boolean> {
+    const given = await this.#database.read((tables) =>
+      tables
+        .selectFrom('issued_grant')
+        .select('cursor')
+        .where('cursor', '=', BigInt(cursor))
+        .where('digest', '=', digest)
+        .executeTakeFirst(),
+    );
+    return given !== undefined;
+  }
+
   async positions(): Promise<Positions> {
     const rows = await this.#database.read((tables) => tables.selectFrom('position').selectAll().execute());
     const at = (name: string): number => Number(rows.find((row) => row.name === name)?.value ?? 0n);

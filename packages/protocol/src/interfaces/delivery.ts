@@ -66,7 +66,7 @@ export const deliveryAnswersSchema = struct('delivery-answers', {
  * Grants after a cursor, oldest first; ask again after the last one until none comes. Every grant that rests on records
  * up to the intake cursor `evaluatedThrough` is in this list or before it; a list that ends early says 0. `digest` is that of the grant's message. A grant of 0 only carries
  * evidence forward, where a revision has more than fits. `continues` is false, with nothing else said, where the point asked about is not in
- * the authority's history.
+ * the authority's history, or the grant after which was asked is not among its grants (it was restored, and gave that cursor to another one, or to none).
  */
 export const grantListSchema = struct('grant-list', {
   grants: field(
