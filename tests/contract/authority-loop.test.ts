@@ -285,7 +285,8 @@ describe('whoever asks for grants after one that is not, or no longer, the autho
     const roles = new Roles();
     const postal = await authority(roles);
     const device = new TestDevice(roles, 'lic_asker');
-    const { cursor } = await postal.deliver(delivery([device], [device.frank(LETTERS, { customer: 'alder-press' })]));
+    const franked = ['alder-press', 'birch-books'].map((customer) => device.frank(LETTERS, { customer }));
+    const { cursor } = await postal.deliver(delivery([device], franked));
     await postal.grants(cursor);
     const listed = async (after: string) => {
       const answer = await postal.request(`/v1/grants?after=${after}`);
