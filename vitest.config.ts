@@ -1,5 +1,5 @@
 // Two projects: `unit` runs in parallel, from the sources, and starts no party; `process` starts real ones from the built
-// code, serially, once the others are done (it wants the machine for itself).
+// code, two files at a time, once the others are done (each has up to six processes).
 import { defineConfig } from 'vitest/config';
 
 const conditions = ['source', 'node'];
@@ -33,7 +33,7 @@ export default defineConfig({
         test: {
           name: 'process',
           include: ['tests/{ways,loop,bad-input,faults,crash}/**/*.test.ts', 'tests/adversary/processes/*.test.ts'],
-          fileParallelism: false,
+          maxWorkers: 2,
           testTimeout: 600_000,
           hookTimeout: 600_000,
           sequence: { groupOrder: 1 },
