@@ -27,12 +27,18 @@ export const OPERATORS: Readonly<Record<string, 'operator' | 'secondOperator'>> 
 export type Ports = { readonly server: number; readonly authority: number };
 
 /** The cryptographic device's config. */
-export function cryptographicDeviceConfig(paths: InstallationPaths): object {
+export function cryptographicDeviceConfig(
+  paths: InstallationPaths,
+  { pkcs11Module, pkcs11Token, pkcs11PinFile }: Pick<Settings, 'pkcs11Module' | 'pkcs11Token' | 'pkcs11PinFile'>,
+): object {
   return {
     data: paths.parties['cryptographic-device'],
     socket: paths.sockets.cryptographicDevice,
     sessionSocket: paths.sockets.cryptographicDeviceSession,
     acceptanceSocket: paths.sockets.serverAcceptance,
+    ...(pkcs11Module === undefined
+      ? {}
+      : { hsm: { module: pkcs11Module, token: pkcs11Token, pinFile: pkcs11PinFile } }),
   };
 }
 
