@@ -33,7 +33,7 @@ import type { Result } from '@countermark/protocol/result';
 import { describeRejection } from '@countermark/protocol/rejection';
 import { parseValue } from '@countermark/protocol/schema';
 import { formatTrustBundle } from '@countermark/verify/trust-bundle';
-import { type SoftHsm, softHsm } from './soft-hsm.ts';
+import { type SoftHsm, softHsm } from '../bench/src/soft-hsm.ts';
 
 export const root = join(import.meta.dirname, '..');
 const DEPOSIT_MILLS = 1_000_000_000n;

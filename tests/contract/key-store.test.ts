@@ -16,7 +16,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type HsmConfig, openHsmKeys } from '@countermark/cryptographic-device/hsm-keys';
 import { KEY_ROLES, type KeyStore, type MacCheck } from '@countermark/cryptographic-device/key-store';
 import { openSoftwareKeys } from '@countermark/cryptographic-device/software-keys';
-import { type SoftHsm, softHsm } from '../soft-hsm.ts';
+import { type SoftHsm, softHsm } from '../../bench/src/soft-hsm.ts';
 import { value } from './server-parties.ts';
 
 const DEVICE = 'psd_0123456789abcdef' as DeviceId;

@@ -1,5 +1,5 @@
 /**
- * A token for tests: SoftHSM2 (Debian's `softhsm2`), with its objects in a temporary folder. Where it is not installed, what needs it is
+ * A token for tests and benchmarks: SoftHSM2 (Debian's `softhsm2`), with its objects in a temporary folder. Where it is not installed, what needs it is
  * skipped, and says so.
  */
 import { execFileSync } from 'node:child_process';
