@@ -61,6 +61,8 @@ const BLOCKS = {
   pkcs11Module: text(PATH, 'the path of a PKCS#11 module'),
   pkcs11Token: text(WORDS, 'the label of a token'),
   pkcs11PinFile: text(PATH, 'the path of a file that holds the PIN'),
+  highestGrant: amount(),
+  highestDaily: amount(),
   deposit: amount(),
   refill: amount(),
 } as const;
@@ -216,6 +218,18 @@ export const SETTINGS: readonly Setting[] = [
     example: '/etc/countermark/pin',
     meaning:
       "The file that holds the PIN of the token's user, readable by its owner alone. Also COUNTERMARK_PKCS11_PIN_FILE.",
+  },
+  {
+    name: 'highestGrant',
+    values: 'amount',
+    standard: '1000000.00',
+    meaning: 'What the cryptographic device signs in one funds grant at most, whatever the server decides.',
+  },
+  {
+    name: 'highestDaily',
+    values: 'amount',
+    standard: '2000000.00',
+    meaning: 'What it signs for one device within 24 hours at most.',
   },
   {
     name: 'deposit',

@@ -20,6 +20,7 @@ import { KEY_ROLES, type KeyStore } from './key-store.ts';
 import { deviceOperations } from './operations.ts';
 import { sessionAuthorityCertificate } from './session-certificates.ts';
 import { type SessionEnd, serveSessionEnd } from './session-end.ts';
+import type { FundsCaps } from './funds-caps.ts';
 import { type HsmConfig, openHsmKeys } from './hsm-keys.ts';
 import { openSoftwareKeys } from './software-keys.ts';
 
@@ -29,6 +30,8 @@ export type Config = {
   readonly socket: string;
   readonly sessionSocket: string;
   readonly acceptanceSocket: string;
+  /** Caps on funds; without them there are none but what each request asks. */
+  readonly funds?: FundsCaps;
   /** The token that holds the keys; without it they lie in files. */
   readonly hsm?: HsmConfig;
 };
@@ -111,7 +114,7 @@ export async function startService(
     register.ownCertificate(SESSION_AUTHORITY) ??
     register.addOwnCertificate(SESSION_AUTHORITY, await sessionAuthorityCertificate(keys, clock.nowMs()));
   const authentication = new Authentication(keys, register, clock);
-  const issuing = new Issuing(keys, register, sessionAuthority, clock);
+  const issuing = new Issuing(keys, register, sessionAuthority, clock, config.funds);
   const operations = await serveRpc(
     config.socket,
     deviceOperations({ keys, authentication, issuing, sessionAuthority }),
