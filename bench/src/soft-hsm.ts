@@ -18,21 +18,21 @@ const PIN = '271828';
 const OFFICER_PIN = '31415926';
 
 /** Tokens in one folder, which is gone at the end. */
-export interface SoftHsm {
+export type SoftHsm = {
   /** What the module has to find in its environment. */
   readonly environment: Readonly<Record<string, string>>;
   readonly pin: string;
   /** A token of that label, which there is. */
-  of(label: string): HsmConfig;
+  readonly of: (label: string) => HsmConfig;
   /** A further token; a module that was initialised before does not see it. */
-  add(label: string): HsmConfig;
+  readonly add: (label: string) => HsmConfig;
   /** Another file with another PIN. */
-  withPin(label: string, pin: string): HsmConfig;
+  readonly withPin: (label: string, pin: string) => HsmConfig;
   /** Takes the tokens away, as when the device is unplugged, and brings them back. */
-  unplug(): void;
-  plug(): void;
-  stop(): void;
-}
+  readonly unplug: () => void;
+  readonly plug: () => void;
+  readonly stop: () => void;
+};
 
 /** Makes empty tokens with these labels, or says why there can be none. This process, and those that it starts, find them. */
 export function softHsm(...labels: readonly string[]): SoftHsm | string {

@@ -6,7 +6,7 @@ import { trustedKeys } from '@countermark/verify/trust-bundle';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { SimulatedDevice } from '../../bench/src/simulated-device.ts';
 import { type SoftHsm, softHsm } from '../../bench/src/soft-hsm.ts';
-import { ask, enrolled, eventually, licensee, type Parties, startParties, submit, value } from './server-parties.ts';
+import { enrolled, eventually, licensee, type Parties, startParties, submit, value } from './server-parties.ts';
 
 const hsm = softHsm('acceptance');
 const skipped = typeof hsm === 'string';

@@ -1,4 +1,5 @@
-import { execFileSync } from 'node:child_process';
+/** The key stores of the cryptographic device through one suite, and what is a token's own. */
+import { execFileSync, spawnSync } from 'node:child_process';
 import { chmodSync, mkdtempSync, readdirSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -23,6 +24,8 @@ const DEVICE = 'psd_0123456789abcdef' as DeviceId;
 
 const hsm = softHsm('suite', 'fresh', 'partly', 'used');
 const skipped = typeof hsm === 'string';
+/** With which somebody else changes a token. */
+const withoutTool = spawnSync('pkcs11-tool', ['--version']).error !== undefined;
 afterAll(() => {
   if (!skipped) hsm.stop();
 });
@@ -187,7 +190,7 @@ describe.skipIf(skipped)('A token', () => {
     await known.close();
   });
 
-  test('with a key missing that there was is refused, and gets no other', async () => {
+  test.skipIf(withoutTool)('with a key missing that there was is refused, and gets no other', async () => {
     await value(await open(of('used'))).close();
     tool('used', ['--delete-object', '--type', 'privkey', '--label', 'countermark-funds-1']);
     for (const first of [true, false]) {
@@ -196,7 +199,7 @@ describe.skipIf(skipped)('A token', () => {
     }
   });
 
-  test('on which the making of keys was interrupted gets all of them anew', async () => {
+  test.skipIf(withoutTool)('on which the making of keys was interrupted gets all of them anew', async () => {
     tool('partly', ['--keypairgen', '--key-type', 'EC:prime256v1', '--label', 'countermark-issuing-1']);
     const keys = value(await open(of('partly')));
     const [signature] = await keys.sign('issuing', [Uint8Array.of(1)]);

@@ -62,9 +62,9 @@ export class HsmThreads {
   async call(operation: string, parameters: object): Promise<unknown> {
     if (this.#refused !== undefined) throw this.#refused;
     if (this.#away !== undefined && performance.now() < this.#away.untilMs) throw this.#away.fault;
-    if (this.#threads.length === 0) await (this.#opening ??= this.#open().finally(() => (this.#opening = undefined)));
+    if (this.#threads.length === 0) await this.#opened();
     const [first, ...others] = this.#threads;
-    if (first === undefined) throw this.#refused ?? this.#away?.fault ?? unavailable('its threads have ended');
+    if (first === undefined) throw this.#away?.fault ?? unavailable('its threads have ended');
     const thread = others.reduce((least, other) => (other.calls < least.calls ? other : least), first);
     return this.#ask(thread, operation, parameters);
   }
@@ -75,6 +75,14 @@ export class HsmThreads {
     await Promise.allSettled(this.#threads.map((thread) => this.#ask(thread, 'end', {})));
     this.#giveUp(this.#refused);
     await this.#ending;
+  }
+
+  /** One opening at a time, whoever asks. */
+  #opened(): Promise<void> {
+    this.#opening ??= this.#open().finally(() => {
+      this.#opening = undefined;
+    });
+    return this.#opening;
   }
 
   /** The first thread logs in before there are others: a wrong PIN is tried once. */
