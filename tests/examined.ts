@@ -34,7 +34,7 @@ export async function configsOf(data: string) {
   const paths = installationPaths(data, join(data, 'run'));
   const settings = unwrap(completeSettings(unwrap(await readSettings(paths.settings)), paths.settings));
   return {
-    'cryptographic-device': cryptographicDeviceConfig(paths),
+    'cryptographic-device': cryptographicDeviceConfig(paths, settings),
     psd: psdConfig(paths, settings),
     authority: authorityConfig(paths, settings, PORTS, CREDENTIALS, paths.trustBundle),
     host: hostConfig(paths, settings, { url: 'http://127.0.0.1:9', credential: CREDENTIALS.operator }),

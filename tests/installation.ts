@@ -33,9 +33,28 @@ import type { Result } from '@countermark/protocol/result';
 import { describeRejection } from '@countermark/protocol/rejection';
 import { parseValue } from '@countermark/protocol/schema';
 import { formatTrustBundle } from '@countermark/verify/trust-bundle';
+import { type SoftHsm, softHsm } from '../bench/src/soft-hsm.ts';
 
 export const root = join(import.meta.dirname, '..');
 const DEPOSIT_MILLS = 1_000_000_000n;
+
+/** With COUNTERMARK_TEST_HSM every cryptographic device of a test has its keys on a token of its own. */
+let hsm: SoftHsm | undefined;
+let tokens = 0;
+
+function testToken(): GivenSettings {
+  if (process.env.COUNTERMARK_TEST_HSM === undefined) return {};
+  if (hsm === undefined) {
+    const made = softHsm();
+    // Asked for, and not there, is a failure, not a reason to skip.
+    if (typeof made === 'string') throw new Error(made);
+    hsm = made;
+    process.once('exit', () => hsm?.stop());
+  }
+  tokens += 1;
+  const { module, token, pinFile } = hsm.add(`token-${tokens}`);
+  return { pkcs11Module: module, pkcs11Token: token, pkcs11PinFile: pinFile };
+}
 
 export type LineSettings = GivenSettings & { readonly licensee: string };
 
@@ -107,7 +126,7 @@ export async function startInstallation(
   const paths = pathsIn(folder);
   const credentials = { operator: randomBytes(32).toString('hex'), delivery: randomBytes(32).toString('hex') };
   const ports = { server: await freePort(), authority: await freePort() };
-  const settings = settingsOf({});
+  const settings = settingsOf(testToken());
   const { starting } = options;
   const begin = async (party: PartyName, config: object): Promise<[TestProcess, PartyAddresses]> => {
     const limited = options.limited?.includes(party) === true;
@@ -115,7 +134,7 @@ export async function startInstallation(
     return [started, await started.start()];
   };
 
-  const [cryptographicDevice] = await begin('cryptographic-device', cryptographicDeviceConfig(paths));
+  const [cryptographicDevice] = await begin('cryptographic-device', cryptographicDeviceConfig(paths, settings));
   const keys = await ask(paths.sockets.cryptographicDevice, CRYPTOGRAPHIC_DEVICE.publicKeys, {});
   const bare = join(folder, 'bare-bundle.json');
   writeFileSync(bare, formatTrustBundle({ ...keys, keys: keys.keys }));

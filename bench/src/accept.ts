@@ -26,8 +26,14 @@ const IN_FLIGHT = 4;
 
 /** Measures. @throws Error if a record is not accepted. */
 export async function benchmark({ size, limits, folder }: BenchmarkRun): Promise<readonly Figure[]> {
+  const rate = await recordsPerSecond(size, await startAcceptanceParties(folder));
+  const limit = 1 / (1 / limits.verifiesPerSecond + 2 / limits.signsPerSecond);
+  return [figureOfLimit('accept', rate, 'records/s', limit, { atLeast: 0.7 })];
+}
+
+/** Records a second through these parties, which are stopped at the end. @throws Error if a record is not accepted. */
+export async function recordsPerSecond(size: BenchmarkRun['size'], parties: AcceptanceParties): Promise<number> {
   const { devices, submissions, recordsEach } = SIZES[size];
-  const parties = await startAcceptanceParties(folder);
   try {
     const credential = await licensee(parties);
     const simulated = Array.from({ length: devices }, () => new SimulatedDevice(LICENSEE));
@@ -38,9 +44,7 @@ export async function benchmark({ size, limits, folder }: BenchmarkRun): Promise
     const startedMs = performance.now();
     await sendAll(parties, credential, measured, IN_FLIGHT);
     const seconds = (performance.now() - startedMs) / 1_000;
-    const limit = 1 / (1 / limits.verifiesPerSecond + 2 / limits.signsPerSecond);
-    const rate = (submissions * recordsEach) / seconds;
-    return [figureOfLimit('accept', rate, 'records/s', limit, { atLeast: 0.7 })];
+    return (submissions * recordsEach) / seconds;
   } finally {
     await parties.stop();
   }

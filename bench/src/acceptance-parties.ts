@@ -9,6 +9,7 @@ import { once } from 'node:events';
 import { mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import type { HsmConfig } from '@countermark/cryptographic-device/hsm-keys';
 import { connectRpc } from '@countermark/node-platform/rpc';
 import { generateSigningKey, publicKeyBytes } from '@countermark/node-platform/signing';
 import { CRYPTOGRAPHIC_DEVICE } from '@countermark/protocol/interfaces/cryptographic-device';
@@ -25,8 +26,11 @@ export type AcceptanceParties = {
   stop(): Promise<void>;
 };
 
-/** Starts both; `database` as in the server's configuration. `logs` go to files in the folder. */
-export async function startAcceptanceParties(folder: string, database?: string): Promise<AcceptanceParties> {
+/** Starts both; `database` as in the server's configuration, `hsm` as in the device's. Logs go to files in the folder. */
+export async function startAcceptanceParties(
+  folder: string,
+  { database, hsm }: { readonly database?: string; readonly hsm?: HsmConfig } = {},
+): Promise<AcceptanceParties> {
   mkdirSync(folder, { recursive: true, mode: 0o700 });
   const at = (name: string): string => join(folder, name);
   const operatorCredential = randomBytes(32).toString('hex');
@@ -35,6 +39,7 @@ export async function startAcceptanceParties(folder: string, database?: string):
     socket: at('cd.sock'),
     sessionSocket: at('cds.sock'),
     acceptanceSocket: at('acc.sock'),
+    ...(hsm === undefined ? {} : { hsm }),
   });
   const bundle = await trustBundle(at('cd.sock'));
   writeFileSync(at('trust-bundle.json'), formatTrustBundle(bundle));

@@ -18,6 +18,7 @@ const BENCHMARKS: Readonly<Record<string, () => Promise<{ readonly benchmark: Be
   mailing: () => import('./mailing.ts'),
   memory: () => import('./memory.ts'),
   accept: () => import('./accept.ts'),
+  'accept-hsm': () => import('./accept-hsm.ts'),
   pages: () => import('./pages.ts'),
   start: () => import('./start.ts'),
 };

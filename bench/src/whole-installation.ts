@@ -84,7 +84,7 @@ export async function startWholeInstallation(data: string, given: GivenSettings)
   try {
     const credentials = { operator: randomBytes(32).toString('hex'), delivery: randomBytes(32).toString('hex') };
     const ports = { server: await freePort(), authority: await freePort() };
-    await begin('cryptographic-device', cryptographicDeviceConfig(paths));
+    await begin('cryptographic-device', cryptographicDeviceConfig(paths, settings));
     const device = await connectRpc(paths.sockets.cryptographicDevice);
     const bundle = await ask(device, CRYPTOGRAPHIC_DEVICE.publicKeys, {});
     device.close();

@@ -8,6 +8,7 @@ import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { HsmConfig } from '@countermark/cryptographic-device/hsm-keys';
 import { startService as startDevice } from '@countermark/cryptographic-device/service';
 import type { Clock } from '@countermark/node-platform/clock';
 import { systemClock } from '@countermark/node-platform/clock';
@@ -158,9 +159,12 @@ export type Parties = {
   stop(): Promise<void>;
 };
 
-/** Starts all of it. `database` as in the server's configuration; `settings` are further ones of it; `deviceClock` only for another than `clock`. */
+/**
+ * Starts all of it. `database` as in the server's configuration; `settings` are further ones of it; `deviceClock` only for another than
+ * `clock`; `hsm`: the keys are on a token.
+ */
 export async function startParties(
-  options: { database?: string; clock?: Clock; deviceClock?: Clock; settings?: object } = {},
+  options: { database?: string; clock?: Clock; deviceClock?: Clock; settings?: object; hsm?: HsmConfig } = {},
 ): Promise<Parties> {
   const folder = mkdtempSync(join(tmpdir(), 'cms-'));
   const at = (name: string): string => join(folder, name);
@@ -170,7 +174,10 @@ export async function startParties(
   const onClose = (hook: () => Promise<void> | void): void => void closing.push(hook);
   const sockets = { socket: at('cd.sock'), sessionSocket: at('cds.sock'), acceptanceSocket: at('acc.sock') };
   const device = value(
-    await startDevice({ data: at('cd'), ...sockets }, { clock: options.deviceClock ?? clock, log, onClose }),
+    await startDevice(
+      { data: at('cd'), ...sockets, ...(options.hsm === undefined ? {} : { hsm: options.hsm }) },
+      { clock: options.deviceClock ?? clock, log, onClose },
+    ),
   );
   await device.sessions();
   const rpc: RpcClient = await connectRpc(sockets.socket);

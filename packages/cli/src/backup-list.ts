@@ -11,7 +11,7 @@ export type BackupEntry = { readonly path: string; readonly why: string };
 /** Everything that is to be kept, the parties first. */
 export function backupList(
   paths: InstallationPaths,
-  { database }: { readonly database?: string | undefined },
+  { database, pkcs11Token }: { readonly database?: string | undefined; readonly pkcs11Token?: string | undefined },
 ): readonly BackupEntry[] {
   const { parties } = paths;
   const stores =
@@ -31,7 +31,13 @@ export function backupList(
     { path: parties.host, why: 'the host’s store: piece records, archived records, confirmations and grants' },
     { path: paths.output, why: 'the jobs’ files: indicia, merge files, records' },
     ...stores,
-    { path: parties['cryptographic-device'], why: "the cryptographic device's keys and register: secrets" },
+    {
+      path: parties['cryptographic-device'],
+      why:
+        pkcs11Token === undefined
+          ? "the cryptographic device's keys and register: secrets"
+          : `the cryptographic device's register; its keys are on the token ${pkcs11Token}, which has a backup of its own`,
+    },
     { path: paths.trustBundle, why: 'the public keys on which every check stands' },
     { path: paths.credentials, why: 'credentials between the parties: secrets' },
     { path: paths.settings, why: 'the settings' },

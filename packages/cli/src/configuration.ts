@@ -27,6 +27,7 @@ const DEMO_EXPONENT = 3;
 
 const DAY_MS = 86_400_000;
 const WORDS = /^[^\p{Cc}]{1,64}$/u;
+const PATH = /^[^\p{Cc}]{1,1000}$/u;
 
 /** An amount of the tariff's currency as a text, because TOML's numbers are floats. */
 function amount(): Block<Mills> {
@@ -57,6 +58,11 @@ const BLOCKS = {
   serverPort: wholeNumber(0, 65_535),
   authorityPort: wholeNumber(0, 65_535),
   recordCapacity: wholeNumber(1, 100_000),
+  pkcs11Module: text(PATH, 'the path of a PKCS#11 module'),
+  pkcs11Token: text(WORDS, 'the label of a token'),
+  pkcs11PinFile: text(PATH, 'the path of a file that holds the PIN'),
+  highestGrant: amount(),
+  highestDaily: amount(),
   deposit: amount(),
   refill: amount(),
 } as const;
@@ -67,9 +73,11 @@ type ReadBy<B> = B extends Block<infer T> ? T : never;
 /** Settings that were given; the others have their standard values. */
 export type GivenSettings = { readonly [K in SettingName]?: ReadBy<(typeof BLOCKS)[K]> };
 
-/** All settings. Without `database`, stores are embedded in the data folder. */
-export type Settings = { readonly [K in Exclude<SettingName, 'database'>]: ReadBy<(typeof BLOCKS)[K]> } & {
-  readonly database?: string;
+type Optional = 'database' | 'pkcs11Module' | 'pkcs11Token' | 'pkcs11PinFile';
+
+/** All settings. Without `database`, stores are embedded in the data folder; without `pkcs11Module` keys lie in files. */
+export type Settings = { readonly [K in Exclude<SettingName, Optional>]: ReadBy<(typeof BLOCKS)[K]> } & {
+  readonly [K in Optional]?: string;
 };
 
 const FILE = table(
@@ -192,6 +200,38 @@ export const SETTINGS: readonly Setting[] = [
     meaning: 'How many unconfirmed records the PSD keeps. With forwarding = "hold" it must suffice for holdFor.',
   },
   {
+    name: 'pkcs11Module',
+    values: 'path',
+    example: '/usr/lib/softhsm/libsofthsm2.so',
+    meaning:
+      'The PKCS#11 module of the hardware security module that holds the keys of the cryptographic device. Where nothing is said they lie in files, which is unsafe. Also COUNTERMARK_PKCS11_MODULE.',
+  },
+  {
+    name: 'pkcs11Token',
+    values: 'text',
+    example: 'countermark',
+    meaning: 'The label of the token there. Also COUNTERMARK_PKCS11_TOKEN.',
+  },
+  {
+    name: 'pkcs11PinFile',
+    values: 'path',
+    example: '/etc/countermark/pin',
+    meaning:
+      "The file that holds the PIN of the token's user, readable by its owner alone. Also COUNTERMARK_PKCS11_PIN_FILE.",
+  },
+  {
+    name: 'highestGrant',
+    values: 'amount',
+    standard: '1000000.00',
+    meaning: 'What the cryptographic device signs in one funds grant at most, whatever the server decides.',
+  },
+  {
+    name: 'highestDaily',
+    values: 'amount',
+    standard: '2000000.00',
+    meaning: 'What it signs for one device within 24 hours at most.',
+  },
+  {
     name: 'deposit',
     values: 'amount',
     standard: '100000.00',
@@ -222,15 +262,43 @@ export function checkSettings(given: Readonly<Record<string, unknown>>, origin: 
   return readConfig(FILE, given, origin);
 }
 
-/** Adds the standard values. Rejection: `config-invalid` where settings contradict each other. */
-export function completeSettings(given: GivenSettings, file: string): Result<Settings> {
+/** The settings that variables of the environment give, for one start; a setting that is given itself goes first. */
+const VARIABLES = {
+  pkcs11Module: 'COUNTERMARK_PKCS11_MODULE',
+  pkcs11Token: 'COUNTERMARK_PKCS11_TOKEN',
+  pkcs11PinFile: 'COUNTERMARK_PKCS11_PIN_FILE',
+} as const;
+
+/** Adds the standard values, and what the environment says. Rejection: `config-invalid` where settings contradict each other. */
+export function completeSettings(
+  given: GivenSettings,
+  file: string,
+  environment: Readonly<Record<string, string | undefined>> = process.env,
+): Result<Settings> {
+  const said = checkSettings(
+    Object.fromEntries(
+      Object.entries(VARIABLES).flatMap(([name, variable]) => {
+        const value = environment[variable];
+        return value === undefined || value === '' ? [] : [[name, value]];
+      }),
+    ),
+    'of the environment',
+  );
+  if (!said.ok) return said;
   if (!STANDARD.ok) throw new TypeError('The standard settings are not valid.');
   const mailer = { licensee: 'lic_demo-mailer', submitter: 'Demo Mailer', preparer: 'Demo Mailer' };
   const settings = {
     ...(STANDARD.value as Settings),
     ...(given.customers === 'one' ? mailer : {}),
+    ...said.value,
     ...given,
   };
+  const token = Object.keys(VARIABLES) as (keyof typeof VARIABLES)[];
+  const missing = token.find((name) => settings[name] === undefined);
+  if (missing !== undefined && token.some((name) => settings[name] !== undefined)) {
+    const reason = `${missing} is missing: module, token and PIN file are given together, here or as ${VARIABLES[missing]}`;
+    return refuse(rejection('config-invalid', { file, reason }));
+  }
   if (settings.refill > settings.deposit) {
     return refuse(rejection('config-invalid', { file, reason: 'refill is more than deposit' }));
   }
@@ -289,8 +357,8 @@ export function settingsPage(): string {
     '`holdFor`) and `customers`. Each of the 32 combinations works (`tests/ways`).',
     '',
     'Credentials are no settings: they are made at the first start and kept in `credentials.json` and `run/` of the data',
-    'folder, readable by its owner alone. No variable of the environment changes what is franked; `NO_COLOR` switches colours',
-    'off.',
+    'folder, readable by its owner alone. A PIN stands in its file alone, never here or on a command line. No variable of the',
+    'environment changes what is franked; `NO_COLOR` switches colours off.',
     '',
   ].join('\n');
 }

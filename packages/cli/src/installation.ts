@@ -104,7 +104,7 @@ export class Installation {
     const ports = await choosePorts(settings);
     const server = urlOf(settings.listen, ports.server);
     const known = existsSync(this.paths.trustBundle);
-    await this.#configure('cryptographic-device', cryptographicDeviceConfig(this.paths));
+    await this.#configure('cryptographic-device', cryptographicDeviceConfig(this.paths, settings));
     await this.#configure('authority', authorityConfig(this.paths, settings, ports, credentials, this.#bareBundle));
     await this.#configure('server', serverConfig(this.paths, settings, ports, credentials));
     await this.#configure('psd', psdConfig(this.paths, settings));

@@ -195,7 +195,7 @@ function configOf(party: PartyName, { paths, settings, trustBundle }: Stores): o
   const bundled = { ...paths, trustBundle };
   switch (party) {
     case 'cryptographic-device':
-      return cryptographicDeviceConfig(bundled);
+      return cryptographicDeviceConfig(bundled, settings);
     case 'authority':
       return authorityConfig(bundled, settings, UNUSED_PORTS, UNUSED_CREDENTIALS, trustBundle);
     case 'server':

@@ -27,12 +27,19 @@ export const OPERATORS: Readonly<Record<string, 'operator' | 'secondOperator'>> 
 export type Ports = { readonly server: number; readonly authority: number };
 
 /** The cryptographic device's config. */
-export function cryptographicDeviceConfig(paths: InstallationPaths): object {
+export function cryptographicDeviceConfig(
+  paths: InstallationPaths,
+  { pkcs11Module, pkcs11Token, pkcs11PinFile, highestGrant, highestDaily }: Settings,
+): object {
   return {
     data: paths.parties['cryptographic-device'],
     socket: paths.sockets.cryptographicDevice,
     sessionSocket: paths.sockets.cryptographicDeviceSession,
     acceptanceSocket: paths.sockets.serverAcceptance,
+    funds: { highestGrantMills: String(highestGrant), highestDailyMills: String(highestDaily) },
+    ...(pkcs11Module === undefined
+      ? {}
+      : { hsm: { module: pkcs11Module, token: pkcs11Token, pinFile: pkcs11PinFile } }),
   };
 }
 

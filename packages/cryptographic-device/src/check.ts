@@ -14,11 +14,12 @@ export async function checkCryptographicDevice(
   config: Config,
   examination: Examination,
 ): Promise<Result<readonly string[]>> {
-  for (const path of [registerPath(config.data), keysFolder(config.data)]) {
+  const stores = [registerPath(config.data), ...(config.hsm === undefined ? [keysFolder(config.data)] : [])];
+  for (const path of stores) {
     if (!existsSync(path)) examination.problem(`There is no ${path}.`);
   }
   if (examination.problems.length > 0) return accept(examination.problems);
-  const opened = openDevice(config);
+  const opened = await openDevice(config);
   if (!opened.ok) return opened;
   opened.value.register.examine(examination);
   opened.value.register.close();

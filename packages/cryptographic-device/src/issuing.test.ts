@@ -29,6 +29,7 @@ let folder: string;
 let keys: KeyStore;
 let register: DeviceRegister;
 let issuing: Issuing;
+let clock: ManualClock;
 
 beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), 'issuing-'));
@@ -43,7 +44,8 @@ beforeEach(() => {
   );
   if (!store.ok) throw new Error(store.rejection.code);
   register = store.value;
-  issuing = new Issuing(keys, register, Uint8Array.of(1), new ManualClock(Date.UTC(2026, 0, 1)));
+  clock = new ManualClock(Date.UTC(2026, 0, 1));
+  issuing = new Issuing(keys, register, Uint8Array.of(1), clock);
 });
 afterEach(async () => {
   register.close();
@@ -146,6 +148,40 @@ describe('A device that is enrolled', () => {
     ]);
     expect(one.ok).toBe(true);
     expect(other).toEqual(one);
+  });
+});
+
+describe('The caps that the device keeps itself', () => {
+  const DAY_MS = 86_400_000;
+  const granted = async (pair: Pair, number: number, draws: readonly bigint[], depositMills = 0n) => {
+    const decision = { depositMills, draws: draws.map((amountMills) => ({ amountMills: amountMills as Mills })) };
+    const grant = await issuing.fund(fundsRequest(pair, OURS, number), decision);
+    if (!grant.ok) throw new Error(grant.rejection.code);
+    const envelope = parseEnvelope(grant.value);
+    const message = envelope.ok ? parsePayload(FUNDS_GRANT, envelope.value) : envelope;
+    if (!message.ok) throw new Error(message.rejection.code);
+    const { amountMills, refusal } = message.value;
+    return refusal === undefined ? amountMills : refusal.split(':', 1)[0];
+  };
+
+  it('bound one grant and those of a day, whatever the server decides, and are over after a day', async () => {
+    issuing = new Issuing(keys, register, Uint8Array.of(1), clock, {
+      highestGrantMills: 900n,
+      highestDailyMills: 1_500n,
+    });
+    const pair = generateSigningKey();
+    await issuing.enrol(enrolmentRequest(pair), OURS, false);
+    expect(await granted(pair, 1, [], 901n)).toBe('funds-limit');
+    expect(await granted(pair, 2, [], 900n)).toBe(900n);
+    clock.advance(1_000);
+    // Credits count, too; numbers may be left out.
+    expect(await granted(pair, 5, [301n], 300n)).toBe('funds-limit');
+    expect(await granted(pair, 6, [300n], 300n)).toBe(600n);
+    expect(await granted(pair, 7, [], 1n)).toBe('funds-limit');
+    clock.advance(DAY_MS - 1_000);
+    expect(await granted(pair, 8, [], 901n)).toBe('funds-limit');
+    expect(await granted(pair, 9, [], 900n)).toBe(900n);
+    expect(await granted(pair, 10, [], 1n)).toBe('funds-limit');
   });
 });
 

@@ -5,7 +5,7 @@
  * Guarantees: a certificate only for a request that proves possession of its key, one per device and epoch for ever, and for a
  * further epoch only if the key of the last one speaks for the request (key rotation); a funds
  * grant only for an authentic request of an enrolled device and its licensee, never more from the deposit than it asks, at most one per
- * (device, number), the same bytes at every repeat, and none to a withdrawn device, whatever the server says; policies, time and
+ * (device, number), the same bytes at every repeat, within the caps (funds-caps.ts), and none to a withdrawn device, whatever the server says; policies, time and
  * suspensions only for enrolled devices; no suspension is lifted that was a withdrawal.
  * Whose money it is, and whether there is enough, is the server's ledger's.
  */
@@ -29,6 +29,7 @@ import { parseBytes } from '@countermark/protocol/schema';
 import { type VerifiedRotationRequest, verifyRotationRequest } from '@countermark/verify/rotation-request';
 import { type KeySource, verifyEnrolmentRequest, verifyMessage } from '@countermark/verify/verified';
 import type { DeviceRegister } from './device-register.ts';
+import { beyondCaps, type FundsCaps } from './funds-caps.ts';
 import type { KeyStore } from './key-store.ts';
 import { signMessage } from './role-messages.ts';
 import { certifiedSessionKey, deviceSessionCertificate } from './session-certificates.ts';
@@ -49,7 +50,10 @@ export class Issuing {
   readonly #sessionAuthority: Uint8Array;
   readonly #clock: Clock;
 
-  constructor(keys: KeyStore, register: DeviceRegister, sessionAuthority: Uint8Array, clock: Clock) {
+  readonly #caps: FundsCaps | undefined;
+
+  constructor(keys: KeyStore, register: DeviceRegister, sessionAuthority: Uint8Array, clock: Clock, caps?: FundsCaps) {
+    this.#caps = caps;
     this.#keys = keys;
     this.#register = register;
     this.#sessionAuthority = sessionAuthority;
@@ -143,7 +147,6 @@ export class Issuing {
     // Whatever the server remembers: one that was restored from an older backup may have forgotten the withdrawal.
     const withdrawn = this.#register.withdrawal(device) !== null;
     const { depositMills, draws } = decision;
-    const refusal = withdrawn ? WITHDRAWN : decision.refusal;
     if (depositMills > message.amountMills) {
       return refuse(
         rejection('limit-exceeded', {
@@ -155,6 +158,7 @@ export class Issuing {
     }
     const decidedMills = draws.reduce((sum, draw) => sum + draw.amountMills, depositMills);
     const receivedMills = message.funds.receivedMills + decidedMills;
+    const refusal = withdrawn ? WITHDRAWN : (decision.refusal ?? this.#beyondCaps(device, decidedMills));
     if (refusal === undefined && receivedMills > MAX_MILLS) {
       const limit = MAX_MILLS.toString();
       return refuse(
@@ -175,6 +179,11 @@ export class Issuing {
     });
     const kept = this.#register.addFundsGrant(device, number, digest, grant);
     return sameBytes(kept.requestDigest, digest) ? accept(kept.grant) : conflict;
+  }
+
+  #beyondCaps(device: DeviceId, decidedMills: bigint): string | undefined {
+    if (this.#caps === undefined) return undefined;
+    return beyondCaps(this.#caps, this.#register, device, decidedMills, this.#clock.nowMs());
   }
 
   /** A signed policy from the unsigned deterministic bytes. Rejections: those of its schema, `unknown-device`. */

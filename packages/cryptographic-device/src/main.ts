@@ -14,24 +14,51 @@ import {
 import { EXIT, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { checkCryptographicDevice } from './check.ts';
+import type { FundsCaps } from './funds-caps.ts';
+import type { HsmConfig } from './hsm-keys.ts';
 import { type Config, startService } from './service.ts';
 import { UNSAFE_SERVER_KEYS } from './software-keys.ts';
 
 const SETTINGS = ['data', 'socket', 'sessionSocket', 'acceptanceSocket'] as const;
+const MILLS = /^\d{1,18}$/;
+const HSM: readonly string[] = ['module', 'token', 'pinFile'];
 
 function parseConfig(json: unknown): Result<Config> {
   const invalid = (reason: string) =>
     refuse(rejection('config-invalid', { file: 'of the cryptographic device', reason }));
   if (typeof json !== 'object' || json === null || Array.isArray(json)) return invalid('it is not an object');
   const given = json as Readonly<Record<string, unknown>>;
-  const unknown = Object.keys(given).find((name) => !SETTINGS.some((setting) => setting === name));
+  const { hsm, funds, ...texts } = given;
+  const unknown = Object.keys(texts).find((name) => !SETTINGS.some((setting) => setting === name));
   if (unknown !== undefined) return invalid(`the setting ${unknown} is unknown`);
-  const missing = SETTINGS.find((name) => typeof given[name] !== 'string' || given[name] === '');
-  return missing === undefined ? accept(given as Config) : invalid(`the setting ${missing} is missing or no text`);
+  const missing = SETTINGS.find((name) => !isText(texts[name]));
+  if (missing !== undefined) return invalid(`the setting ${missing} is missing or no text`);
+  if (hsm !== undefined && !isHsm(hsm)) return invalid('the setting hsm is not {module, token, pinFile}, each a text');
+  const caps = funds === undefined ? undefined : capsOf(funds);
+  if (caps === null)
+    return invalid('the setting funds is not {highestGrantMills, highestDailyMills}, each digits as a text');
+  return accept({ ...(given as Config), ...(caps === undefined ? {} : { funds: caps }) });
+}
+
+function capsOf(value: unknown): FundsCaps | null {
+  if (typeof value !== 'object' || value === null || Object.keys(value).length !== 2) return null;
+  const { highestGrantMills: grant, highestDailyMills: daily } = value as Record<string, unknown>;
+  if (typeof grant !== 'string' || typeof daily !== 'string' || !MILLS.test(grant) || !MILLS.test(daily)) return null;
+  return { highestGrantMills: BigInt(grant), highestDailyMills: BigInt(daily) };
+}
+
+function isText(value: unknown): boolean {
+  return typeof value === 'string' && value !== '';
+}
+
+function isHsm(value: unknown): value is HsmConfig {
+  if (typeof value !== 'object' || value === null) return false;
+  const entries = Object.entries(value);
+  return entries.length === HSM.length && entries.every(([name, text]) => HSM.includes(name) && isText(text));
 }
 
 async function serve(config: Config, party: PartyContext): Promise<Result<PublishedAddresses>> {
-  process.stderr.write(`${UNSAFE_SERVER_KEYS}\n`);
+  if (config.hsm === undefined) process.stderr.write(`${UNSAFE_SERVER_KEYS}\n`);
   const { log } = party;
   const service = await startService(config, {
     clock: systemClock,

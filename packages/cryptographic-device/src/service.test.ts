@@ -17,7 +17,7 @@ afterEach(() => {
 
 /** Opens and closes; the issuing key in hex, or the code of the refusal. */
 async function start(): Promise<string> {
-  const opened = openDevice(config);
+  const opened = await openDevice(config);
   if (!opened.ok) return opened.rejection.code;
   const { keys, register } = opened.value;
   const key = Buffer.from(keys.publicKey('issuing')).toString('hex');

@@ -20,6 +20,8 @@ import { KEY_ROLES, type KeyStore } from './key-store.ts';
 import { deviceOperations } from './operations.ts';
 import { sessionAuthorityCertificate } from './session-certificates.ts';
 import { type SessionEnd, serveSessionEnd } from './session-end.ts';
+import type { FundsCaps } from './funds-caps.ts';
+import { type HsmConfig, openHsmKeys } from './hsm-keys.ts';
 import { openSoftwareKeys } from './software-keys.ts';
 
 /** Where the device keeps its store, and the paths of its sockets and of the server's. */
@@ -28,6 +30,10 @@ export type Config = {
   readonly socket: string;
   readonly sessionSocket: string;
   readonly acceptanceSocket: string;
+  /** Caps on funds; without them there are none but what each request asks. */
+  readonly funds?: FundsCaps;
+  /** The token that holds the keys; without it they lie in files. */
+  readonly hsm?: HsmConfig;
 };
 
 export type ServiceContext = {
@@ -47,15 +53,13 @@ export function keysFolder(data: string): string {
   return join(data, 'keys');
 }
 
-/** Opens keys and register. Rejections: `store-damaged`, `store-in-use`. */
-export function openDevice(config: Config, onBroken: (fault: Fault) => void = () => undefined): Result<OpenedDevice> {
+/** Opens keys and register. Rejections: `store-damaged`, `store-in-use`, `hsm-unavailable`, `hsm-refused`, `config-invalid`. */
+export async function openDevice(
+  config: Config,
+  onBroken: (fault: Fault) => void = () => undefined,
+): Promise<Result<OpenedDevice>> {
   mkdirSync(config.data, { recursive: true, mode: 0o700 });
-  const folder = keysFolder(config.data);
-  // Keys come first: with a register and without them this is not a first start, and new ones would be another identity.
-  if (!existsSync(folder) && existsSync(registerPath(config.data))) {
-    return refuse(rejection('store-damaged', { store: folder, reason: 'the keys of the enrolled devices are gone' }));
-  }
-  const keys = openSoftwareKeys(folder);
+  const keys = await openKeys(config);
   if (!keys.ok) return keys;
   const store = keys.value;
   const roleKeys: KeySource = ({ holder, epoch }) => {
@@ -65,7 +69,24 @@ export function openDevice(config: Config, onBroken: (fault: Fault) => void = ()
       : null;
   };
   const register = openDeviceRegister(config.data, roleKeys, onBroken);
-  return register.ok ? accept({ keys: store, register: register.value }) : register;
+  if (register.ok) return accept({ keys: store, register: register.value });
+  await store.close();
+  return register;
+}
+
+/** Keys come first: with a register and without them this is not a first start, and new ones would be another identity. */
+async function openKeys({ data, hsm }: Config): Promise<Result<KeyStore>> {
+  const folder = keysFolder(data);
+  const first = !existsSync(registerPath(data));
+  if (hsm === undefined) {
+    if (first || existsSync(folder)) return openSoftwareKeys(folder);
+    return refuse(rejection('store-damaged', { store: folder, reason: 'the keys of the enrolled devices are gone' }));
+  }
+  if (existsSync(folder)) {
+    const reason = 'keys lie in files there: devices were enrolled under them, and the token has others';
+    return refuse(rejection('store-damaged', { store: folder, reason }));
+  }
+  return openHsmKeys(hsm, first);
 }
 
 /**
@@ -76,7 +97,7 @@ export async function startService(
   config: Config,
   { clock, log, onClose, onBroken }: ServiceContext,
 ): Promise<Result<{ readonly sessions: () => Promise<void> }>> {
-  const opened = openDevice(config, onBroken);
+  const opened = await openDevice(config, onBroken);
   if (!opened.ok) return opened;
   const { keys, register } = opened.value;
   const problem = register.tailProblem();
@@ -93,7 +114,7 @@ export async function startService(
     register.ownCertificate(SESSION_AUTHORITY) ??
     register.addOwnCertificate(SESSION_AUTHORITY, await sessionAuthorityCertificate(keys, clock.nowMs()));
   const authentication = new Authentication(keys, register, clock);
-  const issuing = new Issuing(keys, register, sessionAuthority, clock);
+  const issuing = new Issuing(keys, register, sessionAuthority, clock, config.funds);
   const operations = await serveRpc(
     config.socket,
     deviceOperations({ keys, authentication, issuing, sessionAuthority }),

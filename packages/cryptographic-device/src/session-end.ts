@@ -87,9 +87,16 @@ export async function serveSessionEnd(options: SessionEndOptions): Promise<Sessi
     for (;;) {
       await clock.sleep(Math.max(60_000, (untilMs - clock.nowMs()) / 2), stop.signal);
       if (stop.signal.aborted) return;
-      const next = await sessionServerCredentials(keys, clock.nowMs());
-      server.renew({ ...next, issuers });
-      untilMs = next.expiresAtMs;
+      try {
+        const next = await sessionServerCredentials(keys, clock.nowMs());
+        server.renew({ ...next, issuers });
+        untilMs = next.expiresAtMs;
+      } catch (error) {
+        if (!(error instanceof Fault)) throw error;
+        log.warn('The certificate of the session’s end could not be renewed; it is tried again', {
+          reason: errorText(error),
+        });
+      }
     }
   }
   return {

@@ -22,7 +22,6 @@ import type { KeyObject } from 'node:crypto';
 import { errorText } from '@countermark/node-platform/fault';
 import { SignWorkers } from '@countermark/node-platform/sign-workers';
 import {
-  agreedKey,
   equalMacs,
   generateSigningKey,
   hmacSha256,
@@ -30,10 +29,11 @@ import {
   importPublicKey,
   privateKeyBytes,
   publicKeyBytes,
+  sharedSecret,
 } from '@countermark/node-platform/signing';
-import { macKeyInfo } from '@countermark/protocol/mac-key';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
+import { AgreedKeys } from './agreed-keys.ts';
 import { KEY_ROLES, type KeyRole, type KeyStore, type MacCheck } from './key-store.ts';
 import { VerifyWorkers } from './verify-workers.ts';
 
@@ -42,9 +42,6 @@ export const UNSAFE_SERVER_KEYS =
   'UNSAFE_SERVER_KEYS: the keys of the cryptographic device lie in files; only an HSM keeps them from whoever reads the disk.';
 
 const EPOCH = 1;
-const MAC_KEYS_MAX = 10_000;
-const MAC_KEY_BYTES = 32;
-const NO_SALT = new Uint8Array(0);
 const NAMES = [...KEY_ROLES, 'agreement'] as const;
 
 /** Opens the keys in the directory, made at the first start. Rejection: `store-damaged`. */
@@ -96,7 +93,7 @@ class SoftwareKeys implements KeyStore {
   readonly #public: ReadonlyMap<string, Uint8Array>;
   readonly #signers: SignWorkers;
   readonly #verifiers: VerifyWorkers;
-  readonly #macKeys = new Map<string, Uint8Array>();
+  readonly #agreed = new AgreedKeys();
 
   constructor(keys: ReadonlyMap<string, KeyObject>, agreement: KeyObject, threads: number) {
     this.#agreement = agreement;
@@ -122,32 +119,18 @@ class SoftwareKeys implements KeyStore {
 
   async verifyMacs(checks: readonly MacCheck[]): Promise<readonly boolean[]> {
     return checks.map((check) => {
-      const key = this.#macKey(check);
+      const key = this.#agreed.of(check) ?? this.#agree(check);
       return key !== undefined && equalMacs(hmacSha256(key, check.input), check.code);
     });
   }
 
   async close(): Promise<void> {
-    for (const key of this.#macKeys.values()) key.fill(0);
-    this.#macKeys.clear();
+    this.#agreed.clear();
     await Promise.all([this.#signers.close(), this.#verifiers.close()]);
   }
 
-  #macKey({ device, epoch, purpose, agreementKey }: MacCheck): Uint8Array | undefined {
-    // The peer's key is part of the name: another enrolment of the same device has other keys.
-    const name = `${device}#${epoch}#${purpose}#${Buffer.from(agreementKey).toString('base64')}`;
-    const known = this.#macKeys.get(name);
-    if (known !== undefined) return known;
-    const peer = importPublicKey(agreementKey);
-    if (peer === undefined) return undefined;
-    const info = macKeyInfo(device, epoch, purpose);
-    const key = agreedKey(this.#agreement, peer, { salt: NO_SALT, info, bytes: MAC_KEY_BYTES });
-    const oldest = this.#macKeys.size >= MAC_KEYS_MAX ? this.#macKeys.entries().next().value : undefined;
-    if (oldest !== undefined) {
-      oldest[1].fill(0);
-      this.#macKeys.delete(oldest[0]);
-    }
-    this.#macKeys.set(name, key);
-    return key;
+  #agree(check: MacCheck): Uint8Array | undefined {
+    const peer = importPublicKey(check.agreementKey);
+    return peer === undefined ? undefined : this.#agreed.agreed(check, sharedSecret(this.#agreement, peer));
   }
 }

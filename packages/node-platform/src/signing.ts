@@ -125,10 +125,23 @@ export function agreedKey(
   publicKey: KeyObject,
   options: { readonly salt: Uint8Array; readonly info: Uint8Array; readonly bytes: number },
 ): Uint8Array {
-  const shared = diffieHellman({ privateKey, publicKey });
+  const shared = sharedSecret(privateKey, publicKey);
   try {
-    return new Uint8Array(hkdfSync('sha256', shared, options.salt, options.info, options.bytes));
+    return deriveKey(shared, options);
   } finally {
     shared.fill(0);
   }
+}
+
+/** ECDH on P-256: the x coordinate, 32 bytes, which the caller overwrites. */
+export function sharedSecret(privateKey: KeyObject, publicKey: KeyObject): Uint8Array {
+  return diffieHellman({ privateKey, publicKey });
+}
+
+/** HKDF-SHA256 (RFC 5869) over a shared secret. */
+export function deriveKey(
+  secret: Uint8Array,
+  { salt, info, bytes }: { readonly salt: Uint8Array; readonly info: Uint8Array; readonly bytes: number },
+): Uint8Array {
+  return new Uint8Array(hkdfSync('sha256', secret, salt, info, bytes));
 }

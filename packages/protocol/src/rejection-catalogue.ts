@@ -460,6 +460,22 @@ export const CATALOGUE = {
     cure: 'Restore it from a backup; keep the damaged file for examination.',
     exit: 6,
   },
+  'hsm-unavailable': {
+    verified: 'nothing',
+    happened: 'The hardware security module with the token {token} cannot be used: {reason}.',
+    state: 'Nothing was signed or changed.',
+    cure: 'See that the module is installed, and the token connected and named so; then start again.',
+    exit: 6,
+  },
+  'hsm-refused': {
+    verified: 'nothing',
+    happened:
+      'The hardware security module with the token {token} refuses, or has not the keys that are wanted: {reason}.',
+    state:
+      'Nothing was signed or changed, and nothing is tried again by itself, because tokens count wrong PINs and lock.',
+    cure: 'Put the PIN file right, or connect the token that holds the keys of this installation; then start again.',
+    exit: 6,
+  },
   'session-clock': {
     verified: 'nothing',
     happened:
