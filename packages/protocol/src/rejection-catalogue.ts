@@ -225,7 +225,14 @@ export const CATALOGUE = {
     verified: 'request',
     happened: 'The device is locked by its policy: {reason}.',
     state: 'Closing, sending and confirming go on; opening and franking do not.',
-    cure: 'Send the waiting records (countermark statistics send): their confirmations lift the lock.',
+    cure: '{lifts}',
+    exit: 6,
+  },
+  'not-in-policy': {
+    verified: 'request',
+    happened: 'The policy of the device does not allow the {what} {value}; it allows: {allowed}.',
+    state: 'No batch was opened.',
+    cure: 'Frank what it allows, or ask the operator of the server for another policy.',
     exit: 6,
   },
   'batch-open': {
