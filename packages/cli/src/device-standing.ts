@@ -1,5 +1,5 @@
 /**
- * `countermark device list, show, evidence, withdraw, declare-dead, confirm-dead`: the server's devices, for its operators.
+ * `countermark device list, show, profile, inspected, evidence, withdraw, declare-dead, confirm-dead`: the server's devices, for its operators.
  *
  * Guarantees: evidence is verified again here, with the trust bundle, before it is shown; the server is not believed.
  */
@@ -55,6 +55,9 @@ type DeviceFile = DeviceLine & {
     readonly receivedMills: string;
   };
   readonly death: Death | null;
+  readonly profile: string;
+  readonly inspectedAtMs: number | null;
+  readonly policyVersion: number;
   readonly acts: readonly {
     readonly act: string;
     readonly operator: string;
@@ -98,6 +101,47 @@ export function declareStanding(device: Command): void {
       const file = (await askServer(await operatorAccess(options), 'GET', pathOf(id))) as DeviceFile;
       if (options.json === true) printJson(file);
       else print(fileText(file));
+      return undefined;
+    });
+  });
+
+  withOperator(
+    device
+      .command('profile')
+      .description(
+        'Chooses the reporting deadlines of a device: 72h (locks after 3 days), 21+7, 90+30, or standard. It takes them with its next policy.',
+      )
+      .argument('<device>', 'psd_ and 16 hex digits')
+      .argument('<profile>', '72h, 21+7, 90+30 or standard'),
+    ['countermark device profile psd_0123456789abcdef 72h'],
+  ).action(async (id: string, profile: string, options: OperatorOptions) => {
+    await carryOut(options, async () => {
+      tellSetting(
+        id,
+        options,
+        await askServer(await operatorAccess(options), 'POST', `${pathOf(id)}/profile`, { profile }),
+      );
+      return undefined;
+    });
+  });
+
+  withOperator(
+    device
+      .command('inspected')
+      .description(
+        'Notes that a device was inspected now: its next policy names the date, which lifts the lock for want of it.',
+      )
+      .argument('<device>', 'psd_ and 16 hex digits')
+      .requiredOption('--reason <text>', 'who inspected it, and what was found'),
+    ['countermark device inspected psd_0123456789abcdef --reason "seal 4711 whole, seen by the post"'],
+  ).action(async (id: string, options: OperatorOptions & { readonly reason: string }) => {
+    await carryOut(options, async () => {
+      const { reason } = options;
+      tellSetting(
+        id,
+        options,
+        await askServer(await operatorAccess(options), 'POST', `${pathOf(id)}/inspection`, { reason }),
+      );
       return undefined;
     });
   });
@@ -261,6 +305,9 @@ function fileText(file: DeviceFile): string {
       ['Used', amount(head.ascendingMills)],
       ['Available', amount(head.descendingMills)],
       ['Balance', `${amount(file.balanceMills)} (granted, less what its accepted records franked)`],
+      ['Deadlines', file.profile === '' ? 'standard of the server' : file.profile],
+      ...(file.inspectedAtMs === null ? [] : [['Inspected', timeText(file.inspectedAtMs)] as const]),
+      ['Policy', file.policyVersion === 0 ? '(none)' : `version ${file.policyVersion} is the newest that was signed`],
       [
         'Evidence',
         file.evidence === 0 ? '(none)' : `${countText(file.evidence)}: see countermark device evidence ${file.device}`,
@@ -305,6 +352,26 @@ function deathLines(death: Death, currency?: Currency): (readonly [string, strin
       ? []
       : [['Balance', outcome === '' ? `paid back after ${timeText(refundAfterMs)}` : `${amount}${outcome}`] as const]),
   ];
+}
+
+function tellSetting(device: string, options: OperatorOptions, answer: unknown): void {
+  const { profile, inspectedAtMs, policySigned } = answer as {
+    readonly profile: string;
+    readonly inspectedAtMs: number | null;
+    readonly policySigned: boolean;
+  };
+  if (options.json === true) printJson({ device, profile, inspectedAtMs, policySigned });
+  else {
+    print(
+      formatPairs([
+        ['Device', device],
+        ['Deadlines', profile === '' ? 'standard of the server' : profile],
+        ['Inspected', inspectedAtMs === null ? '(never)' : timeText(inspectedAtMs)],
+      ]),
+    );
+    note('The device takes it with its next policy: its host fetches that by itself, or at once by countermark up.');
+  }
+  if (!policySigned) note('The cryptographic device is away: the policy is signed when the host asks for it.');
 }
 
 function tellDeath(device: string, options: OperatorOptions, answer: unknown): void {

@@ -139,9 +139,10 @@ export class SettlementFollower {
     await this.#attestations(status.device);
     const settlement = await server.settlement(status.device);
     if (!settlement.ok) return this.#introduced(settlement);
-    const { logged, evaluated, grantsCursor, drawableMills, suspended } = settlement.value;
-    // Where it was withdrawn, its next policy lets it frank no more; what is settled is settled all the same.
-    if (suspended) await link.refreshPolicy(status.device);
+    const { logged, evaluated, grantsCursor, drawableMills, suspended, policyVersion } = settlement.value;
+    // Where it was withdrawn, its next policy lets it frank no more, and an operator may have chosen another; what is settled is
+    // settled all the same.
+    if (suspended || policyVersion > (status.policyVersion ?? 0)) await link.refreshPolicy(status.device);
     if (logged < confirmed) {
       log.warn('The server lacks records that it has confirmed: it is fed again', { sequence: logged + 1 });
       const fed = await refeeding.giveBack(logged);

@@ -34,6 +34,11 @@ export type DeviceLine = {
 export type DeviceFile = DeviceLine & {
   readonly head: DeviceHead;
   readonly death: Death | null;
+  /** Of its reporting deadlines; empty for the server's own. */
+  readonly profile: string;
+  readonly inspectedAtMs: number | null;
+  /** The newest that was signed, 0 for none; the device may have an older one. */
+  readonly policyVersion: number;
   readonly acts: readonly Act[];
 };
 
@@ -133,6 +138,8 @@ export class DeviceFiles {
       balanceMills: await ledger.balance(ACCOUNT.device(device)),
       head,
       death,
+      ...(await registry.setting(device)),
+      policyVersion: (await registry.policy(device))?.version ?? 0,
       acts: await actsOf(database, device),
     };
   }

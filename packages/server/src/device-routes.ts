@@ -13,6 +13,7 @@ import type { DeadDevices, Death } from './dead-devices.ts';
 import type { DeviceFiles, Exhibit } from './device-file.ts';
 import { Refusal, taken } from './refusal.ts';
 import type { Registry } from './registry.ts';
+import type { DeviceSettings } from './device-settings.ts';
 import type { Withdrawals } from './withdrawals.ts';
 
 export type DeviceRouteParts = {
@@ -20,6 +21,7 @@ export type DeviceRouteParts = {
   readonly deviceFiles: DeviceFiles;
   readonly withdrawals: Withdrawals;
   readonly deadDevices: DeadDevices;
+  readonly deviceSettings: DeviceSettings;
   readonly currency: Currency;
   /** Refuses who is no operator. */
   readonly operatorOnly: (request: FastifyRequest) => Promise<void>;
@@ -53,6 +55,15 @@ const ReasonBody = Type.Object(
   strict,
 );
 const NothingBody = Type.Object({}, strict);
+const ProfileBody = Type.Object(
+  { profile: Type.String({ minLength: 1, maxLength: 32, description: 'standard, 72h, 21+7, 90+30' }) },
+  strict,
+);
+const SettingAnswer = Type.Object({
+  profile: Type.String({ description: 'Empty: the standard of the server' }),
+  inspectedAtMs: nullable(Time),
+  policySigned: Type.Boolean({ description: 'false: it is signed when the host of the device asks' }),
+});
 const line = {
   device: Type.String(),
   licensee: Type.String(),
@@ -87,6 +98,9 @@ const FileAnswer = Type.Object({
     returnedMills: SignedAmount,
   }),
   death: nullable(DeathAnswer),
+  profile: Type.String(),
+  inspectedAtMs: nullable(Time),
+  policyVersion: Count,
   acts: Type.Array(Type.Object({ act: Type.String(), operator: Type.String(), words: Type.String(), atMs: Time })),
 });
 const ExhibitAnswer = Type.Object({
@@ -104,7 +118,8 @@ const WithdrawalAnswer = Type.Object({ reason: Type.String(), suspension: nullab
 
 /** Adds the routes. */
 export function deviceRoutes(app: FastifyInstance, parts: DeviceRouteParts): void {
-  const { registry, deviceFiles, withdrawals, deadDevices, currency, operatorOnly: preHandler, operatorOf } = parts;
+  const { registry, deviceFiles, withdrawals, deadDevices, deviceSettings, currency, operatorOf } = parts;
+  const preHandler = parts.operatorOnly;
   const known = async (request: FastifyRequest) => {
     const { device } = request.params as Static<typeof DeviceParams>;
     const licensee = await registry.deviceLicensee(device);
@@ -174,6 +189,32 @@ export function deviceRoutes(app: FastifyInstance, parts: DeviceRouteParts): voi
       const { reason } = request.body as Static<typeof ReasonBody>;
       const { suspension, ...withdrawal } = taken(await withdrawals.withdraw(device, reason, operatorOf(request)));
       return { ...withdrawal, suspension: suspension === null ? null : base64url(suspension) };
+    },
+  );
+
+  app.post(
+    '/v1/devices/:device/profile',
+    describe('Chooses the reporting deadlines of the device: it takes them with its next policy', SettingAnswer, {
+      ...of,
+      body: ProfileBody,
+    }),
+    async (request) => {
+      const { device } = await known(request);
+      const { profile } = request.body as Static<typeof ProfileBody>;
+      return taken(await deviceSettings.choose(device, profile, operatorOf(request)));
+    },
+  );
+
+  app.post(
+    '/v1/devices/:device/inspection',
+    describe('Notes that the device was inspected now: its next policy names the date', SettingAnswer, {
+      ...of,
+      body: ReasonBody,
+    }),
+    async (request) => {
+      const { device } = await known(request);
+      const { reason } = request.body as Static<typeof ReasonBody>;
+      return taken(await deviceSettings.inspected(device, reason, operatorOf(request)));
     },
   );
 

@@ -21,6 +21,7 @@ import { connectCryptographicDevice } from './cryptographic-device-client.ts';
 import { DeadDevices } from './dead-devices.ts';
 import { DeliveryFollower } from './delivery.ts';
 import { DeviceFiles } from './device-file.ts';
+import { DeviceSettings } from './device-settings.ts';
 import { Enrolment } from './enrolment.ts';
 import { follow } from './follower.ts';
 import { Funds } from './funds.ts';
@@ -168,7 +169,7 @@ export async function startService(config: Config, party: ServiceContext): Promi
     grantsCursor: () => database.read(lastBooked),
     logs,
   });
-  const settlement = new Settlement(database, log, funds);
+  const settlement = new Settlement(database, log, funds, registry);
   const acceptance = new Acceptance({
     cryptographicDevice,
     log,
@@ -222,6 +223,7 @@ export async function startService(config: Config, party: ServiceContext): Promi
     deviceFiles: new DeviceFiles({ database, registry, log, ledger, deadDevices }),
     withdrawals,
     deadDevices,
+    deviceSettings: new DeviceSettings({ database, registry, policies, nowMs }),
     currency,
     operatorCredential: config.operatorCredential,
     operators: config.operators,

@@ -353,12 +353,25 @@ export type DeviceReport = {
   readonly policyVersion: number | null;
   readonly customers: readonly string[];
   readonly lock: string | null;
+  /** What lifts the lock, in words. */
+  readonly lockLifts: string | null;
   readonly warning: string | null;
+  /** Of its policy: days after which what is not confirmed warns and locks; null before it has a policy. */
+  readonly warnAfterDays: number | null;
+  readonly lockAfterDays: number | null;
+  /** Null where its policy wants no inspection. */
+  readonly inspectionWarnsAtMs: number | null;
+  readonly inspectionLocksAtMs: number | null;
+  /** Null where its policy allows all products, or every scheme. */
+  readonly products: readonly string[] | null;
+  readonly scheme: number | null;
   readonly signedTimeMs: number | null;
   readonly alarms: number;
   readonly warnsAtMs: number | null;
   readonly locksAtMs: number | null;
   readonly software: string;
+  /** What it measured of its own code, in hex. */
+  readonly measurement: string;
 };
 
 /** For `countermark status`. */
