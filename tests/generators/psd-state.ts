@@ -17,6 +17,8 @@ const MEANS: Readonly<Record<StateName, string>> = {
   operational: 'It may open batches and frank, within its policy.',
   locked:
     'By its policy it may not open or frank: a reporting deadline or a date of inspection has passed by signed time, or too much is not confirmed. It goes on to close, seal, report, be confirmed and ask for funds. Its status says why it is locked and what lifts it.',
+  ended:
+    'It is withdrawn, and has made its final statement, the last record of its chain: its funds have gone back. When that record is confirmed its keys are erased. Its status says `withdrawn`, names the statement, and then that it is zeroised.',
   withdrawn: 'It never franks again. What it holds is closed, sealed, reported and confirmed.',
 };
 
@@ -26,6 +28,7 @@ const ASKED = Object.keys(COMMANDS) as Command[];
 function cell(state: StateName, answer: Answer): string {
   if (answer.kind === 'refused') return 'refused';
   if (answer.kind === 'repeat') return 'only again';
+  if (answer.kind === 'again') return 'answered again';
   return answer.to.map((to) => (to === state ? 'stays' : to)).join(', ');
 }
 
@@ -81,7 +84,7 @@ ${commands.join('\n')}
 
 *stays* and names: the states in which the device may be afterwards; what stands against a command otherwise (no open batch, no such
 record) is said in [errors.md](../errors.md). *refused*: always, with \`wrong-state\`. *only again*: what was done before is answered
-again without effect; anything new is refused with \`device-locked\`.
+again without effect; anything new is refused with \`device-locked\`. *answered again*: without effect.
 
 | command | ${NAMES.join(' | ')} |
 |---|${NAMES.map(() => '---|').join('')}

@@ -1,5 +1,5 @@
 /**
- * `countermark device list, show, profile, inspected, evidence, withdraw, declare-dead, confirm-dead`: the server's devices, for its operators.
+ * `countermark device list, show, close, profile, inspected, evidence, withdraw, declare-dead, confirm-dead`: the server's devices, for its operators.
  *
  * Guarantees: evidence is verified again here, with the trust bundle, before it is shown; the server is not believed.
  */
@@ -28,7 +28,7 @@ import { note, print, printJson, style } from './terminal.ts';
 type DeviceLine = {
   readonly device: string;
   readonly licensee: string;
-  readonly standing: 'good' | 'suspended' | 'withdrawn' | 'dead';
+  readonly standing: (typeof STANDINGS)[number];
   readonly reason: string;
   readonly sequence: number;
   readonly evidence: number;
@@ -44,6 +44,14 @@ type Death = {
   readonly settled: 'open' | 'refunded' | 'withheld';
   readonly refundedMills: string | null;
 };
+type Closure = {
+  readonly reason: string;
+  readonly operator: string;
+  readonly atMs: number;
+  readonly sequence: number | null;
+  readonly returnedMills: string | null;
+  readonly settled: 'open' | 'refunded' | 'withheld';
+};
 type DeviceFile = DeviceLine & {
   readonly currency: Currency;
   readonly head: {
@@ -55,6 +63,7 @@ type DeviceFile = DeviceLine & {
     readonly receivedMills: string;
   };
   readonly death: Death | null;
+  readonly closure: Closure | null;
   readonly profile: string;
   readonly inspectedAtMs: number | null;
   readonly policyVersion: number;
@@ -75,7 +84,7 @@ type Exhibit = {
 };
 type EvidenceCase = { readonly code: string; readonly refused: Exhibit; readonly accepted: Exhibit | null };
 
-const STANDINGS = ['good', 'suspended', 'withdrawn', 'dead'] as const;
+const STANDINGS = ['good', 'suspended', 'withdrawn', 'dead', 'closing', 'closed'] as const;
 const PAGE = 1_000;
 
 /** Declares the commands below `device`. */
@@ -83,7 +92,7 @@ export function declareStanding(device: Command): void {
   withOperator(
     device
       .command('list')
-      .description("Lists the server's devices with their standing: good, suspended, withdrawn, dead.")
+      .description("Lists the server's devices with their standing: good, suspended, withdrawn, dead, closing, closed.")
       .addOption(new Option('--standing <standing>', 'only these').choices(STANDINGS)),
     ['countermark device list', 'countermark device list --standing suspended --json'],
   ).action(async (options: OperatorOptions & { readonly standing?: string }) => {
@@ -101,6 +110,27 @@ export function declareStanding(device: Command): void {
       const file = (await askServer(await operatorAccess(options), 'GET', pathOf(id))) as DeviceFile;
       if (options.json === true) printJson(file);
       else print(fileText(file));
+      return undefined;
+    });
+  });
+
+  withOperator(
+    device
+      .command('close')
+      .description(
+        "Closes a device on its owner's wish, for good: what it holds is closed and reported, it makes its final statement, its remaining funds go back to the deposit, and its keys are erased. What it reports still earns its discounts. Its host carries it out by itself.",
+      )
+      .argument('<device>', 'psd_ and 16 hex digits')
+      .requiredOption('--reason <text>', 'why; it stands in the acts of the device'),
+    ['countermark device close psd_0123456789abcdef --reason "line 2 is taken down"'],
+  ).action(async (id: string, options: OperatorOptions & { readonly reason: string }) => {
+    await carryOut(options, async () => {
+      const { reason } = options;
+      const closure = (await askServer(await operatorAccess(options), 'POST', `${pathOf(id)}/closure`, {
+        reason,
+      })) as Closure;
+      if (options.json === true) printJson({ device: id, ...closure });
+      else print(formatPairs([['Device', id], ...closureLines(closure)]));
       return undefined;
     });
   });
@@ -291,7 +321,7 @@ function deviceTable(devices: readonly DeviceLine[], currency: Currency): string
 }
 
 function fileText(file: DeviceFile): string {
-  const { currency, head, death, acts } = file;
+  const { currency, head, death, closure, acts } = file;
   const amount = (mills: string): string => `${currency.code} ${amountText(mills, currency)}`;
   const parts = [
     formatPairs([
@@ -315,6 +345,7 @@ function fileText(file: DeviceFile): string {
     ]),
   ];
   if (death !== null) parts.push(section('Declared dead', formatPairs(deathLines(death, currency))));
+  if (closure !== null) parts.push(section('Closing', formatPairs(closureLines(closure, currency))));
   if (acts.length > 0) {
     const rows = acts.map(({ atMs, act, operator, words }) => [
       timeText(atMs),
@@ -351,6 +382,23 @@ function deathLines(death: Death, currency?: Currency): (readonly [string, strin
     ...(refundAfterMs === null
       ? []
       : [['Balance', outcome === '' ? `paid back after ${timeText(refundAfterMs)}` : `${amount}${outcome}`] as const]),
+  ];
+}
+
+function closureLines(closure: Closure, currency?: Currency): (readonly [string, string])[] {
+  const { reason, operator, atMs, sequence, returnedMills, settled } = closure;
+  const amount =
+    currency === undefined || returnedMills === null ? '' : `${currency.code} ${amountText(returnedMills, currency)} `;
+  const balance = {
+    open: sequence === null ? 'goes back after that' : `${amount}goes back when all of it is booked`,
+    refunded: `${amount}paid back to the deposit`,
+    withheld: SETTLED.withheld,
+  };
+  return [
+    ['Reason', reason],
+    ['Ordered', operator === '' ? 'by nobody here: close it again' : `by ${operator}, ${timeText(atMs)}`],
+    ['Final statement', sequence === null ? 'not yet: its host carries it out' : `record ${sequence}`],
+    ['Balance', balance[settled]],
   ];
 }
 

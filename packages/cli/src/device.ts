@@ -17,10 +17,10 @@ export function declare(program: Command): void {
   const device = program
     .command('device')
     .summary(
-      'postal security devices: status, rotate; for operators list, show, profile, inspected, evidence, withdraw, ...',
+      'postal security devices: status, rotate; for operators list, show, close, profile, inspected, evidence, withdraw, ...',
     );
   device.description(
-    'The postal security device of this host: status, rotate. All devices of the server, for its operators: list, show, profile, inspected, evidence, withdraw, declare-dead, confirm-dead.',
+    'The postal security device of this host: status, rotate. All devices of the server, for its operators: list, show, close, profile, inspected, evidence, withdraw, declare-dead, confirm-dead.',
   );
   withShared(device.command('status').description('Says what the device says of itself.'), [
     'countermark device status',
@@ -61,6 +61,7 @@ export function declare(program: Command): void {
               ...(status.lock === null ? [] : [['Locked', status.lock] as const]),
               ...(status.lockLifts === null ? [] : [['Unlocks', status.lockLifts] as const]),
               ...(status.warning === null ? [] : [['Warning', status.warning] as const]),
+              ...endLines(status),
               ['Alarms', String(status.alarms)],
               ['Software', `${status.software}, measured ${status.measurement}`],
             ]),
@@ -73,6 +74,14 @@ export function declare(program: Command): void {
   });
   declareRotate(device);
   declareStanding(device);
+}
+
+/** How far it has come to its end, where its policy closes it. */
+function endLines({ closing, finalSequence, zeroised }: DeviceReport): (readonly [string, string])[] {
+  if (!closing) return [];
+  if (finalSequence === null) return [['End', 'what it holds is reported first, then it makes its final statement']];
+  const keys = zeroised ? 'confirmed, every key erased' : 'its keys are erased when that is confirmed';
+  return [['End', `final statement: record ${finalSequence}, ${keys}`]];
 }
 
 /** What its policy asks: deadlines, inspection, products. */

@@ -72,6 +72,7 @@ test('Records that only the device has are taken up, also where the start could 
       keys: () => null,
       random: () => 0,
       log: openLog('test', { write: () => undefined }),
+      goOnEnding: async () => accept(true),
       adopt: async () => {
         adopted += 1;
       },

@@ -204,6 +204,13 @@ export const CATALOGUE = {
     cure: 'The device must be examined.',
     exit: 5,
   },
+  'chain-ended': {
+    verified: 'authenticator',
+    happened: 'The record {sequence} of {device} comes after the final statement of that device.',
+    state: 'It was not accepted; it is kept as evidence.',
+    cure: 'A device has no keys after its final statement: somebody has a copy of them. Examine the evidence.',
+    exit: 5,
+  },
   'superseded-key': {
     verified: 'authenticator',
     happened:
@@ -227,6 +234,13 @@ export const CATALOGUE = {
     state: 'Closing, sending and confirming go on; opening and franking do not.',
     cure: '{lifts}',
     exit: 6,
+  },
+  'records-unconfirmed': {
+    verified: 'request',
+    happened: 'The device holds {records} records that are not confirmed; its final statement comes after all of them.',
+    state: UNCHANGED,
+    cure: 'Send them first (countermark statistics send).',
+    exit: 5,
   },
   'not-in-policy': {
     verified: 'request',

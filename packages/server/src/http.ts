@@ -27,6 +27,7 @@ import type { AuthorityClient } from './authority-client.ts';
 import { type OperatorCredential, FIRST_OPERATOR } from './config.ts';
 import type { CryptographicDevice } from './cryptographic-device-client.ts';
 import type { DeadDevices } from './dead-devices.ts';
+import type { Closures } from './closures.ts';
 import type { DeviceSettings } from './device-settings.ts';
 import type { DeviceFiles } from './device-file.ts';
 import { deviceRoutes } from './device-routes.ts';
@@ -152,6 +153,7 @@ export type HttpParts = {
   readonly withdrawals: Withdrawals;
   readonly deadDevices: DeadDevices;
   readonly deviceSettings: DeviceSettings;
+  readonly closures: Closures;
   readonly currency: Currency;
   readonly operatorCredential: string;
   readonly operators: readonly OperatorCredential[];

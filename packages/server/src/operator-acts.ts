@@ -16,7 +16,6 @@ export type Act = {
     | 'declared-dead'
     | 'confirmed-dead'
     | 'closing'
-    | 'closed'
     | 'refunded'
     | 'refund-withheld'
     | 'profile-chosen'

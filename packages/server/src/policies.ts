@@ -101,13 +101,16 @@ export class Policies {
     // Before its first inspection here the days run from its enrolment.
     const since = inspectedAtMs ?? (await this.#registry.certificate(device, 1))?.message.issuedAtMs;
     const withdrawn = (await this.#registry.withdrawal(device)) !== null;
+    const closing = await this.#registry.isClosing(device);
     return {
       ...common,
       ...PROFILES[profile],
       ...(inspection === undefined || since === undefined
         ? {}
         : { inspection: { ...inspection, inspectedAtMs: since } }),
-      ...(withdrawn ? { maxUnconfirmedPostageMills: mills(0n) } : {}),
+      ...(withdrawn || closing ? { maxUnconfirmedPostageMills: mills(0n) } : {}),
+      // One that was withdrawn gives nothing back by its own statement.
+      ...(closing && !withdrawn ? { closing } : {}),
     };
   }
 }

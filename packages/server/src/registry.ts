@@ -213,10 +213,15 @@ export class Registry {
     return { profile: row?.profile ?? '', inspectedAtMs: inspected === null ? null : Number(inspected) };
   }
 
-  /** Whether the device is being closed, or was. */
+  /** Whether an operator has ordered that the device be closed. */
   async isClosing(device: DeviceId): Promise<boolean> {
     const row = await this.#database.read(async (tables) =>
-      tables.selectFrom('closure').select('device').where('device', '=', device).executeTakeFirst(),
+      tables
+        .selectFrom('closure')
+        .select('device')
+        .where('device', '=', device)
+        .where('operator', '<>', '')
+        .executeTakeFirst(),
     );
     return row !== undefined;
   }

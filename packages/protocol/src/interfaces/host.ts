@@ -281,8 +281,8 @@ export type ReprintAnswer = { readonly file: string; readonly pieces: number };
 
 export type RecordReport = {
   readonly sequence: number;
-  /** A key rotation belongs to no batch and no job. */
-  readonly type: 'batch-statistics' | 'key-rotation';
+  /** A key rotation and a final statement belong to no batch and no job. */
+  readonly type: 'batch-statistics' | 'key-rotation' | 'final-statement';
   readonly digest: string;
   readonly batch: string | null;
   readonly job: string | null;
@@ -372,6 +372,10 @@ export type DeviceReport = {
   readonly software: string;
   /** What it measured of its own code, in hex. */
   readonly measurement: string;
+  /** Its policy closes it; then the sequence of its final statement, and whether every key of its is erased. */
+  readonly closing: boolean;
+  readonly finalSequence: number | null;
+  readonly zeroised: boolean;
 };
 
 /** For `countermark status`. */

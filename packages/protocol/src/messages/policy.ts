@@ -54,6 +54,8 @@ export const policySchema = struct('policy', {
   products: optional(17, list(code, 256, 1)),
   /** The only statistics scheme that the device takes; absent: every one that it knows. */
   scheme: optional(18, uint(65_535, 1)),
+  /** True: the device is to make its final statement, once everything is reported. Only beside no unconfirmed postage at all. */
+  closing: optional(19, bool),
 });
 export type Policy = Of<typeof policySchema>;
 

@@ -32,6 +32,7 @@ import { inCurrency, type Rejection, rejection } from '@countermark/protocol/rej
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { encodeWith } from '@countermark/protocol/schema';
 import { SCHEME } from '@countermark/protocol/scheme';
+import { refusedIn } from './lifecycle.ts';
 import { type ChunkEntry, chunkEntries, chunkPieces, indiciumInputs, recordColumns } from './piece-columns.ts';
 import { frankingLock, openingLock } from './policy.ts';
 import {
@@ -161,6 +162,8 @@ export type Admission =
  * `too-many-pieces`, `too-many-cells`, `postage-out-of-range`, `insufficient-funds`, `device-locked`, `limit-exceeded`.
  */
 export function admitChunk(state: DeviceState, request: FrankChunk, ports: Ports): Result<Admission> {
+  const refused = refusedIn(state, 'frank');
+  if (refused !== null) return refuse(refused);
   const device = operational(state);
   if (device === null) return refuse(notEnrolled(state, 'frank-chunk'));
   const { batch } = state;

@@ -3,6 +3,7 @@
  *
  * Each command is given what it needs otherwise (an open batch, a held record, a pending request), so that only the state decides.
  */
+import { NO_DIGEST } from '@countermark/protocol/digest';
 import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
 import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
 import { POLICY, SIGNED_TIME } from '@countermark/protocol/messages/policy';
@@ -12,7 +13,7 @@ import { describe, expect, it } from 'vitest';
 import { START_MS } from '../../testing/authority.ts';
 import { CoreDevice, readyDevice, SOFTWARE } from '../../testing/core-device.ts';
 import { batchNumbered, chunkOf, declarationOf, pieces } from '../../testing/mailing.ts';
-import { COMMANDS, type Command, LIFECYCLE, type StateName } from './lifecycle.ts';
+import { COMMANDS, type Command, LIFECYCLE, lifeState, type StateName } from './lifecycle.ts';
 import { stateName } from './policy.ts';
 import { type DeviceState, UNINITIALISED } from './state.ts';
 import type { Input } from './step.ts';
@@ -98,9 +99,12 @@ const PREPARED: Readonly<Record<Command, () => Prepared>> = {
   },
   confirm: () => {
     const device = reported();
-    const [held] = device.state.unconfirmed;
-    if (held === undefined) throw new Error('nothing is held');
-    return { device, ask: () => device.confirm(held.sequence, held.digest) };
+    const confirm = () => {
+      const [held] = device.state.unconfirmed;
+      // Where nothing is held, of a record that nobody has.
+      return device.confirm(held?.sequence ?? 1, held?.digest ?? NO_DIGEST);
+    };
+    return { device, ask: confirm };
   },
   'begin-rotation': () => {
     const device = reported();
@@ -111,6 +115,10 @@ const PREPARED: Readonly<Record<Command, () => Prepared>> = {
     device.beginRotation();
     const certificate = device.nextCertificate();
     return { device, ask: () => device.rotate(certificate) };
+  },
+  end: () => {
+    const inspection = { inspectedAtMs: START_MS, warnAfterDays: 1, lockAfterDays: 28 };
+    return asking(readyDevice({ policy: { inspection } }), () => ({ kind: 'end', software: SOFTWARE }));
   },
   'request-funds': () => asking(reported(), () => ({ kind: 'request-funds', amountMills: mills(1_000n) })),
   'book-funds': () => {
@@ -144,7 +152,13 @@ const BROUGHT_TO: Readonly<Record<StateName, (device: CoreDevice) => void>> = {
     device.time(START_MS + 28 * DAY_MS);
   },
   withdrawn: (device) => {
-    device.do({ kind: 'policy', policy: policyOf(device, 2, withdrawing) });
+    device.do({ kind: 'policy', policy: policyOf(device, 2, { ...withdrawing, closing: true }) });
+  },
+  // Whatever it had in hand before: a device that has ended has nothing but its last record.
+  ended: (device) => {
+    device.state = { ...device.state, batch: null, unconfirmed: [], pendingFunds: null };
+    BROUGHT_TO.withdrawn(device);
+    device.do({ kind: 'end', software: SOFTWARE });
   },
 };
 
@@ -155,14 +169,17 @@ describe('every command in every state', () => {
   it.each(CASES)('$state, $command', ({ state, command }) => {
     const { device, ask } = PREPARED[command]();
     BROUGHT_TO[state](device);
-    expect(stateName(device.state)).toBe(state);
+    expect(lifeState(device.state)).toBe(state);
     const before: DeviceState = device.state;
     const answer = ask();
     const said = LIFECYCLE[state][command];
     if (said.kind === 'taken') {
       expect(answer).toMatchObject({ ok: true });
       expect(device.state).not.toBe(before);
-      expect(said.to).toContain(stateName(device.state));
+      expect(said.to).toContain(lifeState(device.state));
+    } else if (said.kind === 'again') {
+      expect(answer).toMatchObject({ ok: true });
+      expect(device.state).toBe(before);
     } else {
       const code = said.kind === 'refused' ? 'wrong-state' : 'device-locked';
       expect(answer).toMatchObject({ ok: false, rejection: { code } });

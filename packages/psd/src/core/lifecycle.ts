@@ -11,7 +11,8 @@ import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import { stateName } from './policy.ts';
 import type { DeviceState } from './state.ts';
 
-export type StateName = DeviceStatus['state'];
+/** `ended`: withdrawn, and its final statement is made; a device says `withdrawn` of both, and names the statement. */
+export type StateName = DeviceStatus['state'] | 'ended';
 
 /**
  * What a command needs to be believed: `host`, nothing (whoever reaches the socket may ask); `shell`, the device's own start;
@@ -32,6 +33,7 @@ export const COMMANDS = {
   confirm: { by: 'confirmation', operation: 'confirm', does: 'deletes the record that was confirmed' },
   'begin-rotation': { by: 'host', operation: 'rotate-begin', does: 'makes the keys of the next epoch' },
   rotate: { by: 'device-certificate', operation: 'rotate', does: 'goes over to the keys of the next epoch' },
+  end: { by: 'policy', operation: 'final-statement', does: 'gives its funds back and makes its final statement' },
   'request-funds': { by: 'host', operation: 'funds-request', does: 'asks for funds' },
   'book-funds': { by: 'funds-grant', operation: 'funds-grant', does: 'books a grant of funds' },
 } as const satisfies Readonly<Record<string, { by: string; operation: string; does: string }>>;
@@ -40,11 +42,12 @@ export type Command = keyof typeof COMMANDS;
 
 /**
  * One answer of the table. `taken`: the states in which the device may be afterwards. `refused`: always, with `wrong-state`.
- * `repeat`: taken where it was done before, without effect; anything new is refused with `device-locked`.
+ * `again`: answered as before, without effect. `repeat`: taken where it was done before, without effect; anything new is refused with `device-locked`.
  */
 export type Answer =
   | { readonly kind: 'taken'; readonly to: readonly StateName[] }
   | { readonly kind: 'refused' }
+  | { readonly kind: 'again' }
   | { readonly kind: 'repeat' };
 
 const refused: Answer = { kind: 'refused' };
@@ -60,6 +63,7 @@ const unlocked = taken('operational', 'locked');
 const operational = taken('operational');
 const locked = taken('locked');
 const withdrawn = taken('withdrawn');
+const ended = taken('ended');
 
 export const LIFECYCLE: Readonly<Record<StateName, Readonly<Record<Command, Answer>>>> = {
   uninitialised: { ...nothingYet, initialise: taken('keyed') },
@@ -80,6 +84,7 @@ export const LIFECYCLE: Readonly<Record<StateName, Readonly<Record<Command, Answ
     confirm: operational,
     'begin-rotation': operational,
     rotate: unlocked,
+    end: refused,
     'request-funds': operational,
     'book-funds': operational,
   },
@@ -98,6 +103,7 @@ export const LIFECYCLE: Readonly<Record<StateName, Readonly<Record<Command, Answ
     confirm: unlocked,
     'begin-rotation': locked,
     rotate: locked,
+    end: refused,
     'request-funds': locked,
     'book-funds': locked,
   },
@@ -116,21 +122,37 @@ export const LIFECYCLE: Readonly<Record<StateName, Readonly<Record<Command, Answ
     confirm: withdrawn,
     'begin-rotation': withdrawn,
     rotate: withdrawn,
+    end: taken('ended'),
     'request-funds': withdrawn,
     'book-funds': withdrawn,
   },
+  ended: { ...nothingYet, install: ended, policy: ended, time: ended, confirm: ended, end: { kind: 'again' } },
 };
+
+/** The state by the table. */
+export function lifeState(state: DeviceState): StateName {
+  return state.finalSequence === null ? stateName(state) : 'ended';
+}
 
 /** The refusal of a command that the table refuses in the device's state, or null. */
 export function refusedIn(state: DeviceState, command: Command): Rejection | null {
-  const name = stateName(state);
+  const name = lifeState(state);
   if (LIFECYCLE[name][command].kind !== 'refused') return null;
   const { operation } = COMMANDS[command];
-  const before = state.identity === null || state.policy === null;
-  return rejection('wrong-state', {
-    state: name,
-    operation,
-    needs: before ? 'an enrolled device with a policy' : 'an empty store',
-    cure: before ? 'Enrol it first (countermark up does).' : 'Nothing needs to be done: it was initialised once.',
-  });
+  return rejection('wrong-state', { state: stateName(state), operation, ...neededFor(command, name) });
+}
+
+function neededFor(command: Command, name: StateName): { readonly needs: string; readonly cure: string } {
+  if (name === 'ended') {
+    return {
+      needs: 'a device that has not made its final statement',
+      cure: 'Go on with a new device, enrolled with keys of its own.',
+    };
+  }
+  if (name === 'uninitialised' || name === 'keyed' || name === 'authorised') {
+    return { needs: 'an enrolled device with a policy', cure: 'Enrol it first (countermark up does).' };
+  }
+  return command === 'end'
+    ? { needs: 'a policy that closes it', cure: 'An operator of the server closes it (countermark device close).' }
+    : { needs: 'an empty store', cure: 'Nothing needs to be done: it was initialised once.' };
 }

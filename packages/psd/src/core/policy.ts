@@ -37,11 +37,16 @@ const WITHDRAWN: Lock = {
   lifts: 'Nothing lifts it: withdrawal is for good. What it holds can still be sent and confirmed.',
 };
 
+const CLOSED: Lock = {
+  why: 'it is being closed: no postage may be franked any more',
+  lifts: 'Nothing lifts it. What it holds is sent and confirmed; then its funds go back to the deposit.',
+};
+
 /** What the policy forbids opening for now, or null. A batch that is open counts as unconfirmed. */
 export function lockOf(state: DeviceState): Lock | null {
   const policy = state.policy?.message;
   if (policy === undefined) return null;
-  if (isWithdrawn(policy)) return WITHDRAWN;
+  if (isWithdrawn(policy)) return policy.closing === true ? CLOSED : WITHDRAWN;
   const late = deadlineReason(state, policy);
   if (late !== null) return { why: late, lifts: REPORTING };
   const inspection = inspectionDates(policy);
@@ -120,7 +125,7 @@ export function stateName(state: DeviceState): DeviceStatus['state'] {
   if (state.identity === null) return 'uninitialised';
   if (state.certificate === null) return 'keyed';
   if (state.policy === null) return 'authorised';
-  if (isWithdrawn(state.policy.message)) return 'withdrawn';
+  if (state.finalSequence !== null || isWithdrawn(state.policy.message)) return 'withdrawn';
   return lockOf(state) === null ? 'operational' : 'locked';
 }
 

@@ -10,6 +10,7 @@ import {
   batchPieces,
   batchPostageMills,
   type DeviceState,
+  isZeroised,
   piecesInMemory,
   unconfirmedPostageMills,
 } from './state.ts';
@@ -49,12 +50,14 @@ export function deviceStatus(state: DeviceState, software: Software): DeviceStat
     ...(nextIdentity === null ? {} : { pendingEpoch: nextIdentity.epoch }),
     ...(due === null ? {} : { warnsAtMs: due.warnsAtMs, locksAtMs: due.locksAtMs }),
     ...(policy === null ? {} : policyTold(policy.message)),
+    ...(state.finalSequence === null ? {} : { finalSequence: state.finalSequence }),
+    ...(isZeroised(state) ? { zeroised: true } : {}),
   };
 }
 
 /** What the policy asks of its user, for people and for planning; amounts and limits are told when they are reached. */
 function policyTold(policy: Policy): Partial<DeviceStatus> {
-  const { warnAfterDays, lockAfterDays, products, scheme } = policy;
+  const { warnAfterDays, lockAfterDays, products, scheme, closing } = policy;
   const inspection = inspectionDates(policy);
   return {
     warnAfterDays,
@@ -64,6 +67,7 @@ function policyTold(policy: Policy): Partial<DeviceStatus> {
       : { inspectionWarnsAtMs: inspection.warnsAtMs, inspectionLocksAtMs: inspection.locksAtMs }),
     ...(products === undefined ? {} : { products }),
     ...(scheme === undefined ? {} : { scheme }),
+    ...(closing === undefined ? {} : { closing }),
   };
 }
 

@@ -18,6 +18,7 @@ import type { Mills } from '@countermark/protocol/money';
 import { accept, refuse } from '@countermark/protocol/result';
 import type { Verified } from '@countermark/verify/verified';
 import { initialise, install, installPolicy, setTime } from './enrolment.ts';
+import { makeFinalStatement } from './final-statement.ts';
 import { type AdmittedChunk, closeBatch, frankChunk, openBatch, spoilPieces } from './franking.ts';
 import { bookFunds, requestFunds } from './funds.ts';
 import { refusedIn } from './lifecycle.ts';
@@ -51,6 +52,7 @@ export type Input =
   /** `next`: this device with new keys, which the shell has made. */
   | { readonly kind: 'begin-rotation'; readonly next: Identity }
   | { readonly kind: 'rotate'; readonly certificate: Verified<DeviceCertificate> }
+  | { readonly kind: 'end'; readonly software: Software }
   | { readonly kind: 'request-funds'; readonly amountMills: Mills }
   | { readonly kind: 'book-funds'; readonly grant: Verified<FundsGrant> };
 
@@ -92,6 +94,8 @@ export function step(state: DeviceState, input: Input, ports: Ports): Stepped {
       return beginRotation(state, input.next);
     case 'rotate':
       return rotateKeys(state, input.certificate, ports);
+    case 'end':
+      return makeFinalStatement(state, input.software, ports);
     case 'request-funds':
       return requestFunds(state, input.amountMills);
     case 'book-funds':
