@@ -2,11 +2,12 @@
  * A device is closed between real processes, while each of them is killed again and again: its open batch is closed and reported, its
  * statement is made once, its balance is paid back once, its keys are gone, and nobody's store contradicts another's.
  */
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { execFile } from 'node:child_process';
+import { readdirSync, writeFileSync } from 'node:fs';
+import { basename, join } from 'node:path';
 import { HOST } from '@countermark/protocol/interfaces/host';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type Line, startInstallation, type TestInstallation } from '../installation.ts';
+import { type Line, root, startInstallation, type TestInstallation } from '../installation.ts';
 import { countermark } from '../line-command.ts';
 
 const FUNDS_MILLS = 10_000_000n;
@@ -122,13 +123,33 @@ describe('A device that is closed', () => {
     const file = join(installation.folder, 'closing.csv');
     const refused = await line.host.call(HOST.frank, { file, job: 'after' }).catch(() => null);
     expect(refused?.report.pieces ?? 0).toBe(0);
-    const verified = await countermark(line, 'verify', join(line.paths.data, 'output', '_final-statement'));
-    expect(existsSync(join(line.paths.data, 'output', '_final-statement', 'final-statement.record.cose'))).toBe(true);
-    expect(verified.exit).toBe(0);
+    const folder = join(line.paths.data, 'output', '_final-statement');
+    const files = readdirSync(folder).map((name) => join(folder, name));
+    expect(files.map((name) => basename(name))).toContain('final-statement.confirmation.cose');
+    const verified = await countermark(line, 'verify', ...files);
+    expect([verified.exit, verified.json.error]).toEqual([0, undefined]);
     await line.stop();
-    const key = Buffer.from('PRIVATE');
-    for (const name of readdirSync(join(line.paths.data, 'psd'))) {
-      expect(readFileSync(join(line.paths.data, 'psd', name)).includes(key)).toBe(false);
-    }
+  });
+
+  it('leaves stores in which nobody finds anything wrong, from the first record on', async () => {
+    const folders = readdirSync(installation.folder).filter((name) => /^l\d+$/.test(name));
+    const configs = [installation.folder, ...folders.map((name) => join(installation.folder, name))].flatMap((folder) =>
+      readdirSync(join(folder, 'run'))
+        .filter((name) => name.endsWith('.json'))
+        .map((name) => join(folder, 'run', name)),
+    );
+    expect(configs.length).toBe(3 + 2 * 2);
+    for (const party of Object.values(installation.processes)) await party.stop();
+    for (const config of configs) expect([config, await checked(config)]).toEqual([config, { exit: 0, words: '' }]);
   });
 });
+
+/** What a party's own `check` says of its store. */
+async function checked(config: string): Promise<{ readonly exit: number | null; readonly words: string }> {
+  const program = join(root, 'packages', basename(config, '.json'), 'dist', 'main.js');
+  return new Promise((resolve) => {
+    const child = execFile(process.execPath, [program, 'check', '--config', config], (_, stdout) => {
+      resolve({ exit: child.exitCode, words: stdout });
+    });
+  });
+}
