@@ -16,7 +16,7 @@ import { START_MS, TestAuthority } from '../../testing/authority.ts';
 import { batchNumbered, chunkOf, declarationOf, pieces } from '../../testing/mailing.ts';
 import { checkStore } from './check.ts';
 import { type Device, type DeviceOptions, openDevice } from './device.ts';
-import { keyBytes } from './keys.ts';
+import { keyBytes, nextKeyBytes } from './keys.ts';
 import { openStore } from './store.ts';
 
 const SOFTWARE = { version: '0.1.0', measurement: new Uint8Array(32).fill(7) as Digest };
@@ -72,11 +72,11 @@ async function restart(): Promise<void> {
 async function secrets(): Promise<ReadonlyMap<string, Uint8Array>> {
   await device.close();
   const store = value(openStore({ path: options.path }));
-  const { keys } = value(store.load(100));
+  const { keys, nextKeys } = value(store.load(100));
   if (keys === null) throw new Error('the keys are gone already');
   store.close();
   device = value(openDevice(options));
-  return new Map(keyBytes(keys));
+  return new Map([...keyBytes(keys), ...(nextKeys === null ? [] : nextKeyBytes(nextKeys))]);
 }
 
 /** Whether any file of the device has the middle of these bytes. */
@@ -114,6 +114,7 @@ describe.each(['signature', 'mac'] as const)('The end of a device (%s)', (authen
     closing(authentication);
     value(device.rotateBegin());
     const before = await secrets();
+    expect(before.size).toBe(7);
     expect([...before].every(([, bytes]) => onDisk(bytes))).toBe(true);
     const { digest } = value(device.finalStatement());
     expect([...before].every(([, bytes]) => onDisk(bytes))).toBe(true);
