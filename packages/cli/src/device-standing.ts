@@ -12,6 +12,7 @@ import type { Currency } from '@countermark/protocol/money';
 import { describeRejection, EXIT } from '@countermark/protocol/rejection';
 import { accept, type Result } from '@countermark/protocol/result';
 import { verifyAttestedRecord } from '@countermark/verify/attested-record';
+import { ENDED_EPOCH } from '@countermark/verify/chain';
 import type { VerifiedRecord } from '@countermark/verify/record';
 import { formatTrustBundle, type TrustBundle, trustedKeys } from '@countermark/verify/trust-bundle';
 import { verifyMessage } from '@countermark/verify/verified';
@@ -329,7 +330,7 @@ function fileText(file: DeviceFile): string {
       ['Licensee', file.licensee],
       ['Standing', file.reason === '' ? file.standing : `${file.standing}: ${file.reason}`],
       ['Last record', file.sequence === 0 ? '(none)' : `${file.sequence}, ${head.digest}`],
-      ['Key epoch', head.epoch === 0 ? '(no record yet)' : String(head.epoch)],
+      ['Key epoch', keyEpoch(head.epoch)],
       ['Pieces', countText(head.pieces)],
       ['Funds received', amount(head.receivedMills)],
       ['Used', amount(head.ascendingMills)],
@@ -357,6 +358,11 @@ function fileText(file: DeviceFile): string {
     parts.push(section('Acts', formatTable(columns, rows, { emphasis: style.bold })));
   }
   return parts.join('\n\n');
+}
+
+function keyEpoch(epoch: number): string {
+  if (epoch === 0) return '(no record yet)';
+  return epoch === ENDED_EPOCH ? '(none: it has made its final statement)' : String(epoch);
 }
 
 const SETTLED = {
@@ -417,7 +423,9 @@ function tellSetting(device: string, options: OperatorOptions, answer: unknown):
         ['Inspected', inspectedAtMs === null ? '(never)' : timeText(inspectedAtMs)],
       ]),
     );
-    note('The device takes it with its next policy: its host fetches that by itself, or at once by countermark up.');
+    note(
+      'The device takes it with its next policy: its host fetches that by itself, or at once by countermark statistics send there.',
+    );
   }
   if (!policySigned) note('The cryptographic device is away: the policy is signed when the host asks for it.');
 }
