@@ -22,6 +22,7 @@ import { type MessageType, unsealedMessage } from '@countermark/protocol/message
 import { BATCH_STATISTICS, type BatchStatistics } from '@countermark/protocol/messages/batch-statistics';
 import { ENROLMENT_REQUEST, type EnrolmentRequest } from '@countermark/protocol/messages/enrolment';
 import { FUNDS_REQUEST, type FundsRequest } from '@countermark/protocol/messages/funds';
+import { FINAL_STATEMENT } from '@countermark/protocol/messages/final-statement';
 import { KEY_ROTATION, ROTATION_REQUEST } from '@countermark/protocol/messages/key-rotation';
 import { mills } from '@countermark/protocol/money';
 import { type Funds, NO_FUNDS, type Registers, ZERO_REGISTERS } from '@countermark/protocol/registers';
@@ -258,6 +259,28 @@ export class SimulatedDevice {
       if (this.#peer !== undefined) this.agree(this.#peer);
     }
     return sealed;
+  }
+
+  /** The last record: everything that is left is given back. `order` names the policy that closes the device. */
+  finalStatement(order: Digest = digestOf(new Uint8Array(32))): Uint8Array {
+    const returnedMills = this.registers.descendingMills;
+    this.registers = { ...this.registers, descendingMills: mills(0n) };
+    this.funds = { ...this.funds, returnedMills: mills(this.funds.returnedMills + returnedMills) };
+    const unsealed = unsealedMessage(FINAL_STATEMENT, this.authentication, this.#key, {
+      device: this.device,
+      licensee: this.licensee,
+      sequence: this.sequence + 1,
+      previous: this.head,
+      registers: this.registers,
+      funds: this.funds,
+      returnedMills,
+      order,
+      software: { version: '0', measurement: ZERO },
+      currency: { code: 'USD', exponent: 3 },
+    });
+    this.sequence += 1;
+    this.head = digestOf(Uint8Array.from(messageDigest(unsealed, sha256)));
+    return seal(unsealed, this.#authenticator(unsealed));
   }
 
   #authenticator(unsealed: Unsealed): Uint8Array {

@@ -14,6 +14,7 @@ import { type MessageType, type Role, unsealedMessage } from '@countermark/proto
 import { ATTESTATION, type Attestation } from '@countermark/protocol/messages/attestation';
 import { BATCH_STATISTICS, type BatchStatistics } from '@countermark/protocol/messages/batch-statistics';
 import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
+import { FINAL_STATEMENT } from '@countermark/protocol/messages/final-statement';
 import { KEY_ROTATION } from '@countermark/protocol/messages/key-rotation';
 import { SUSPENSION } from '@countermark/protocol/messages/policy';
 import { mills } from '@countermark/protocol/money';
@@ -173,6 +174,30 @@ export class TestDevice {
       attestation: this.#roles.sign(ATTESTATION, attestation),
       certificate,
     };
+  }
+
+  /** The last record: everything that is left is given back. */
+  end(): Delivery['items'][number] {
+    const { epoch } = this;
+    const returnedMills = this.#registers.descendingMills;
+    const statement = {
+      device: this.id,
+      licensee: this.licensee,
+      sequence: this.#sequence + 1,
+      previous: this.#previous,
+      registers: { ...this.#registers, descendingMills: mills(0n) },
+      funds: { ...FUNDS, returnedMills },
+      returnedMills,
+      order: NO_DIGEST,
+      software: { version: '0', measurement: NO_DIGEST },
+      currency: { code: 'USD', exponent: 3 },
+    };
+    const unsealed = unsealedMessage(FINAL_STATEMENT, this.authentication, { holder: this.id, epoch }, statement);
+    const digest = messageDigest(unsealed, nodeVerification.sha256);
+    this.#sequence += 1;
+    this.#previous = digest;
+    const said = this.#attestation('final-statement', statement.sequence, digest, this.authentication, epoch);
+    return { record: this.#sealed(unsealed, epoch), attestation: this.#roles.sign(ATTESTATION, said) };
   }
 
   #keyOf(epoch: number): ReturnType<typeof generateSigningKey> {

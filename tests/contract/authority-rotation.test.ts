@@ -1,5 +1,5 @@
 /**
- * The authority and a device that changes its keys: one chain and one reckoning over both, and nothing more under the old key.
+ * The authority and a device that changes its keys, or ends: one chain and one reckoning over both, and nothing more under a key that is over.
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { Roles, TestDevice } from './authority-evidence.ts';
@@ -25,6 +25,28 @@ const codes = async (
   const { results } = await postal.deliver({ certificates: [...certificates], items: bare });
   return results.map(({ outcome, rejection }) => rejection?.code ?? outcome);
 };
+
+describe('a device that has ended', () => {
+  test.each(['signature', 'mac'] as const)(
+    'is shown with its final statement; what it reported counts, and nothing comes after it (%s)',
+    async (authentication) => {
+      const licensee = `lic_ending-${authentication}`;
+      const device = new TestDevice(roles, licensee, authentication);
+      const shown = async () => (await (await postal.request(`/v1/devices/${device.id}`)).json()) as unknown;
+      const before = device.frank(LETTERS, { customer: 'acme' });
+      expect(await codes([device.certificate], [before])).toEqual(['accepted']);
+      expect(await shown()).toMatchObject({ sequence: 1, suspended: '', ended: null });
+      const statement = device.end();
+      expect(await codes([], [statement, statement])).toEqual(['accepted', 'already-accepted']);
+      const ended = { licensee, returnedMills: expect.stringMatching(/^[1-9]\d*$/) as string };
+      expect(await shown()).toMatchObject({ sequence: 2, suspended: '', ended });
+      expect(await codes([], [device.frank(LETTERS, { customer: 'acme' })])).toEqual(['chain-ended']);
+      await postal.grants(authentication === 'signature' ? 2 : 4);
+      const { rows } = await postal.totals(`by=licensee&licensee=${licensee}`);
+      expect(rows.map(({ pieces }) => pieces)).toEqual(['300']);
+    },
+  );
+});
 
 describe('a device that rotates its keys', () => {
   test.each(['signature', 'mac'] as const)(

@@ -32,6 +32,13 @@ A cell's key has the dimensions of \`declaration.scheme\`; scheme ${SCHEME}: ${(
 In MAC mode (tag 17) only the device and the cryptographic device can check the code: everybody else checks the [attestation](attestation.md) of the digest.`,
   'key-rotation':
     'A record of the chain, under the old key. From the next record on the device stands under `newEpoch`; its certificate has the digest `newCertificate`. Registers and funds are those of the record before, funds apart.',
+  'final-statement': `The last record of the chain. \`registers\` and \`funds\` are those after it:
+
+1. \`registers.descendingMills\` is 0, and \`returnedMills\` is what it was before; ascending register and piece counter are those of the record before.
+2. \`funds.returnedMills\` is \`returnedMills\` more than in the record before; ascending = \`funds.receivedMills\` - \`funds.returnedMills\`.
+3. No record continues the chain after it, under whatever key.
+
+\`order\` is the digest of the policy with \`closing\`. The device erases its keys when this record is confirmed.`,
   confirmation:
     '`digest` is the digest of the record (see [envelope](envelope.md)); the device deletes exactly that record. There is one confirmation per record for ever: repeats carry the same bytes.',
   attestation:
@@ -45,7 +52,8 @@ In MAC mode (tag 17) only the device and the cryptographic device can check the 
   'funds-request': 'Always signed, in MAC mode too. `number` rises by one with each request that was answered.',
   'funds-grant':
     '`amountMills` includes the `draws`: credits of customers that their own postage drew. A refusal has `amountMills` 0 and says why.',
-  policy: 'The device takes only a higher `version`. `customers` empty: the licensee franks its own mail only.',
+  policy:
+    'The device takes only a higher `version`. `customers` empty: the licensee franks its own mail only. `maxUnconfirmedPostageMills` 0 withdraws the device: it takes no policy after that which lets it frank again. With `closing` it makes its [final statement](final-statement.md) besides.',
   'signed-time': 'The device believes no other clock, and only if it is later than the last.',
   suspension:
     '`suspended` false lifts it. `withdrawn` true (never with `suspended` false) is for good: whatever its time, it counts, and no later message lifts it.',
@@ -63,7 +71,7 @@ export function documents(): { path: string; content: string }[] {
 
 function page(of: MessageType<unknown>): { path: string; content: string } {
   const byDevice = of.authenticatedBy === 'device';
-  const codable = of.type === BATCH_STATISTICS.type || of.type === 'key-rotation';
+  const codable = of.type === BATCH_STATISTICS.type || of.type === 'key-rotation' || of.type === 'final-statement';
   const external = encode(['countermark', of.type, of.version]);
   const holder = byDevice
     ? '`<device id>#<epoch>`, for example `psd_0011223344556677#1`'

@@ -94,6 +94,7 @@ function forged<T>(
   authentication: Authentication,
   content: T,
 ): Uint8Array {
+  if (keys === null) throw new Error('the stolen store has no keys');
   const unsealed = unsealedMessage(of, authentication, { holder: identity.device, epoch: identity.epoch }, content);
   const input = toBeAuthenticated(unsealed);
   return authentication === 'mac'

@@ -26,7 +26,8 @@ ROLE_OF_TYPE = {
     "discount-grant": "granting",
     "credit-grant": "granting",
 }
-DEVICE_TYPES = {"batch-statistics", "key-rotation", "funds-request", "enrolment-request", "rotation-request"}
+RECORD_TYPES = {"batch-statistics", "key-rotation", "final-statement"}
+DEVICE_TYPES = {"batch-statistics", "key-rotation", "final-statement", "funds-request", "enrolment-request", "rotation-request"}
 
 
 class Refused(Exception):
@@ -212,7 +213,7 @@ class Trust:
             public_key = self.keys[envelope["key"]]
         else:
             raise Refused("unknown key")
-        record = type_ in ("batch-statistics", "key-rotation")
+        record = type_ in RECORD_TYPES
         procedure = self.procedures.get(envelope["key"], "signature") if record else "signature"
         if ("signature" if envelope["signed"] else "mac") != procedure:
             raise Refused("wrong procedure")
@@ -300,7 +301,7 @@ def check_files(folder, names):
     for name, data in files.items():
         try:
             envelope = open_envelope(data)
-            if envelope["type"] in ("batch-statistics", "key-rotation") and not envelope["signed"]:
+            if envelope["type"] in RECORD_TYPES and not envelope["signed"]:
                 if envelope["digest"] not in attestations:
                     raise Refused("a coded record without its attestation")
                 envelope = trust.verify_attested(data, attestations[envelope["digest"]])

@@ -152,6 +152,19 @@ export function vectorsOf(world: World): Vector[] {
       input: [records.first.bytes, records.incomplete.bytes, records.rotation.bytes],
       outcome: 'accepted',
     },
+    { name: 'a final statement', check: 'record', input: [records.finalStatement.bytes], outcome: 'accepted' },
+    {
+      name: 'a final statement and its attestation',
+      check: 'attested',
+      input: [records.finalStatement.bytes, attestations.finalStatement],
+      outcome: 'accepted',
+    },
+    {
+      name: 'a chain that has ended',
+      check: 'chain',
+      input: [records.first.bytes, records.finalStatement.bytes],
+      outcome: 'accepted',
+    },
     {
       name: 'a record that was accepted before',
       check: 'chain',
@@ -219,6 +232,7 @@ function altered(world: World): Vector[] {
     ['credit-grant', world.creditGrant],
     ['batch-statistics', world.records.first.bytes],
     ['key-rotation', world.records.rotation.bytes],
+    ['final-statement', world.records.finalStatement.bytes],
   ];
   return authentic.flatMap(([type, bytes]): Vector[] => {
     const forged = flip(bytes, bytes.length - 1);
@@ -500,6 +514,20 @@ function chains(world: World, first: World['first']): Vector[] {
         bySigning({ ...first, sequence: 4, previous: records.rotation.digest }),
       ],
       'superseded-key',
+    ),
+    chain(
+      'a record after the final statement',
+      [
+        records.first.bytes,
+        records.finalStatement.bytes,
+        bySigning({ ...first, sequence: 3, previous: records.finalStatement.digest }),
+      ],
+      'chain-ended',
+    ),
+    chain(
+      'a record in the place of the final statement',
+      [records.first.bytes, records.finalStatement.bytes, records.incomplete.bytes],
+      'fork',
     ),
   ];
 }

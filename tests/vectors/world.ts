@@ -38,7 +38,7 @@ import {
 import { macKeyInfo } from '@countermark/protocol/mac-key';
 import { append, auditPath, EMPTY_FRONTIER, leafDigest, root } from '@countermark/protocol/merkle';
 import { type MessageType, type Role, ROLES, unsealedMessage } from '@countermark/protocol/message';
-import { ATTESTATION } from '@countermark/protocol/messages/attestation';
+import { ATTESTATION, type Attestation } from '@countermark/protocol/messages/attestation';
 import { BATCH_STATISTICS, type BatchStatistics } from '@countermark/protocol/messages/batch-statistics';
 import { CONFIRMATION } from '@countermark/protocol/messages/confirmation';
 import {
@@ -48,6 +48,7 @@ import {
 } from '@countermark/protocol/messages/enrolment';
 import { FUNDS_GRANT, FUNDS_REQUEST } from '@countermark/protocol/messages/funds';
 import { CREDIT_GRANT, DISCOUNT_GRANT } from '@countermark/protocol/messages/grant';
+import { FINAL_STATEMENT } from '@countermark/protocol/messages/final-statement';
 import { KEY_ROTATION, ROTATION_REQUEST } from '@countermark/protocol/messages/key-rotation';
 import { pieceRecordBytes, pieceRecordHead } from '@countermark/protocol/messages/piece-record';
 import { POLICY, SIGNED_TIME, SUSPENSION } from '@countermark/protocol/messages/policy';
@@ -158,6 +159,24 @@ export function buildWorld(keep: Keep) {
     },
     'signature',
   );
+  /** The device's end after its first record: another end of the chain than the one with the rotation. */
+  const { closed, funds } = first.observed;
+  const finalStatement = byDevice(
+    FINAL_STATEMENT,
+    {
+      device: SIGNING_DEVICE,
+      licensee: LICENSEE,
+      sequence: 2,
+      previous: firstRecord.digest,
+      registers: { ...closed, descendingMills: mills(0n) },
+      funds: { ...funds, returnedMills: mills(funds.returnedMills + closed.descendingMills) },
+      returnedMills: closed.descendingMills,
+      order: rotatedDigest,
+      software: first.observed.software,
+      currency: CURRENCY,
+    },
+    'signature',
+  );
   const coded = statistics(CODING_DEVICE, 1, NO_DIGEST, piecesOf(CODING_DEVICE));
   const codedRecord = byDevice(BATCH_STATISTICS, coded, 'mac');
 
@@ -165,7 +184,7 @@ export function buildWorld(keep: Keep) {
     device: DeviceId,
     sequence: number,
     of: Digest,
-    recordType: 'batch-statistics' | 'key-rotation',
+    recordType: Attestation['recordType'],
     authentication: Authentication,
   ) =>
     byRole(ATTESTATION, {
@@ -231,11 +250,12 @@ export function buildWorld(keep: Keep) {
     batch,
     first,
     coded,
-    records: { first: firstRecord, incomplete: secondRecord, rotation, coded: codedRecord },
+    records: { first: firstRecord, incomplete: secondRecord, rotation, finalStatement, coded: codedRecord },
     attestations: {
       first: attested(SIGNING_DEVICE, 1, firstRecord.digest, 'batch-statistics', 'signature'),
       incomplete: attested(SIGNING_DEVICE, 2, secondRecord.digest, 'batch-statistics', 'signature'),
       rotation: attested(SIGNING_DEVICE, 3, rotation.digest, 'key-rotation', 'signature'),
+      finalStatement: attested(SIGNING_DEVICE, 2, finalStatement.digest, 'final-statement', 'signature'),
       coded: attested(CODING_DEVICE, 1, codedRecord.digest, 'batch-statistics', 'mac'),
     },
     confirmations: {

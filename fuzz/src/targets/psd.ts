@@ -57,7 +57,7 @@ class Host {
         onBroken,
       }),
     );
-    const enrolling = this.authority.enrolling(this.device.enrolmentRequest());
+    const enrolling = this.authority.enrolling(value(this.device.enrolmentRequest()));
     this.certificate = this.authority.bytes.certificate(this.authority.certificate(enrolling));
     value(this.device.install(this.certificate, this.policy()));
     value(this.device.signedTime(this.time()));

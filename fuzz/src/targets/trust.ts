@@ -27,6 +27,8 @@ import { ACCEPTED, must, mustEqual, type Target } from '../target.ts';
 import { acceptedVectors, bytesOf, deviceCertificates, macKeys, rejectedVectors, vectorText } from '../vectors.ts';
 import { mutateEnvelope } from './envelope.ts';
 
+const RECORD_TYPES: ReadonlySet<string> = new Set(['batch-statistics', 'key-rotation', 'final-statement']);
+
 export const trustBundleTarget: Target = {
   name: 'trust-bundle',
   about: 'JSON of the trust bundle: formatted and parsed again it has the same keys, each role and epoch once',
@@ -110,7 +112,7 @@ function vectorsTrust(): Trust {
 /** Verifies as whoever receives such a message does. */
 function verify(envelope: Envelope, bytes: Uint8Array, trust: Trust) {
   if (envelope.type === ENROLMENT_REQUEST.type) return verifyEnrolmentRequest(bytes, trust.port);
-  if (envelope.type === 'batch-statistics' || envelope.type === 'key-rotation') return verifyRecord(bytes, trust);
+  if (RECORD_TYPES.has(envelope.type)) return verifyRecord(bytes, trust);
   const of = MESSAGES.find(({ type }) => type === envelope.type) ?? BATCH_STATISTICS;
   return verifyMessage(of, bytes, trust);
 }

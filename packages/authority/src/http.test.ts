@@ -92,6 +92,7 @@ describe('the description', () => {
     expect(security).toEqual([{ credential: [] }]);
     expect(Object.keys(paths).sort()).toEqual([
       '/health',
+      '/v1/devices/{device}',
       '/v1/evidence',
       '/v1/grants',
       '/v1/programmes',

@@ -23,9 +23,14 @@ import {
 import { EVIDENCE_LIMITS, type Evidence, evidenceSchema } from '@countermark/protocol/interfaces/evidence';
 import { describeRejection, type Rejection, type RejectionCode, rejection } from '@countermark/protocol/rejection';
 import { CATALOGUE } from '@countermark/protocol/rejection-catalogue';
+import { parseEnvelope } from '@countermark/protocol/cose';
+import { type DeviceId, DEVICE_ID } from '@countermark/protocol/id';
+import { parsePayload } from '@countermark/protocol/message';
+import { FINAL_STATEMENT } from '@countermark/protocol/messages/final-statement';
 import { digestOf, digestText } from '@countermark/protocol/digest';
 import { encodeWith, parseBytes } from '@countermark/protocol/schema';
 import type { Programme } from '@countermark/tariff/programme';
+import { ENDED_EPOCH } from '@countermark/verify/chain';
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
 import type { DeliveryAnswers } from './intake.ts';
@@ -103,6 +108,17 @@ const quarantineAnswer = Type.Object({
       reason: Type.String(),
     }),
   ),
+});
+
+const deviceAnswer = Type.Object({
+  device: Type.String(),
+  sequence: Type.Integer({ description: 'Of its last accepted record.' }),
+  digest: Type.String(),
+  suspended: Type.String({ description: 'Why its records earn nothing, or empty.' }),
+  ended: Type.Union([
+    Type.Object({ licensee: Type.String(), returnedMills: amount, receivedMs: Type.Integer() }),
+    Type.Null({ description: 'It has made no final statement.' }),
+  ]),
 });
 
 /** The API, ready to listen. */
@@ -340,6 +356,30 @@ function closedRoutes(
     }),
   );
 
+  app.get<{ Params: { device: string } }>(
+    '/v1/devices/:device',
+    {
+      schema: {
+        summary:
+          'Where the chain of a device stands, and how it has ended where its last record is its final statement.',
+        params: Type.Object({ device: Type.String({ pattern: DEVICE_ID.source }) }),
+        response: { 200: deviceAnswer, ...problems },
+      },
+    },
+    async (request, reply) => {
+      const device = request.params.device as DeviceId;
+      const state = await store.device(device);
+      if (state === null) return refuse(request, reply, rejection('unknown-device', { device }));
+      const { head, suspended } = state;
+      const last = head.epoch === ENDED_EPOCH ? await store.recordAt(device, head.sequence) : null;
+      const ended =
+        last === null
+          ? null
+          : { licensee: last.licensee, returnedMills: returnedBy(last.bytes), receivedMs: last.receivedMs };
+      return { device, sequence: head.sequence, digest: digestText(head.digest), suspended, ended };
+    },
+  );
+
   app.get(
     '/v1/quarantine',
     {
@@ -358,6 +398,14 @@ function closedRoutes(
       })),
     }),
   );
+}
+
+/** What a final statement gives back, in mills. */
+function returnedBy(record: Uint8Array): string {
+  const envelope = parseEnvelope(record);
+  const statement = envelope.ok ? parsePayload(FINAL_STATEMENT, envelope.value) : envelope;
+  if (!statement.ok) throw new TypeError('A stored final statement cannot be read.');
+  return String(statement.value.returnedMills);
 }
 
 function pointOf(text: string): HistoryPoint {

@@ -265,7 +265,7 @@ function decide(
     const evidence = { device, sequence, digest, bytes: record.verified.bytes, attestation, receivedMs };
     if (verdict.outcome === 'rejected') {
       const { code } = verdict.rejection;
-      if (code === 'fork' || code === 'inconsistent' || code === 'superseded-key')
+      if (code === 'fork' || code === 'inconsistent' || code === 'superseded-key' || code === 'chain-ended')
         quarantined.push({ ...evidence, rejection: verdict.rejection });
       if (code === 'fork' && !state.suspended.startsWith(WITHDRAWN))
         states.set(device, { ...state, suspended: FORKED });
@@ -284,7 +284,7 @@ const WITHDRAWN = 'withdrawn: ';
 
 function circumstancesOf(record: VerifiedRecord): Pick<StoredRecord, 'type' | 'licensee' | 'customer' | 'mailingDate'> {
   const licensee: LicenseeId = record.verified.message.licensee;
-  if (record.type === 'key-rotation') return { type: record.type, licensee, customer: null, mailingDate: '' };
+  if (record.type !== 'batch-statistics') return { type: record.type, licensee, customer: null, mailingDate: '' };
   const { customer, mailingDate } = record.verified.message.declaration;
   return { type: record.type, licensee, customer: customer ?? null, mailingDate };
 }

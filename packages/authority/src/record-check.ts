@@ -10,10 +10,11 @@ import type { DeviceId } from '@countermark/protocol/id';
 import { parsePayload } from '@countermark/protocol/message';
 import { BATCH_STATISTICS } from '@countermark/protocol/messages/batch-statistics';
 import { CREDIT_GRANT, DISCOUNT_GRANT, type Grant } from '@countermark/protocol/messages/grant';
+import { FINAL_STATEMENT } from '@countermark/protocol/messages/final-statement';
 import { KEY_ROTATION } from '@countermark/protocol/messages/key-rotation';
 import { describeFinding } from '@countermark/protocol/rejection';
 import type { Result } from '@countermark/protocol/result';
-import { CHAIN_START, type ChainHead, judge } from '@countermark/verify/chain';
+import { CHAIN_START, type ChainHead, ENDED_EPOCH, judge } from '@countermark/verify/chain';
 import { recordIdentity } from '@countermark/verify/record';
 import { type TrustBundle, trustedKeys } from '@countermark/verify/trust-bundle';
 import { type KeySource, type Verified, verifyMessage } from '@countermark/verify/verified';
@@ -135,6 +136,12 @@ export function headAfter({ bytes, sequence, digest }: StoredRecord): ChainHead 
     if (!rotation.ok) return null;
     const { registers, funds, newEpoch: epoch } = rotation.value;
     return { sequence, digest, registers, funds, epoch };
+  }
+  if (envelope.value.type === FINAL_STATEMENT.type) {
+    const statement = parsePayload(FINAL_STATEMENT, envelope.value);
+    if (!statement.ok) return null;
+    const { registers, funds } = statement.value;
+    return { sequence, digest, registers, funds, epoch: ENDED_EPOCH };
   }
   const statistics = parsePayload(BATCH_STATISTICS, envelope.value);
   if (!statistics.ok) return null;

@@ -1,5 +1,5 @@
 /**
- * `countermark device list, show, evidence, withdraw, declare-dead, confirm-dead`: the server's devices, for its operators.
+ * `countermark device list, show, close, profile, inspected, evidence, withdraw, declare-dead, confirm-dead`: the server's devices, for its operators.
  *
  * Guarantees: evidence is verified again here, with the trust bundle, before it is shown; the server is not believed.
  */
@@ -12,6 +12,7 @@ import type { Currency } from '@countermark/protocol/money';
 import { describeRejection, EXIT } from '@countermark/protocol/rejection';
 import { accept, type Result } from '@countermark/protocol/result';
 import { verifyAttestedRecord } from '@countermark/verify/attested-record';
+import { ENDED_EPOCH } from '@countermark/verify/chain';
 import type { VerifiedRecord } from '@countermark/verify/record';
 import { formatTrustBundle, type TrustBundle, trustedKeys } from '@countermark/verify/trust-bundle';
 import { verifyMessage } from '@countermark/verify/verified';
@@ -28,7 +29,7 @@ import { note, print, printJson, style } from './terminal.ts';
 type DeviceLine = {
   readonly device: string;
   readonly licensee: string;
-  readonly standing: 'good' | 'suspended' | 'withdrawn' | 'dead';
+  readonly standing: (typeof STANDINGS)[number];
   readonly reason: string;
   readonly sequence: number;
   readonly evidence: number;
@@ -44,6 +45,14 @@ type Death = {
   readonly settled: 'open' | 'refunded' | 'withheld';
   readonly refundedMills: string | null;
 };
+type Closure = {
+  readonly reason: string;
+  readonly operator: string;
+  readonly atMs: number;
+  readonly sequence: number | null;
+  readonly returnedMills: string | null;
+  readonly settled: 'open' | 'refunded' | 'withheld';
+};
 type DeviceFile = DeviceLine & {
   readonly currency: Currency;
   readonly head: {
@@ -55,6 +64,10 @@ type DeviceFile = DeviceLine & {
     readonly receivedMills: string;
   };
   readonly death: Death | null;
+  readonly closure: Closure | null;
+  readonly profile: string;
+  readonly inspectedAtMs: number | null;
+  readonly policyVersion: number;
   readonly acts: readonly {
     readonly act: string;
     readonly operator: string;
@@ -72,7 +85,7 @@ type Exhibit = {
 };
 type EvidenceCase = { readonly code: string; readonly refused: Exhibit; readonly accepted: Exhibit | null };
 
-const STANDINGS = ['good', 'suspended', 'withdrawn', 'dead'] as const;
+const STANDINGS = ['good', 'suspended', 'withdrawn', 'dead', 'closing', 'closed'] as const;
 const PAGE = 1_000;
 
 /** Declares the commands below `device`. */
@@ -80,7 +93,7 @@ export function declareStanding(device: Command): void {
   withOperator(
     device
       .command('list')
-      .description("Lists the server's devices with their standing: good, suspended, withdrawn, dead.")
+      .description("Lists the server's devices with their standing: good, suspended, withdrawn, dead, closing, closed.")
       .addOption(new Option('--standing <standing>', 'only these').choices(STANDINGS)),
     ['countermark device list', 'countermark device list --standing suspended --json'],
   ).action(async (options: OperatorOptions & { readonly standing?: string }) => {
@@ -98,6 +111,68 @@ export function declareStanding(device: Command): void {
       const file = (await askServer(await operatorAccess(options), 'GET', pathOf(id))) as DeviceFile;
       if (options.json === true) printJson(file);
       else print(fileText(file));
+      return undefined;
+    });
+  });
+
+  withOperator(
+    device
+      .command('close')
+      .description(
+        "Closes a device on its owner's wish, for good: what it holds is closed and reported, it makes its final statement, its remaining funds go back to the deposit, and its keys are erased. What it reports still earns its discounts. Its host carries it out by itself.",
+      )
+      .argument('<device>', 'psd_ and 16 hex digits')
+      .requiredOption('--reason <text>', 'why; it stands in the acts of the device'),
+    ['countermark device close psd_0123456789abcdef --reason "line 2 is taken down"'],
+  ).action(async (id: string, options: OperatorOptions & { readonly reason: string }) => {
+    await carryOut(options, async () => {
+      const { reason } = options;
+      const closure = (await askServer(await operatorAccess(options), 'POST', `${pathOf(id)}/closure`, {
+        reason,
+      })) as Closure;
+      if (options.json === true) printJson({ device: id, ...closure });
+      else print(formatPairs([['Device', id], ...closureLines(closure)]));
+      return undefined;
+    });
+  });
+
+  withOperator(
+    device
+      .command('profile')
+      .description(
+        'Chooses the reporting deadlines of a device: 72h (locks after 3 days), 21+7, 90+30, or standard. It takes them with its next policy.',
+      )
+      .argument('<device>', 'psd_ and 16 hex digits')
+      .argument('<profile>', '72h, 21+7, 90+30 or standard'),
+    ['countermark device profile psd_0123456789abcdef 72h'],
+  ).action(async (id: string, profile: string, options: OperatorOptions) => {
+    await carryOut(options, async () => {
+      tellSetting(
+        id,
+        options,
+        await askServer(await operatorAccess(options), 'POST', `${pathOf(id)}/profile`, { profile }),
+      );
+      return undefined;
+    });
+  });
+
+  withOperator(
+    device
+      .command('inspected')
+      .description(
+        'Notes that a device was inspected now: its next policy names the date, which lifts the lock for want of it.',
+      )
+      .argument('<device>', 'psd_ and 16 hex digits')
+      .requiredOption('--reason <text>', 'who inspected it, and what was found'),
+    ['countermark device inspected psd_0123456789abcdef --reason "seal 4711 whole, seen by the post"'],
+  ).action(async (id: string, options: OperatorOptions & { readonly reason: string }) => {
+    await carryOut(options, async () => {
+      const { reason } = options;
+      tellSetting(
+        id,
+        options,
+        await askServer(await operatorAccess(options), 'POST', `${pathOf(id)}/inspection`, { reason }),
+      );
       return undefined;
     });
   });
@@ -247,7 +322,7 @@ function deviceTable(devices: readonly DeviceLine[], currency: Currency): string
 }
 
 function fileText(file: DeviceFile): string {
-  const { currency, head, death, acts } = file;
+  const { currency, head, death, closure, acts } = file;
   const amount = (mills: string): string => `${currency.code} ${amountText(mills, currency)}`;
   const parts = [
     formatPairs([
@@ -255,12 +330,15 @@ function fileText(file: DeviceFile): string {
       ['Licensee', file.licensee],
       ['Standing', file.reason === '' ? file.standing : `${file.standing}: ${file.reason}`],
       ['Last record', file.sequence === 0 ? '(none)' : `${file.sequence}, ${head.digest}`],
-      ['Key epoch', head.epoch === 0 ? '(no record yet)' : String(head.epoch)],
+      ['Key epoch', keyEpoch(head.epoch)],
       ['Pieces', countText(head.pieces)],
       ['Funds received', amount(head.receivedMills)],
       ['Used', amount(head.ascendingMills)],
       ['Available', amount(head.descendingMills)],
       ['Balance', `${amount(file.balanceMills)} (granted, less what its accepted records franked)`],
+      ['Deadlines', file.profile === '' ? 'standard of the server' : file.profile],
+      ...(file.inspectedAtMs === null ? [] : [['Inspected', timeText(file.inspectedAtMs)] as const]),
+      ['Policy', file.policyVersion === 0 ? '(none)' : `version ${file.policyVersion} is the newest that was signed`],
       [
         'Evidence',
         file.evidence === 0 ? '(none)' : `${countText(file.evidence)}: see countermark device evidence ${file.device}`,
@@ -268,6 +346,7 @@ function fileText(file: DeviceFile): string {
     ]),
   ];
   if (death !== null) parts.push(section('Declared dead', formatPairs(deathLines(death, currency))));
+  if (closure !== null) parts.push(section('Closing', formatPairs(closureLines(closure, currency))));
   if (acts.length > 0) {
     const rows = acts.map(({ atMs, act, operator, words }) => [
       timeText(atMs),
@@ -279,6 +358,11 @@ function fileText(file: DeviceFile): string {
     parts.push(section('Acts', formatTable(columns, rows, { emphasis: style.bold })));
   }
   return parts.join('\n\n');
+}
+
+function keyEpoch(epoch: number): string {
+  if (epoch === 0) return '(no record yet)';
+  return epoch === ENDED_EPOCH ? '(none: it has made its final statement)' : String(epoch);
 }
 
 const SETTLED = {
@@ -305,6 +389,45 @@ function deathLines(death: Death, currency?: Currency): (readonly [string, strin
       ? []
       : [['Balance', outcome === '' ? `paid back after ${timeText(refundAfterMs)}` : `${amount}${outcome}`] as const]),
   ];
+}
+
+function closureLines(closure: Closure, currency?: Currency): (readonly [string, string])[] {
+  const { reason, operator, atMs, sequence, returnedMills, settled } = closure;
+  const amount =
+    currency === undefined || returnedMills === null ? '' : `${currency.code} ${amountText(returnedMills, currency)} `;
+  const balance = {
+    open: sequence === null ? 'goes back after that' : `${amount}goes back when all of it is booked`,
+    refunded: `${amount}paid back to the deposit`,
+    withheld: SETTLED.withheld,
+  };
+  return [
+    ['Reason', reason],
+    ['Ordered', operator === '' ? 'by nobody here: close it again' : `by ${operator}, ${timeText(atMs)}`],
+    ['Final statement', sequence === null ? 'not yet: its host carries it out' : `record ${sequence}`],
+    ['Balance', balance[settled]],
+  ];
+}
+
+function tellSetting(device: string, options: OperatorOptions, answer: unknown): void {
+  const { profile, inspectedAtMs, policySigned } = answer as {
+    readonly profile: string;
+    readonly inspectedAtMs: number | null;
+    readonly policySigned: boolean;
+  };
+  if (options.json === true) printJson({ device, profile, inspectedAtMs, policySigned });
+  else {
+    print(
+      formatPairs([
+        ['Device', device],
+        ['Deadlines', profile === '' ? 'standard of the server' : profile],
+        ['Inspected', inspectedAtMs === null ? '(never)' : timeText(inspectedAtMs)],
+      ]),
+    );
+    note(
+      'The device takes it with its next policy: its host fetches that by itself, or at once by countermark statistics send there.',
+    );
+  }
+  if (!policySigned) note('The cryptographic device is away: the policy is signed when the host asks for it.');
 }
 
 function tellDeath(device: string, options: OperatorOptions, answer: unknown): void {

@@ -3,7 +3,7 @@
  * (`device-rotate.ts`), and what the server's operators see and do (`device-standing.ts`).
  */
 import type { Command } from 'commander';
-import { HOST } from '@countermark/protocol/interfaces/host';
+import { type DeviceReport, HOST } from '@countermark/protocol/interfaces/host';
 import { carryOut, type SharedOptions, userPath, withShared } from './command.ts';
 import { declareRotate } from './device-rotate.ts';
 import { declareStanding } from './device-standing.ts';
@@ -16,9 +16,11 @@ import { print, printJson } from './terminal.ts';
 export function declare(program: Command): void {
   const device = program
     .command('device')
-    .summary('postal security devices: status, rotate; for operators list, show, evidence, withdraw, ...');
+    .summary(
+      'postal security devices: status, rotate; for operators list, show, close, profile, inspected, evidence, withdraw, ...',
+    );
   device.description(
-    'The postal security device of this host: status, rotate. All devices of the server, for its operators: list, show, evidence, withdraw, declare-dead, confirm-dead.',
+    'The postal security device of this host: status, rotate. All devices of the server, for its operators: list, show, close, profile, inspected, evidence, withdraw, declare-dead, confirm-dead.',
   );
   withShared(device.command('status').description('Says what the device says of itself.'), [
     'countermark device status',
@@ -52,14 +54,16 @@ export function declare(program: Command): void {
                 'Unconfirmed',
                 `${status.unconfirmedRecords} of at most ${status.recordCapacity} records, ${code} ${amountText(status.unconfirmedPostageMills, currency)}`,
               ],
-              ['Policy', status.policyVersion === null ? '(none)' : `version ${status.policyVersion}`],
+              ...policyLines(status),
               ['Signed time', status.signedTimeMs === null ? '(none yet)' : timeText(status.signedTimeMs)],
               ...(status.warnsAtMs === null ? [] : [['Warns', timeText(status.warnsAtMs)] as const]),
               ...(status.locksAtMs === null ? [] : [['Locks', timeText(status.locksAtMs)] as const]),
               ...(status.lock === null ? [] : [['Locked', status.lock] as const]),
+              ...(status.lockLifts === null ? [] : [['Unlocks', status.lockLifts] as const]),
               ...(status.warning === null ? [] : [['Warning', status.warning] as const]),
+              ...endLines(status),
               ['Alarms', String(status.alarms)],
-              ['Software', status.software],
+              ['Software', `${status.software}, measured ${status.measurement}`],
             ]),
             section('Registers', registerLines(status.registers, currency)),
           ].join('\n\n'),
@@ -70,4 +74,28 @@ export function declare(program: Command): void {
   });
   declareRotate(device);
   declareStanding(device);
+}
+
+/** How far it has come to its end, where its policy closes it. */
+function endLines({ closing, finalSequence, zeroised }: DeviceReport): (readonly [string, string])[] {
+  if (!closing) return [];
+  if (finalSequence === null) return [['End', 'what it holds is reported first, then it makes its final statement']];
+  const keys = zeroised ? 'confirmed, every key erased' : 'its keys are erased when that is confirmed';
+  return [['End', `final statement: record ${finalSequence}, ${keys}`]];
+}
+
+/** What its policy asks: deadlines, inspection, products. */
+function policyLines(status: DeviceReport): (readonly [string, string])[] {
+  const { policyVersion, warnAfterDays, lockAfterDays, inspectionLocksAtMs, products, scheme } = status;
+  if (policyVersion === null) return [['Policy', '(none)']];
+  return [
+    ['Policy', `version ${policyVersion}`],
+    [
+      'Deadlines',
+      `warns ${warnAfterDays ?? '?'} days after what is not confirmed, locks after ${lockAfterDays ?? '?'}`,
+    ],
+    ...(inspectionLocksAtMs === null ? [] : [['Inspection', `before ${timeText(inspectionLocksAtMs)}`] as const]),
+    ...(products === null ? [] : [['Products', products.join(', ')] as const]),
+    ...(scheme === null ? [] : [['Scheme', String(scheme)] as const]),
+  ];
 }

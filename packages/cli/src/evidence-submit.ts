@@ -19,13 +19,11 @@ import {
   MAX_EVIDENCE,
 } from '@countermark/protocol/interfaces/evidence';
 import { parsePayload } from '@countermark/protocol/message';
-import { BATCH_STATISTICS } from '@countermark/protocol/messages/batch-statistics';
 import { CONFIRMATION } from '@countermark/protocol/messages/confirmation';
-import { KEY_ROTATION } from '@countermark/protocol/messages/key-rotation';
 import { describeRejection, EXIT } from '@countermark/protocol/rejection';
 import { encodeWith, parseBytes } from '@countermark/protocol/schema';
 import { carryOut, type SharedOptions, userPath, withShared } from './command.ts';
-import { Evidence as Examination, findTrustBundle, messageFilesIn } from './evidence.ts';
+import { Evidence as Examination, findTrustBundle, messageFilesIn, RECORD_TYPES } from './evidence.ts';
 import { refuseUsage, valueOf } from './failure.ts';
 import { partyUrl } from './server-operator.ts';
 import { countText } from './summary.ts';
@@ -76,7 +74,7 @@ async function submit(files: readonly string[], options: SubmitOptions): Promise
   };
   for (const file of files) {
     const finding = examination.examine(file);
-    if (finding.type !== BATCH_STATISTICS.type && finding.type !== KEY_ROTATION.type) continue;
+    if (!RECORD_TYPES.has(finding.type)) continue;
     if (finding.outcome === 'refused' || finding.digest === undefined) {
       without(file, finding.words);
       continue;

@@ -20,6 +20,7 @@ import {
   type DeviceCertificate,
   ENROLMENT_REQUEST,
 } from '@countermark/protocol/messages/enrolment';
+import { FINAL_STATEMENT } from '@countermark/protocol/messages/final-statement';
 import { CREDIT_GRANT, DISCOUNT_GRANT, type Grant } from '@countermark/protocol/messages/grant';
 import { KEY_ROTATION, ROTATION_REQUEST } from '@countermark/protocol/messages/key-rotation';
 import { type MessageType, parsePayload } from '@countermark/protocol/message';
@@ -31,6 +32,13 @@ import { verifyRotationRequest } from '@countermark/verify/rotation-request';
 import { contradiction } from '@countermark/verify/statistics';
 import { parseTrustBundle, type TrustBundle, trustedKeys } from '@countermark/verify/trust-bundle';
 import { type Trust, type Verified, verifyEnrolmentRequest, verifyMessage } from '@countermark/verify/verified';
+
+/** Messages that are records of a device's chain. */
+export const RECORD_TYPES: ReadonlySet<string> = new Set([
+  BATCH_STATISTICS.type,
+  KEY_ROTATION.type,
+  FINAL_STATEMENT.type,
+]);
 
 /** What became of one file. */
 export type Finding = {
@@ -83,7 +91,7 @@ export class Evidence {
     const envelope = parseEnvelope(bytes);
     if (!envelope.ok) return refused(file, '?', envelope.rejection);
     const { type } = envelope.value;
-    if (type === BATCH_STATISTICS.type || type === KEY_ROTATION.type) return this.#examineRecord(file, type, bytes);
+    if (RECORD_TYPES.has(type)) return this.#examineRecord(file, type, bytes);
     const of = MESSAGES.find((message) => message.type === type);
     if (of === undefined)
       return refused(file, type, rejection('wrong-type', { expected: 'message of this protocol', type }));

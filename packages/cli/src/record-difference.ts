@@ -91,6 +91,14 @@ function properties(record: VerifiedRecord): Map<string, string> {
     const { newEpoch, newCertificate } = record.verified.message;
     return new Map([...chain, ['New key epoch', String(newEpoch)], ['New certificate', digestText(newCertificate)]]);
   }
+  if (record.type === 'final-statement') {
+    const { registers, returnedMills, currency: of } = record.verified.message;
+    return new Map([
+      ...chain,
+      ['Ascending at the end', formatMills(registers.ascendingMills, of)],
+      ['Funds given back', formatMills(returnedMills, of)],
+    ]);
+  }
   const { declaration, observed } = record.verified.message;
   const amount = (mills: bigint): string => formatMills(mills, currency);
   const currency: Currency = observed.currency;

@@ -126,7 +126,7 @@ function recordTable(records: readonly RecordReport[]): string {
     records.map((record) => [
       String(record.sequence),
       record.digest.slice(0, 16),
-      record.type === 'key-rotation' ? '(key rotation)' : (record.job ?? ''),
+      OF_NO_JOB[record.type] ?? record.job ?? '',
       record.state,
       String(record.attempts),
       timeText(record.sealedAtMs),
@@ -136,6 +136,11 @@ function recordTable(records: readonly RecordReport[]): string {
     { emphasis: style.bold },
   );
 }
+
+const OF_NO_JOB: Readonly<Partial<Record<RecordReport['type'], string>>> = {
+  'key-rotation': '(key rotation)',
+  'final-statement': '(final statement)',
+};
 
 function nextOf({ state, holdUntilMs, nextAttemptMs }: RecordReport): string {
   if (state === 'held' && holdUntilMs !== null) return `held until ${timeText(holdUntilMs)}`;

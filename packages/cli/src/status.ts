@@ -107,6 +107,7 @@ function statusText(
               ],
               ['Unconfirmed', `${device.unconfirmedRecords} of at most ${device.recordCapacity} records`],
               ...(device.lock === null ? [] : [['Locked', device.lock] as const]),
+              ...(device.lockLifts === null ? [] : [['Unlocks', device.lockLifts] as const]),
               ...(device.warning === null ? [] : [['Warning', device.warning] as const]),
               ...(device.alarms === 0
                 ? []

@@ -18,6 +18,7 @@ import { CONFIRMATION, type Confirmation } from '@countermark/protocol/messages/
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { attestationMismatch } from '@countermark/verify/attested-record';
+import { ENDED_EPOCH } from '@countermark/verify/chain';
 import { openRecord, recordIdentity, type VerifiedRecord } from '@countermark/verify/record';
 import { type AuthenticatorCheck, type KeySource, openMessage, type Verified } from '@countermark/verify/verified';
 import { AttestedMemory } from './attested-memory.ts';
@@ -131,8 +132,13 @@ export class Authentication {
     });
   }
 
-  /** A rotation to the certificate that it names ends what the key before it may ask for. */
+  /** A rotation to the certificate that it names ends what the key before it may ask for; a final statement, what any key may. */
   #noteRotation(record: VerifiedRecord): void {
+    // No key of the device asks for anything after its final statement.
+    if (record.type === 'final-statement') {
+      const { device } = record.verified.message;
+      if (this.#register.epochInUse(device) < ENDED_EPOCH) this.#register.goOver(device, ENDED_EPOCH);
+    }
     if (record.type !== 'key-rotation') return;
     const { device, newEpoch, newCertificate } = record.verified.message;
     if (newEpoch <= this.#register.epochInUse(device)) return;

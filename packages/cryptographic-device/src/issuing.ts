@@ -26,6 +26,7 @@ import { MAX_MILLS, mills } from '@countermark/protocol/money';
 import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { parseBytes } from '@countermark/protocol/schema';
+import { ENDED_EPOCH } from '@countermark/verify/chain';
 import { type VerifiedRotationRequest, verifyRotationRequest } from '@countermark/verify/rotation-request';
 import { type KeySource, verifyEnrolmentRequest, verifyMessage } from '@countermark/verify/verified';
 import type { DeviceRegister } from './device-register.ts';
@@ -117,7 +118,9 @@ export class Issuing {
   /** What stands against the next epoch of an enrolled device, or null. */
   #rotationRefusal(request: EnrolmentRequest, last: number, licensee: LicenseeId): Rejection | null {
     const { device, authentication, memory } = request;
-    if (this.#register.withdrawal(device) !== null) return rejection('device-withdrawn', { device });
+    if (this.#register.withdrawal(device) !== null || this.#hasEnded(device)) {
+      return rejection('device-withdrawn', { device });
+    }
     const before = this.#register.certificate(device, last)?.message;
     if (before?.licensee !== licensee) return rejection('device-enrolled', { device });
     const type = 'rotation-request';
@@ -141,6 +144,7 @@ export class Issuing {
     if (stored !== null) return sameBytes(stored.requestDigest, digest) ? accept(stored.grant) : conflict;
     if (number <= this.#register.lastFundsNumber(device)) return conflict;
     // A device goes over to another key only when no request of its is pending: this one is not its own.
+    if (this.#hasEnded(device)) return refuse(rejection('device-withdrawn', { device }));
     const current = this.#register.epochInUse(device);
     const { epoch } = request.value.envelope.key;
     if (epoch < current) return refuse(rejection('superseded-key', { type: 'funds-request', device, epoch, current }));
@@ -220,6 +224,11 @@ export class Issuing {
     if (!withdrawn) return accept(await signMessage(this.#keys, SUSPENSION, words));
     const withdrawal = await signMessage(this.#keys, SUSPENSION, { ...words, suspended: true, withdrawn: true });
     return accept(this.#register.withdraw(device, withdrawal));
+  }
+
+  /** Whether its final statement was attested. */
+  #hasEnded(device: DeviceId): boolean {
+    return this.#register.epochInUse(device) === ENDED_EPOCH;
   }
 
   readonly #deviceKeys: KeySource = ({ holder, epoch }) => this.#register.certificate(holder, epoch)?.message ?? null;

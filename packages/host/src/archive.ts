@@ -13,6 +13,7 @@ import type { RecordRow } from './journal-rows.ts';
 
 /** No job has this name: those begin with a letter or a digit. */
 const ROTATIONS = '_key-rotations';
+const END = '_final-statement';
 
 export class Archive {
   readonly #journal: Journal;
@@ -57,6 +58,16 @@ export class Archive {
     mkdirSync(folder, { recursive: true });
     for (const record of rotations)
       layOutRecord(folder, `rotation-${String(record.sequence).padStart(10, '0')}`, record);
+    this.#layOutTrust(folder);
+  }
+
+  /** The same of the device's final statement. */
+  layOutEnd(): void {
+    const statement = this.#journal.records.finalStatement();
+    if (statement === undefined) return;
+    const folder = join(this.#output, END);
+    mkdirSync(folder, { recursive: true });
+    layOutRecord(folder, 'final-statement', statement);
     this.#layOutTrust(folder);
   }
 

@@ -26,6 +26,7 @@ import { CONFIRMATION } from '@countermark/protocol/messages/confirmation';
 import { DEVICE_CERTIFICATE, type DeviceCertificate } from '@countermark/protocol/messages/enrolment';
 import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
 import { CREDIT_GRANT, DISCOUNT_GRANT } from '@countermark/protocol/messages/grant';
+import { FINAL_STATEMENT } from '@countermark/protocol/messages/final-statement';
 import { KEY_ROTATION } from '@countermark/protocol/messages/key-rotation';
 import { describeFinding } from '@countermark/protocol/rejection';
 import { accept, type Result } from '@countermark/protocol/result';
@@ -157,10 +158,13 @@ class HostCheck {
     const envelope = parseEnvelope(row.bytes);
     if (!envelope.ok) return describeFinding(envelope.rejection);
     if (!sameBytes(messageDigest(envelope.value, sha256), row.digest)) return 'its bytes are not those of its digest';
-    const rotation = envelope.value.type === KEY_ROTATION.type;
-    const parsed = rotation
-      ? parsePayload(KEY_ROTATION, envelope.value)
-      : parsePayload(BATCH_STATISTICS, envelope.value);
+    const { type } = envelope.value;
+    const parsed =
+      type === KEY_ROTATION.type
+        ? parsePayload(KEY_ROTATION, envelope.value)
+        : type === FINAL_STATEMENT.type
+          ? parsePayload(FINAL_STATEMENT, envelope.value)
+          : parsePayload(BATCH_STATISTICS, envelope.value);
     if (!parsed.ok) return describeFinding(parsed.rejection);
     const { sequence, previous } = parsed.value;
     if (sequence !== row.sequence) return `it says that it is record ${sequence}`;

@@ -4,6 +4,9 @@
  * Guarantees: amounts are exact (`bigint` mills), ids have their types. Checks nothing: only this host writes its store, and what
  * of it must not be believed, the PSD checks.
  */
+import { parseEnvelope } from '@countermark/protocol/cose';
+import type { RecordReport } from '@countermark/protocol/interfaces/host';
+import { FINAL_STATEMENT } from '@countermark/protocol/messages/final-statement';
 import type { CellKey } from '@countermark/protocol/cell';
 import type { BatchId, CustomerId, JobId } from '@countermark/protocol/id';
 import type { JobState } from '@countermark/protocol/interfaces/host';
@@ -203,6 +206,13 @@ export function frankedOf(row: Raw): FrankedRow {
     salts: row.salts as Uint8Array,
     codes: row.codes as Uint8Array,
   };
+}
+
+/** What kind of record it is: what belongs to no batch says so in its own envelope. */
+export function recordTypeOf({ batch, bytes }: Pick<RecordRow, 'batch' | 'bytes'>): RecordReport['type'] {
+  if (batch !== null) return 'batch-statistics';
+  const envelope = parseEnvelope(bytes);
+  return envelope.ok && envelope.value.type === FINAL_STATEMENT.type ? 'final-statement' : 'key-rotation';
 }
 
 export function recordOf(row: Raw): RecordRow {

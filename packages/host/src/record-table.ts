@@ -5,7 +5,7 @@
  * exactly as they were authenticated.
  */
 import type { BatchId } from '@countermark/protocol/id';
-import { type ConfirmedRecord, recordOf, type RecordRow } from './journal-rows.ts';
+import { type ConfirmedRecord, recordOf, type RecordRow, recordTypeOf } from './journal-rows.ts';
 import type { JournalStatements } from './journal-statements.ts';
 
 export class RecordTable {
@@ -82,8 +82,17 @@ export class RecordTable {
     return row === undefined ? undefined : recordOf(row);
   }
 
-  /** The key rotations, ascending: the records that belong to no batch. */
+  /** The key rotations, ascending. */
   rotations(): RecordRow[] {
+    return this.#ofNoBatch().filter((row) => recordTypeOf(row) === 'key-rotation');
+  }
+
+  /** The final statement of the device, once it is made. */
+  finalStatement(): RecordRow | undefined {
+    return this.#ofNoBatch().find((row) => recordTypeOf(row) === 'final-statement');
+  }
+
+  #ofNoBatch(): RecordRow[] {
     return this.#sql.all('SELECT * FROM record WHERE batch IS NULL ORDER BY sequence').map(recordOf);
   }
 

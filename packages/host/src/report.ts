@@ -32,7 +32,7 @@ import { nodeVerification } from '@countermark/node-platform/verification';
 import { messageDigest } from '@countermark/protocol/cose';
 import { fundsGrantOf } from './funds.ts';
 import type { Journal } from './journal.ts';
-import type { BatchRow, GrantRow, RecordRow } from './journal-rows.ts';
+import { recordTypeOf, type BatchRow, type GrantRow, type RecordRow } from './journal-rows.ts';
 import { type PiecePlace, pieceRecords } from './piece-archive.ts';
 import { readIndex, readPostage, readReference } from './staging.ts';
 import { readUnverified } from './unverified-message.ts';
@@ -143,7 +143,7 @@ export function recordReport(
   const batch = record.batch === null ? undefined : journal.batches.get(record.batch);
   return {
     sequence: record.sequence,
-    type: record.batch === null ? 'key-rotation' : 'batch-statistics',
+    type: recordTypeOf(record),
     digest: digestText(record.digest),
     batch: record.batch,
     job: batch === undefined ? null : journal.batches.jobOf(batch),
@@ -231,11 +231,22 @@ export function deviceReport(status: DeviceStatus): DeviceReport {
     policyVersion: status.policyVersion ?? null,
     customers: status.customers,
     lock: status.lock ?? null,
+    lockLifts: status.lockLifts ?? null,
+    warnAfterDays: status.warnAfterDays ?? null,
+    lockAfterDays: status.lockAfterDays ?? null,
+    inspectionWarnsAtMs: status.inspectionWarnsAtMs ?? null,
+    inspectionLocksAtMs: status.inspectionLocksAtMs ?? null,
+    products: status.products ?? null,
+    scheme: status.scheme ?? null,
     warning: status.warning ?? null,
     signedTimeMs: status.signedTimeMs ?? null,
     alarms: status.alarms,
     warnsAtMs: status.warnsAtMs ?? null,
     locksAtMs: status.locksAtMs ?? null,
     software: status.software.version,
+    measurement: digestText(status.software.measurement),
+    closing: status.closing ?? false,
+    finalSequence: status.finalSequence ?? null,
+    zeroised: status.zeroised ?? false,
   };
 }

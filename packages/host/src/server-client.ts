@@ -36,6 +36,8 @@ export type Settlement = {
   readonly drawableMills: MillsText;
   /** A fork is known, or the device was withdrawn: its next policy may let it frank no more. */
   readonly suspended: boolean;
+  /** The newest policy that the server has signed for the device. */
+  readonly policyVersion: number;
 };
 
 /** Records with what the server itself said of them, as the archive has them. */
@@ -149,10 +151,8 @@ export class ServerClient {
   async settlement(device: DeviceId): Promise<Result<Settlement>> {
     const answer = await this.#json('GET', `/v1/devices/${device}/settlement`);
     if (!answer.ok) return answer;
-    const { logged, delivered, evaluated, grantsCursor, drawableMills, suspended } = answer.value as Record<
-      string,
-      unknown
-    >;
+    const { logged, delivered, evaluated, grantsCursor, drawableMills, suspended, policyVersion } =
+      answer.value as Record<string, unknown>;
     const whole = (value: unknown, name: string): number => {
       const number = Number(value);
       if (!Number.isSafeInteger(number) || number < 0) throw malformed('settlement', name);
@@ -167,6 +167,7 @@ export class ServerClient {
       grantsCursor: whole(grantsCursor, 'grantsCursor'),
       drawableMills,
       suspended: suspended === true,
+      policyVersion: whole(policyVersion ?? 0, 'policyVersion'),
     });
   }
 

@@ -10,6 +10,7 @@ import { Archive } from './archive.ts';
 import { adoptRecords } from './batch-closing.ts';
 import { BatchesDesk } from './batches-desk.ts';
 import { DeviceDesk } from './device-desk.ts';
+import { DeviceEnd } from './device-end.ts';
 import { DeviceLink } from './device-link.ts';
 import { DryRun } from './dry-run.ts';
 import { Funds } from './funds.ts';
@@ -75,6 +76,7 @@ export class HostService {
         await adoptRecords(closing);
         outbox.kick();
       },
+      goOnEnding: (status) => ending.goOn(status),
       onNews: () => {
         news.announce();
       },
@@ -131,6 +133,7 @@ export class HostService {
     this.runner = runner;
     this.dryRun = new DryRun(parts, intake, runner);
     this.batches = new BatchesDesk(closing, printing, outbox, runner);
+    const ending: DeviceEnd = new DeviceEnd({ closing, batches: this.batches, runner, outbox, archive });
     this.statistics = new StatisticsDesk(parts, outbox, settlement, news);
     this.funds = new FundsDesk(parts, link, funds);
     this.grants = new GrantsDesk(journal);

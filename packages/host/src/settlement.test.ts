@@ -54,7 +54,15 @@ test('Records that only the device has are taken up, also where the start could 
       psd: { call: async () => accept({ device: 'psd_0123456789abcdef', sequence: 3 }), close: () => undefined },
       server: {
         settlement: async () =>
-          accept({ logged: 0, delivered: 0, evaluated: 0, grantsCursor: 0, drawableMills: '0', suspended: false }),
+          accept({
+            logged: 0,
+            delivered: 0,
+            evaluated: 0,
+            grantsCursor: 0,
+            drawableMills: '0',
+            suspended: false,
+            policyVersion: 0,
+          }),
         grants: async () => accept([]),
       },
       link: { refreshTime: async () => accept(null) },
@@ -64,6 +72,7 @@ test('Records that only the device has are taken up, also where the start could 
       keys: () => null,
       random: () => 0,
       log: openLog('test', { write: () => undefined }),
+      goOnEnding: async () => accept(true),
       adopt: async () => {
         adopted += 1;
       },

@@ -1,5 +1,5 @@
 /**
- * What comes back after records were sent: attestations, signed time, grants, and drawn credits as funds; and what a restored
+ * What comes back after records were sent: attestations, signed time, newer policies, grants, and drawn credits as funds; and what a restored
  * server or host lacks (refeeding.ts).
  *
  * Guarantees: a grant is archived only after its signature was checked with the trust bundle; each is asked for until the server
@@ -13,6 +13,7 @@ import type { Log } from '@countermark/node-platform/logs';
 import { nodeVerification } from '@countermark/node-platform/verification';
 import { parseEnvelope } from '@countermark/protocol/cose';
 import type { LicenseeId } from '@countermark/protocol/id';
+import type { DeviceStatus } from '@countermark/protocol/interfaces/psd';
 import { ATTESTATION } from '@countermark/protocol/messages/attestation';
 import { CREDIT_GRANT, DISCOUNT_GRANT } from '@countermark/protocol/messages/grant';
 import { type Rejection, rejection } from '@countermark/protocol/rejection';
@@ -38,6 +39,8 @@ export type SettlementOptions = {
   readonly log: Log;
   /** Takes the records that the device has sealed and this host lacks. */
   readonly adopt: () => Promise<void>;
+  /** Takes the next step of a device that its policy closes; false: again soon. */
+  readonly goOnEnding: (status: DeviceStatus) => Promise<Result<boolean>>;
   /** Told when the archive has something new. */
   readonly onNews: () => void;
 };
@@ -139,9 +142,13 @@ export class SettlementFollower {
     await this.#attestations(status.device);
     const settlement = await server.settlement(status.device);
     if (!settlement.ok) return this.#introduced(settlement);
-    const { logged, evaluated, grantsCursor, drawableMills, suspended } = settlement.value;
-    // Where it was withdrawn, its next policy lets it frank no more; what is settled is settled all the same.
-    if (suspended) await link.refreshPolicy(status.device);
+    const { logged, evaluated, grantsCursor, drawableMills, suspended, policyVersion } = settlement.value;
+    // Where it was withdrawn, its next policy lets it frank no more, and an operator may have chosen another; what is settled is
+    // settled all the same.
+    if (suspended || policyVersion > (status.policyVersion ?? 0)) await link.refreshPolicy(status.device);
+    const ending = await statusOf(psd, 2_000);
+    const gone = await this.#options.goOnEnding(ending);
+    if (!gone.ok) return gone;
     if (logged < confirmed) {
       log.warn('The server lacks records that it has confirmed: it is fed again', { sequence: logged + 1 });
       const fed = await refeeding.giveBack(logged);
@@ -162,7 +169,9 @@ export class SettlementFollower {
       const completed = await funds.complete();
       if (!completed.ok) return completed;
     }
-    if (BigInt(drawableMills) > 0n) {
+    // A device that is being closed asks for no more: what is drawn waits for another one of the licensee.
+    const draws = ending.closing !== true;
+    if (draws && BigInt(drawableMills) > 0n) {
       const drawn = await funds.request(0n, journal.jobs.last());
       if (!drawn.ok) return drawn;
     }
@@ -170,7 +179,8 @@ export class SettlementFollower {
     // Only now: a draw may follow from what was evaluated last.
     const last = await server.settlement(status.device);
     if (!last.ok) return last;
-    if (BigInt(last.value.drawableMills) > 0n || last.value.grantsCursor > cursor) return accept(false);
+    if (!gone.value || (draws && BigInt(last.value.drawableMills) > 0n) || last.value.grantsCursor > cursor)
+      return accept(false);
     if (this.#settledThrough < confirmed) {
       const timed = await link.refreshTime(status.device);
       if (!timed.ok) return timed;

@@ -204,6 +204,13 @@ export const CATALOGUE = {
     cure: 'The device must be examined.',
     exit: 5,
   },
+  'chain-ended': {
+    verified: 'authenticator',
+    happened: 'The record {sequence} of {device} comes after the final statement of that device.',
+    state: 'It was not accepted; it is kept as evidence.',
+    cure: 'A device has no keys after its final statement: somebody has a copy of them. Examine the evidence.',
+    exit: 5,
+  },
   'superseded-key': {
     verified: 'authenticator',
     happened:
@@ -225,7 +232,21 @@ export const CATALOGUE = {
     verified: 'request',
     happened: 'The device is locked by its policy: {reason}.',
     state: 'Closing, sending and confirming go on; opening and franking do not.',
-    cure: 'Send the waiting records (countermark statistics send): their confirmations lift the lock.',
+    cure: '{lifts}',
+    exit: 6,
+  },
+  'records-unconfirmed': {
+    verified: 'request',
+    happened: 'The device holds {records} records that are not confirmed; its final statement comes after all of them.',
+    state: UNCHANGED,
+    cure: 'Send them first (countermark statistics send).',
+    exit: 5,
+  },
+  'not-in-policy': {
+    verified: 'request',
+    happened: 'The policy of the device does not allow the {what} {value}; it allows: {allowed}.',
+    state: 'No batch was opened.',
+    cure: 'Frank what it allows, or ask the operator of the server for another policy.',
     exit: 6,
   },
   'batch-open': {

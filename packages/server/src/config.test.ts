@@ -41,6 +41,24 @@ describe("The server's configuration", () => {
     });
   });
 
+  it('takes deadlines by the name of their profile, inspections, products and scheme; nothing that withdraws every device', () => {
+    const policy = {
+      profile: '21+7',
+      inspection: { warnAfterDays: 300, lockAfterDays: 365 },
+      products: ['letter'],
+      scheme: 1,
+    };
+    expect(parseConfig({ ...GOOD, policy })).toMatchObject({
+      value: {
+        policy: { warnAfterDays: 21, lockAfterDays: 28, inspection: { lockAfterDays: 365 }, products: ['letter'] },
+      },
+    });
+    expect(reasonOf({ policy: { profile: 'never' } })).toMatch(/config-invalid.*profile/);
+    expect(reasonOf({ policy: { inspection: { warnAfterDays: -1, lockAfterDays: 2 } } })).toMatch(/config-invalid/);
+    expect(reasonOf({ policy: { products: [] } })).toMatch(/config-invalid/);
+    expect(reasonOf({ policy: { maxUnconfirmedPostageMills: '0' } })).toMatch(/config-invalid/);
+  });
+
   it('takes another policy, amounts being texts', () => {
     const policy = { highestFundsMills: '77', lockAfterDays: 3 };
     expect(parseConfig({ ...GOOD, policy })).toMatchObject({

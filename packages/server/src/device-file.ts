@@ -8,6 +8,7 @@ import type { Digest } from '@countermark/protocol/digest';
 import { parseEnvelope } from '@countermark/protocol/cose';
 import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
 import type { SqlDatabase } from '@countermark/sql/database';
+import type { Closure, Closures } from './closures.ts';
 import type { DeadDevices, Death } from './dead-devices.ts';
 import { ACCOUNT, type Ledger } from './ledger.ts';
 import { type Act, actsOf } from './operator-acts.ts';
@@ -15,8 +16,11 @@ import type { Registry } from './registry.ts';
 import type { DeviceHead, LogEntry, StatisticsLog } from './statistics-log.ts';
 import type { ServerTables } from './tables.ts';
 
-/** `good`; `suspended` by a fork; `withdrawn` for good by an operator; `dead`: withdrawn, as two operators say. */
-export type Standing = 'good' | 'suspended' | 'withdrawn' | 'dead';
+/**
+ * `good`; `suspended` by a fork; `withdrawn` for good by an operator; `dead`: withdrawn, as two operators say; `closing` on its
+ * owner's wish, `closed` once its final statement is in the log.
+ */
+export type Standing = 'good' | 'suspended' | 'withdrawn' | 'dead' | 'closing' | 'closed';
 
 export type DeviceLine = {
   readonly device: DeviceId;
@@ -34,6 +38,12 @@ export type DeviceLine = {
 export type DeviceFile = DeviceLine & {
   readonly head: DeviceHead;
   readonly death: Death | null;
+  readonly closure: Closure | null;
+  /** Of its reporting deadlines; empty for the server's own. */
+  readonly profile: string;
+  readonly inspectedAtMs: number | null;
+  /** The newest that was signed, 0 for none; the device may have an older one. */
+  readonly policyVersion: number;
   readonly acts: readonly Act[];
 };
 
@@ -60,6 +70,7 @@ export type DeviceFileParts = {
   readonly log: StatisticsLog;
   readonly ledger: Ledger;
   readonly deadDevices: DeadDevices;
+  readonly closures: Closures;
 };
 
 export class DeviceFiles {
@@ -77,6 +88,7 @@ export class DeviceFiles {
         .leftJoin('head', 'head.device', 'device.device')
         .leftJoin('withdrawal', 'withdrawal.device', 'device.device')
         .leftJoin('death', 'death.device', 'device.device')
+        .leftJoin('closure', 'closure.device', 'device.device')
         .select((eb) => [
           'device.device',
           'device.licensee',
@@ -85,6 +97,8 @@ export class DeviceFiles {
           'head.reason as suspension_reason',
           'withdrawal.reason as withdrawal_reason',
           'death.confirmed_by',
+          'closure.device as closing_device',
+          'closure.sequence as final_sequence',
           eb
             .selectFrom('evidence')
             .select((count) => count.fn.countAll<bigint>().as('count'))
@@ -93,9 +107,19 @@ export class DeviceFiles {
         ])
         .where('device.device', '>', after)
         .$if(standing === 'good', (query) =>
-          query.where((eb) => eb.or([eb('head.suspended', 'is', null), eb('head.suspended', '=', 0n)])),
+          query
+            .where((eb) => eb.or([eb('head.suspended', 'is', null), eb('head.suspended', '=', 0n)]))
+            .where('closure.device', 'is', null),
         )
-        .$if(standing !== undefined && standing !== 'good', (query) => query.where('head.suspended', '=', 1n))
+        .$if(standing === 'closing' || standing === 'closed', (query) =>
+          query
+            .where((eb) => eb.or([eb('head.suspended', 'is', null), eb('head.suspended', '=', 0n)]))
+            .where('closure.device', 'is not', null)
+            .where('closure.sequence', standing === 'closed' ? 'is not' : 'is', null),
+        )
+        .$if(standing === 'suspended' || standing === 'withdrawn' || standing === 'dead', (query) =>
+          query.where('head.suspended', '=', 1n),
+        )
         .$if(standing === 'suspended', (query) => query.where('withdrawal.device', 'is', null))
         .$if(standing === 'withdrawn', (query) =>
           query.where('withdrawal.device', 'is not', null).where('death.confirmed_by', 'is', null),
@@ -109,7 +133,12 @@ export class DeviceFiles {
     return rows.map((row) => ({
       device: row.device as DeviceId,
       licensee: row.licensee as LicenseeId,
-      standing: standingOf(row.suspended === 1n, row.withdrawal_reason !== null, row.confirmed_by !== null),
+      standing: standingOf(
+        row.suspended === 1n,
+        row.withdrawal_reason !== null,
+        row.confirmed_by !== null,
+        row.closing_device === null ? null : row.final_sequence !== null,
+      ),
       reason: row.withdrawal_reason ?? (row.suspended === 1n ? (row.suspension_reason ?? '') : ''),
       sequence: Number(row.sequence ?? 0n),
       evidence: Number(row.evidence ?? 0n),
@@ -119,20 +148,29 @@ export class DeviceFiles {
 
   /** All about one device. */
   async of(device: DeviceId, licensee: LicenseeId): Promise<DeviceFile> {
-    const { database, registry, log, ledger, deadDevices } = this.#parts;
+    const { database, registry, log, ledger, deadDevices, closures } = this.#parts;
     const head = await log.head(device);
     const withdrawal = await registry.withdrawal(device);
     const death = await deadDevices.of(device);
+    const closure = await closures.of(device);
     return {
       device,
       licensee,
-      standing: standingOf(head.suspended, withdrawal !== null, death?.confirmedBy != null),
-      reason: withdrawal?.reason ?? (head.suspended ? head.reason : ''),
+      standing: standingOf(
+        head.suspended,
+        withdrawal !== null,
+        death?.confirmedBy != null,
+        closure === null ? null : closure.sequence !== null,
+      ),
+      reason: withdrawal?.reason ?? (head.suspended ? head.reason : (closure?.reason ?? '')),
       sequence: head.sequence,
       evidence: (await log.evidence(device)).length,
       balanceMills: await ledger.balance(ACCOUNT.device(device)),
       head,
       death,
+      closure,
+      ...(await registry.setting(device)),
+      policyVersion: (await registry.policy(device))?.version ?? 0,
       acts: await actsOf(database, device),
     };
   }
@@ -174,8 +212,11 @@ export class DeviceFiles {
   }
 }
 
-function standingOf(suspended: boolean, withdrawn: boolean, dead: boolean): Standing {
+/** `ended`: of a device that is being closed, whether its final statement is there; null of another. */
+function standingOf(suspended: boolean, withdrawn: boolean, dead: boolean, ended: boolean | null): Standing {
   if (dead) return 'dead';
   if (withdrawn) return 'withdrawn';
-  return suspended ? 'suspended' : 'good';
+  if (suspended) return 'suspended';
+  if (ended === null) return 'good';
+  return ended ? 'closed' : 'closing';
 }

@@ -9,10 +9,12 @@ import type { Currency } from '@countermark/protocol/money';
 import { rejection } from '@countermark/protocol/rejection';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { type Static, Type } from 'typebox';
+import type { Closure, Closures } from './closures.ts';
 import type { DeadDevices, Death } from './dead-devices.ts';
 import type { DeviceFiles, Exhibit } from './device-file.ts';
 import { Refusal, taken } from './refusal.ts';
 import type { Registry } from './registry.ts';
+import type { DeviceSettings } from './device-settings.ts';
 import type { Withdrawals } from './withdrawals.ts';
 
 export type DeviceRouteParts = {
@@ -20,6 +22,8 @@ export type DeviceRouteParts = {
   readonly deviceFiles: DeviceFiles;
   readonly withdrawals: Withdrawals;
   readonly deadDevices: DeadDevices;
+  readonly deviceSettings: DeviceSettings;
+  readonly closures: Closures;
   readonly currency: Currency;
   /** Refuses who is no operator. */
   readonly operatorOnly: (request: FastifyRequest) => Promise<void>;
@@ -37,8 +41,11 @@ const nullable = <T extends Parameters<typeof Type.Union>[0][number]>(type: T) =
 const strict = { additionalProperties: false } as const;
 
 const StandingSchema = Type.Union(
-  ['good', 'suspended', 'withdrawn', 'dead'].map((standing) => Type.Literal(standing)),
-  { description: 'suspended: by a fork; withdrawn: for good; dead: withdrawn, as two operators say' },
+  ['good', 'suspended', 'withdrawn', 'dead', 'closing', 'closed'].map((standing) => Type.Literal(standing)),
+  {
+    description:
+      'suspended: by a fork; withdrawn: for good; dead: withdrawn, as two operators say; closing, closed: on its owner’s wish',
+  },
 );
 const ListQuery = Type.Object(
   {
@@ -53,6 +60,15 @@ const ReasonBody = Type.Object(
   strict,
 );
 const NothingBody = Type.Object({}, strict);
+const ProfileBody = Type.Object(
+  { profile: Type.String({ minLength: 1, maxLength: 32, description: 'standard, 72h, 21+7, 90+30' }) },
+  strict,
+);
+const SettingAnswer = Type.Object({
+  profile: Type.String({ description: 'Empty: the standard of the server' }),
+  inspectedAtMs: nullable(Time),
+  policySigned: Type.Boolean({ description: 'false: it is signed when the host of the device asks' }),
+});
 const line = {
   device: Type.String(),
   licensee: Type.String(),
@@ -74,6 +90,14 @@ const DeathAnswer = Type.Object({
   settled: Type.String({ description: 'open, refunded, or withheld where a fork is known' }),
   refundedMills: nullable(SignedAmount),
 });
+const ClosureAnswer = Type.Object({
+  reason: Type.String(),
+  operator: Type.String(),
+  atMs: Time,
+  sequence: nullable(Count),
+  returnedMills: nullable(SignedAmount),
+  settled: Type.String({ description: 'open, refunded, or withheld where a fork is known' }),
+});
 const FileAnswer = Type.Object({
   ...line,
   currency: CurrencyAnswer,
@@ -87,6 +111,10 @@ const FileAnswer = Type.Object({
     returnedMills: SignedAmount,
   }),
   death: nullable(DeathAnswer),
+  closure: nullable(ClosureAnswer),
+  profile: Type.String(),
+  inspectedAtMs: nullable(Time),
+  policyVersion: Count,
   acts: Type.Array(Type.Object({ act: Type.String(), operator: Type.String(), words: Type.String(), atMs: Time })),
 });
 const ExhibitAnswer = Type.Object({
@@ -104,7 +132,8 @@ const WithdrawalAnswer = Type.Object({ reason: Type.String(), suspension: nullab
 
 /** Adds the routes. */
 export function deviceRoutes(app: FastifyInstance, parts: DeviceRouteParts): void {
-  const { registry, deviceFiles, withdrawals, deadDevices, currency, operatorOnly: preHandler, operatorOf } = parts;
+  const { registry, deviceFiles, withdrawals, deadDevices, deviceSettings, closures, currency, operatorOf } = parts;
+  const preHandler = parts.operatorOnly;
   const known = async (request: FastifyRequest) => {
     const { device } = request.params as Static<typeof DeviceParams>;
     const licensee = await registry.deviceLicensee(device);
@@ -132,7 +161,7 @@ export function deviceRoutes(app: FastifyInstance, parts: DeviceRouteParts): voi
     describe('All about one device: chain, balance, declarations, acts', FileAnswer, of),
     async (request) => {
       const { device, licensee } = await known(request);
-      const { head, death, balanceMills, ...file } = await deviceFiles.of(device, licensee);
+      const { head, death, closure, balanceMills, ...file } = await deviceFiles.of(device, licensee);
       return {
         ...file,
         currency,
@@ -147,6 +176,7 @@ export function deviceRoutes(app: FastifyInstance, parts: DeviceRouteParts): voi
           returnedMills: head.funds.returnedMills.toString(),
         },
         death: death === null ? null : deathJson(death),
+        closure: closure === null ? null : closureJson(closure),
       };
     },
   );
@@ -174,6 +204,46 @@ export function deviceRoutes(app: FastifyInstance, parts: DeviceRouteParts): voi
       const { reason } = request.body as Static<typeof ReasonBody>;
       const { suspension, ...withdrawal } = taken(await withdrawals.withdraw(device, reason, operatorOf(request)));
       return { ...withdrawal, suspension: suspension === null ? null : base64url(suspension) };
+    },
+  );
+
+  app.post(
+    '/v1/devices/:device/closure',
+    describe(
+      'Closes the device on its owner’s wish: it makes its final statement, and its balance goes back; again, it changes nothing',
+      ClosureAnswer,
+      { ...of, body: ReasonBody },
+    ),
+    async (request) => {
+      const { device } = await known(request);
+      const { reason } = request.body as Static<typeof ReasonBody>;
+      return closureJson(taken(await closures.close(device, reason, operatorOf(request))));
+    },
+  );
+
+  app.post(
+    '/v1/devices/:device/profile',
+    describe('Chooses the reporting deadlines of the device: it takes them with its next policy', SettingAnswer, {
+      ...of,
+      body: ProfileBody,
+    }),
+    async (request) => {
+      const { device } = await known(request);
+      const { profile } = request.body as Static<typeof ProfileBody>;
+      return taken(await deviceSettings.choose(device, profile, operatorOf(request)));
+    },
+  );
+
+  app.post(
+    '/v1/devices/:device/inspection',
+    describe('Notes that the device was inspected now: its next policy names the date', SettingAnswer, {
+      ...of,
+      body: ReasonBody,
+    }),
+    async (request) => {
+      const { device } = await known(request);
+      const { reason } = request.body as Static<typeof ReasonBody>;
+      return taken(await deviceSettings.inspected(device, reason, operatorOf(request)));
     },
   );
 
@@ -209,6 +279,10 @@ export function deviceRoutes(app: FastifyInstance, parts: DeviceRouteParts): voi
 
 function deathJson(death: Death): Static<typeof DeathAnswer> {
   return { ...death, refundedMills: death.refundedMills?.toString() ?? null };
+}
+
+function closureJson(closure: Closure): Static<typeof ClosureAnswer> {
+  return { ...closure, returnedMills: closure.returnedMills?.toString() ?? null };
 }
 
 function exhibitJson(exhibit: Exhibit): Static<typeof ExhibitAnswer> {

@@ -24,6 +24,7 @@ import { type Rejection, type RejectionCode, rejection } from '@countermark/prot
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { encodeWith, list, parseBytes } from '@countermark/protocol/schema';
 import type { SqlDatabase } from '@countermark/sql/database';
+import { ENDED_EPOCH } from '@countermark/verify/chain';
 import { type KeySource, type Verified, verifyMessage } from '@countermark/verify/verified';
 import type { CryptographicDevice } from './cryptographic-device-client.ts';
 import { ACCOUNT, type Ledger, type LedgerTransaction } from './ledger.ts';
@@ -148,6 +149,7 @@ export class Funds {
   async #superseded({ message: { device }, envelope }: Verified<FundsRequest>): Promise<Rejection | null> {
     const { epoch } = envelope.key;
     const { epoch: current } = await this.#parts.log.head(device);
+    if (current === ENDED_EPOCH) return rejection('device-withdrawn', { device });
     return epoch < current ? rejection('superseded-key', { type: 'funds-request', device, epoch, current }) : null;
   }
 

@@ -27,6 +27,8 @@ import type { AuthorityClient } from './authority-client.ts';
 import { type OperatorCredential, FIRST_OPERATOR } from './config.ts';
 import type { CryptographicDevice } from './cryptographic-device-client.ts';
 import type { DeadDevices } from './dead-devices.ts';
+import type { Closures } from './closures.ts';
+import type { DeviceSettings } from './device-settings.ts';
 import type { DeviceFiles } from './device-file.ts';
 import { deviceRoutes } from './device-routes.ts';
 import type { Enrolment } from './enrolment.ts';
@@ -131,6 +133,7 @@ const SettlementAnswer = Type.Object({
   drawableMills: Amount,
   suspended: Type.Boolean(),
   reason: Type.String(),
+  policyVersion: Count,
 });
 
 export type HttpParts = {
@@ -149,6 +152,8 @@ export type HttpParts = {
   readonly deviceFiles: DeviceFiles;
   readonly withdrawals: Withdrawals;
   readonly deadDevices: DeadDevices;
+  readonly deviceSettings: DeviceSettings;
+  readonly closures: Closures;
   readonly currency: Currency;
   readonly operatorCredential: string;
   readonly operators: readonly OperatorCredential[];

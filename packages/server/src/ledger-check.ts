@@ -13,6 +13,7 @@ import { nodeVerification } from '@countermark/node-platform/verification';
 import { parseEnvelope } from '@countermark/protocol/cose';
 import { digestText, sameBytes } from '@countermark/protocol/digest';
 import type { CustomerId, DeviceId, LicenseeId } from '@countermark/protocol/id';
+import type { FinalStatement } from '@countermark/protocol/messages/final-statement';
 import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
 import { CREDIT_GRANT, DISCOUNT_GRANT } from '@countermark/protocol/messages/grant';
 import { describeFinding } from '@countermark/protocol/rejection';
@@ -23,6 +24,7 @@ import { ACCOUNT, type Ledger, type Line } from './ledger.ts';
 import { LEDGER_FOLLOWER } from './ledger-follower.ts';
 import type { CheckedRecord } from './log-check.ts';
 import { pages } from './pages.ts';
+import { refundRef } from './refund.ts';
 import type { ServerTables } from './tables.ts';
 
 /** Refs in one query. */
@@ -68,6 +70,11 @@ export class LedgerCheck {
 
   /** A page of the log's good records: their postage, and what they drew. */
   async page(records: readonly CheckedRecord[]): Promise<void> {
+    for (const { entry, record } of records) {
+      if (record.type === 'final-statement' && entry.cursor <= this.#cursor) {
+        await this.#ended(record.verified.message);
+      }
+    }
     const franked = records.flatMap(({ entry, record }) => {
       if (record.type !== 'batch-statistics') return [];
       const { licensee, declaration, observed } = record.verified.message;
@@ -96,6 +103,33 @@ export class LedgerCheck {
     for (let first = 0; first < franked.length; first += RANGES) {
       await this.#draws(franked.slice(first, first + RANGES));
     }
+  }
+
+  /** A device that has ended: what is noted of its statement, and the refund that rests on it. */
+  async #ended({ device, licensee, sequence, returnedMills }: FinalStatement): Promise<void> {
+    const { closure, death } = await this.#database.read(async (tables) => ({
+      closure: await tables.selectFrom('closure').selectAll().where('device', '=', device).executeTakeFirst(),
+      death: await tables.selectFrom('death').select('settled').where('device', '=', device).executeTakeFirst(),
+    }));
+    const name = `the final statement ${sequence} of ${device}`;
+    if (closure?.sequence !== BigInt(sequence) || closure.returned_mills !== returnedMills) {
+      this.#problem(
+        `${name} gives ${returnedMills} mills back; the registry has ${closure?.returned_mills ?? 'nothing'} of it`,
+      );
+      return;
+    }
+    if (death?.settled === 'refunded') return;
+    const refund = (await this.#entries([refundRef(device)])).get(refundRef(device));
+    this.#compare(
+      `the refund by ${name}`,
+      refund,
+      closure.settled === 'refunded'
+        ? [
+            { account: ACCOUNT.device(device), amountMills: 0n - returnedMills },
+            { account: ACCOUNT.deposit(licensee), amountMills: returnedMills },
+          ]
+        : [],
+    );
   }
 
   /** Everything that does not stand beside a record, after the last page; `whole`: every record of the log was seen. */

@@ -1,5 +1,6 @@
 /**
- * The ledger follows the log: the postage of each confirmed record, and the credits that it draws.
+ * The ledger follows the log: the postage of each confirmed record, the credits that it draws, and devices that have ended (whose
+ * balance `closures.ts` refunds).
  *
  * Guarantees: one entry per record digest, so that following again from the start books nothing twice; each mill of postage
  * draws at most one mill of credit, each mill of credit is drawn once, by its own customer's postage only. The postage of a
@@ -12,9 +13,11 @@
 import { nodeVerification } from '@countermark/node-platform/verification';
 import { digestText } from '@countermark/protocol/digest';
 import type { BatchStatistics } from '@countermark/protocol/messages/batch-statistics';
+import type { FinalStatement } from '@countermark/protocol/messages/final-statement';
 import type { SqlDatabase } from '@countermark/sql/database';
 import { openRecord, type VerifiedRecord } from '@countermark/verify/record';
 import type { KeySource } from '@countermark/verify/verified';
+import { noteFinalStatement } from './closures.ts';
 import { followerCursor, moveCursor } from './follower.ts';
 import { ACCOUNT, type Ledger, type LedgerTransaction, type NewEntry } from './ledger.ts';
 import { settleRefunded } from './refund.ts';
@@ -31,6 +34,8 @@ export type LedgerFollowerParts = {
   readonly log: StatisticsLog;
   readonly ledger: Ledger;
   readonly registry: Registry;
+  /** Told when the final statement of a device was booked. */
+  readonly onEnded?: () => void;
 };
 
 type Credit = {
@@ -49,8 +54,12 @@ export async function bookPostage(parts: LedgerFollowerParts): Promise<'more' | 
   const last = entries.at(-1);
   if (last === undefined) return 'idle';
   const franked: Franked[] = [];
+  const ended: { readonly statement: FinalStatement; readonly atMs: number }[] = [];
   for (const entry of entries) {
     const record = await recordOf(entry, registry);
+    if (record.type === 'final-statement') {
+      ended.push({ statement: record.verified.message, atMs: entry.acceptedAtMs });
+    }
     if (record.type !== 'batch-statistics') continue;
     const statistics = record.verified.message;
     const { opened, closed } = statistics.observed;
@@ -69,8 +78,13 @@ export async function bookPostage(parts: LedgerFollowerParts): Promise<'more' | 
     const late = booked.filter((one) => one.entry.suspended);
     const causes = new Map(late.map((one) => [one.entry.device, refOf(one)] as const));
     await settleRefunded(tables, ledger, causes, late.at(-1)?.entry.acceptedAtMs ?? 0);
+    for (const { statement, atMs } of ended) {
+      const { device, sequence, returnedMills } = statement;
+      await noteFinalStatement(tables, device, sequence, returnedMills, atMs);
+    }
     await moveCursor(tables, LEDGER_FOLLOWER, last.cursor);
   });
+  if (ended.length > 0) parts.onEnded?.();
   return entries.length === STEP ? 'more' : 'idle';
 }
 

@@ -16,12 +16,13 @@ import { parsePayload } from '@countermark/protocol/message';
 import { BATCH_STATISTICS } from '@countermark/protocol/messages/batch-statistics';
 import { CONFIRMATION } from '@countermark/protocol/messages/confirmation';
 import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
+import { FINAL_STATEMENT } from '@countermark/protocol/messages/final-statement';
 import { KEY_ROTATION } from '@countermark/protocol/messages/key-rotation';
 import { POLICY } from '@countermark/protocol/messages/policy';
 import { describeFinding } from '@countermark/protocol/rejection';
 import type { SqlDatabase } from '@countermark/sql/database';
 import { verifyAttestedRecord } from '@countermark/verify/attested-record';
-import { CHAIN_START, type ChainHead, judge } from '@countermark/verify/chain';
+import { CHAIN_START, type ChainHead, ENDED_EPOCH, judge } from '@countermark/verify/chain';
 import { recordIdentity, type VerifiedRecord } from '@countermark/verify/record';
 import { type KeySource, type Trust, verifyMessage } from '@countermark/verify/verified';
 import { DELIVERY_FOLLOWER } from './delivery-marks.ts';
@@ -156,6 +157,12 @@ function headAfter({ record, sequence, digest }: LogEntry): ChainHead | null {
     if (!rotation.ok) return null;
     const { registers, funds, newEpoch: epoch } = rotation.value;
     return { sequence, digest, registers, funds, epoch };
+  }
+  if (envelope.value.type === FINAL_STATEMENT.type) {
+    const statement = parsePayload(FINAL_STATEMENT, envelope.value);
+    if (!statement.ok) return null;
+    const { registers, funds } = statement.value;
+    return { sequence, digest, registers, funds, epoch: ENDED_EPOCH };
   }
   const statistics = parsePayload(BATCH_STATISTICS, envelope.value);
   if (!statistics.ok) return null;

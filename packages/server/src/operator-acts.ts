@@ -11,7 +11,15 @@ import type { ServerTables } from './tables.ts';
 
 export type Act = {
   readonly device: DeviceId;
-  readonly act: 'withdrawn' | 'declared-dead' | 'confirmed-dead' | 'refunded' | 'refund-withheld';
+  readonly act:
+    | 'withdrawn'
+    | 'declared-dead'
+    | 'confirmed-dead'
+    | 'closing'
+    | 'refunded'
+    | 'refund-withheld'
+    | 'profile-chosen'
+    | 'inspected';
   /** Empty for what follows by itself. */
   readonly operator: string;
   /** In words, for people. */

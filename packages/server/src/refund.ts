@@ -1,8 +1,8 @@
 /**
- * What a device's account holds, moved to its licensee's deposit: the refund of a dead device, and what is booked on it later.
+ * What a device's account holds, moved to its licensee's deposit: the refund of a dead or closed device, and what is booked on it later.
  *
  * Guarantees: one entry for each cause; after it the device's account is at zero. The deposit may fall below zero: postage that turned
- * up after the refund is owed. Does not decide when a device is refunded (`dead-devices.ts`).
+ * up after the refund is owed. Does not decide when a device is refunded (`dead-devices.ts`, `closures.ts`).
  */
 import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
 import { ACCOUNT, type Ledger, type LedgerTransaction } from './ledger.ts';
@@ -10,7 +10,7 @@ import { ACCOUNT, type Ledger, type LedgerTransaction } from './ledger.ts';
 /** Refs of what turned up after a refund begin with it; the ref of its cause follows. */
 export const LATER = 'after-refund:';
 
-/** The ref of a dead device's refund. */
+/** The ref of a device's refund: of its death or of its closure, and never of both. */
 export function refundRef(device: DeviceId): string {
   return `refund:${device}`;
 }
@@ -22,6 +22,7 @@ export async function moveToDeposit(
   device: DeviceId,
   ref: string,
   atMs: number,
+  note = `Balance of the dead device ${device}`,
 ): Promise<bigint> {
   const balanceMills = await ledger.balanceIn(tables, ACCOUNT.device(device));
   if (balanceMills === 0n) return 0n;
@@ -35,7 +36,7 @@ export async function moveToDeposit(
     {
       ref,
       kind: 'refund',
-      note: later ? `Turned up after the refund of the dead device ${device}` : `Balance of the dead device ${device}`,
+      note: later ? `Turned up after the refund of ${device}` : note,
       atMs,
       lines: [
         { account: ACCOUNT.device(device), amountMills: -balanceMills },
@@ -54,12 +55,17 @@ export async function settleRefunded(
   atMs: number,
 ): Promise<void> {
   if (causes.size === 0) return;
-  const refunded = await tables
-    .selectFrom('death')
-    .select('device')
-    .where('settled', '=', 'refunded')
-    .where('device', 'in', [...causes.keys()])
-    .execute();
+  const refunded = [];
+  for (const table of ['death', 'closure'] as const) {
+    refunded.push(
+      ...(await tables
+        .selectFrom(table)
+        .select('device')
+        .where('settled', '=', 'refunded')
+        .where('device', 'in', [...causes.keys()])
+        .execute()),
+    );
+  }
   for (const row of refunded) {
     const device = row.device as DeviceId;
     await moveToDeposit(tables, ledger, device, `${LATER}${causes.get(device)}`, atMs);

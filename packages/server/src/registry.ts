@@ -20,6 +20,9 @@ import type { ServerTables } from './tables.ts';
 export type LicenseeKind = 'mailer' | 'bureau';
 export type Licensee = { readonly licensee: LicenseeId; readonly name: string; readonly kind: LicenseeKind };
 
+/** `profile`: of the reporting deadlines, empty for the server's own; `inspectedAtMs`: null before the first inspection. */
+export type DeviceSetting = { readonly profile: string; readonly inspectedAtMs: number | null };
+
 const CERTIFICATES_IN_MEMORY = 20_000;
 const CREDENTIALS_IN_MEMORY = 10_000;
 /** What one policy can name: its schema's bound, and the signed message's 64 KiB. */
@@ -199,6 +202,28 @@ export class Registry {
         .executeTakeFirst(),
     );
     return row === undefined ? null : { version: Number(row.version), policy: row.policy };
+  }
+
+  /** What operators chose for the device. */
+  async setting(device: DeviceId): Promise<DeviceSetting> {
+    const row = await this.#database.read(async (tables) =>
+      tables.selectFrom('device_setting').selectAll().where('device', '=', device).executeTakeFirst(),
+    );
+    const inspected = row?.inspected_at_ms ?? null;
+    return { profile: row?.profile ?? '', inspectedAtMs: inspected === null ? null : Number(inspected) };
+  }
+
+  /** Whether an operator has ordered that the device be closed. */
+  async isClosing(device: DeviceId): Promise<boolean> {
+    const row = await this.#database.read(async (tables) =>
+      tables
+        .selectFrom('closure')
+        .select('device')
+        .where('device', '=', device)
+        .where('operator', '<>', '')
+        .executeTakeFirst(),
+    );
+    return row !== undefined;
   }
 
   /** Stores the policy if that version is not stored yet; false if it is. */

@@ -20,7 +20,9 @@ import type { Config } from './config.ts';
 import { connectCryptographicDevice } from './cryptographic-device-client.ts';
 import { DeadDevices } from './dead-devices.ts';
 import { DeliveryFollower } from './delivery.ts';
+import { Closures } from './closures.ts';
 import { DeviceFiles } from './device-file.ts';
+import { DeviceSettings } from './device-settings.ts';
 import { Enrolment } from './enrolment.ts';
 import { follow } from './follower.ts';
 import { Funds } from './funds.ts';
@@ -159,6 +161,7 @@ export async function startService(config: Config, party: ServiceContext): Promi
     nowMs,
     logs,
   });
+  const closures = new Closures({ database, ledger, log, registry, policies, nowMs });
   const delivery = new DeliveryFollower({
     database,
     log,
@@ -168,7 +171,7 @@ export async function startService(config: Config, party: ServiceContext): Promi
     grantsCursor: () => database.read(lastBooked),
     logs,
   });
-  const settlement = new Settlement(database, log, funds);
+  const settlement = new Settlement(database, log, funds, registry);
   const acceptance = new Acceptance({
     cryptographicDevice,
     log,
@@ -187,7 +190,16 @@ export async function startService(config: Config, party: ServiceContext): Promi
   const booking = follow({
     ...common,
     name: 'ledger',
-    step: () => bookPostage({ database, log, ledger, registry }),
+    step: () =>
+      bookPostage({
+        database,
+        log,
+        ledger,
+        registry,
+        onEnded: () => {
+          refunding.wake();
+        },
+      }),
     idleMs: 5_000,
   });
   const delivering = follow({
@@ -200,7 +212,11 @@ export async function startService(config: Config, party: ServiceContext): Promi
     },
     idleMs: 5_000,
   });
-  const refunding = follow({ ...common, name: 'refunds', step: () => deadDevices.settleDue(), idleMs: 60_000 });
+  const settleRefunds = async (): Promise<'more' | 'idle'> => {
+    const closed = await closures.settleDue();
+    return (await deadDevices.settleDue()) === 'more' ? 'more' : closed;
+  };
+  const refunding = follow({ ...common, name: 'refunds', step: settleRefunds, idleMs: 60_000 });
   const followers = [taking, booking, delivering, refunding];
   for (const follower of followers) party.onClose(() => follower.stop());
 
@@ -219,9 +235,11 @@ export async function startService(config: Config, party: ServiceContext): Promi
     registry,
     settlement,
     trustBundle,
-    deviceFiles: new DeviceFiles({ database, registry, log, ledger, deadDevices }),
+    deviceFiles: new DeviceFiles({ database, registry, log, ledger, deadDevices, closures }),
     withdrawals,
     deadDevices,
+    closures,
+    deviceSettings: new DeviceSettings({ database, registry, policies, nowMs }),
     currency,
     operatorCredential: config.operatorCredential,
     operators: config.operators,

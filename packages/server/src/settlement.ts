@@ -9,6 +9,7 @@ import { DELIVERY_FOLLOWER } from './delivery-marks.ts';
 import { EVALUATED_FOLLOWER, followerCursors } from './follower.ts';
 import type { Funds } from './funds.ts';
 import { LEDGER_FOLLOWER } from './ledger-follower.ts';
+import type { Registry } from './registry.ts';
 import type { StatisticsLog } from './statistics-log.ts';
 import type { ServerTables } from './tables.ts';
 
@@ -24,14 +25,18 @@ export type SettlementState = {
   readonly drawableMills: bigint;
   readonly suspended: boolean;
   readonly reason: string;
+  /** The newest policy that was signed for the device, 0 for none: whoever has an older one takes it. */
+  readonly policyVersion: number;
 };
 
 export class Settlement {
   readonly #database: SqlDatabase<ServerTables>;
   readonly #log: StatisticsLog;
   readonly #funds: Funds;
+  readonly #registry: Registry;
 
-  constructor(database: SqlDatabase<ServerTables>, log: StatisticsLog, funds: Funds) {
+  constructor(database: SqlDatabase<ServerTables>, log: StatisticsLog, funds: Funds, registry: Registry) {
+    this.#registry = registry;
     this.#database = database;
     this.#log = log;
     this.#funds = funds;
@@ -53,6 +58,7 @@ export class Settlement {
       drawableMills: await this.#funds.drawableMills(licensee),
       suspended: head.suspended,
       reason: head.reason,
+      policyVersion: (await this.#registry.policy(device))?.version ?? 0,
     };
   }
 

@@ -1,9 +1,11 @@
 /**
- * Reads withdrawals, declarations of death and their refunds, and says in words what is wrong with them.
+ * Reads withdrawals, declarations of death, closures and their refunds, and says in words what is wrong with them.
  *
  * Guarantees, where it says nothing: every withdrawn device is suspended in the log, and its signed word is authentic; every dead
  * one was declared and confirmed by two names, each with its act; a refund has one entry, of the amount that is told, not before its
- * time, and nothing is left in the account; no entry of a refund is without a dead device.
+ * time, and nothing is left in the account; a closed one was ordered by
+ * an operator's act, and has its final statement; no entry of a refund is without a dead or closed device. What a closed device gave back is
+ * compared with its statement in `ledger-check.ts`.
  */
 import type { Examination } from '@countermark/node-platform/examination';
 import { nodeVerification } from '@countermark/node-platform/verification';
@@ -46,7 +48,12 @@ export async function checkStanding(
     tables.selectFrom('death').selectAll().orderBy('device').execute(),
   );
   for (const death of deaths) await checkDeath(database, death, withdrawn, examination);
-  await checkRefunds(database, new Set(deaths.filter(isRefunded).map(({ device }) => device)), examination);
+  const closures = await database.read(async (tables) =>
+    tables.selectFrom('closure').selectAll().orderBy('device').execute(),
+  );
+  for (const closure of closures) await checkClosure(database, closure, examination);
+  const refunded = [...deaths, ...closures].filter(isRefunded).map(({ device }) => device);
+  await checkRefunds(database, new Set(refunded), examination);
 }
 
 async function checkDeath(
@@ -96,6 +103,20 @@ async function checkDeath(
   }
 }
 
+async function checkClosure(
+  database: SqlDatabase<ServerTables>,
+  { device, operator, sequence, settled }: ServerTables['closure'],
+  examination: Examination,
+): Promise<void> {
+  const acts = await actsOf(database, device as DeviceId);
+  if (operator !== '' && !acts.some((one) => one.act === 'closing' && one.operator === operator)) {
+    examination.problem(`nobody's act closes ${device}`);
+  }
+  if (settled !== '' && (operator === '' || sequence === null)) {
+    examination.problem(`${device} was settled as closed, without an order or without its final statement`);
+  }
+}
+
 /** Every entry of a refund is that of a refunded device, or moves on what turned up later. */
 async function checkRefunds(
   database: SqlDatabase<ServerTables>,
@@ -119,6 +140,6 @@ async function checkRefunds(
   }
 }
 
-function isRefunded({ settled }: ServerTables['death']): boolean {
+function isRefunded({ settled }: { readonly settled: string }): boolean {
   return settled === 'refunded';
 }

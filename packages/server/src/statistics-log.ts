@@ -71,7 +71,7 @@ export type StatisticsLog = {
   position(): Promise<bigint>;
   /** The last sequence of the device at or before the cursor, 0 for none. */
   sequenceAt(device: DeviceId, cursor: bigint): Promise<number>;
-  /** Records that were not accepted and are kept: forks, inconsistent ones, those under a superseded key; oldest first. */
+  /** Records that were not accepted and are kept: forks, inconsistent ones, those under a superseded key or after the end; oldest first. */
   evidence(device: DeviceId): Promise<readonly EvidenceEntry[]>;
   /** Suspends the device, for the reason, if it is not yet: its records after this are marked. */
   suspend(device: DeviceId, reason: string): Promise<void>;
@@ -81,7 +81,7 @@ export type StatisticsLog = {
 export type EvidenceEntry = {
   readonly sequence: number;
   readonly digest: Digest;
-  /** Of the rejection: `fork`, `inconsistent` or `superseded-key`. */
+  /** Of the rejection: `fork`, `inconsistent`, `superseded-key` or `chain-ended`. */
   readonly code: string;
   readonly record: Uint8Array;
   readonly attestation: Uint8Array;
@@ -95,7 +95,7 @@ const EVIDENCE_PER_DEVICE = 64;
 /** Of them for forks alone: who has a key that is over can make as many other refused records as he likes. */
 const EVIDENCE_FOR_FORKS = 32;
 /** Codes of records that prove something against their device or its keys. */
-const KEPT_AS_EVIDENCE = new Set<string>(['fork', 'inconsistent', 'superseded-key']);
+const KEPT_AS_EVIDENCE = new Set<string>(['fork', 'inconsistent', 'superseded-key', 'chain-ended']);
 const RECORD_COLUMNS = 'device, sequence, cursor, digest, record, attestation, certificate, suspended, accepted_at_ms';
 const HEAD_COLUMNS =
   'device, sequence, digest, ascending_mills, descending_mills, pieces, received_mills, returned_mills, last_grant, epoch, suspended, reason';

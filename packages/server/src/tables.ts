@@ -2,7 +2,7 @@
  * The server's tables, for SQLite and PostgreSQL alike, and their migrations.
  *
  * Three truths lie here: the statistics log (`log_position`, `head`, `record`, `confirmation`, `evidence`), the registry
- * (`licensee` to `policy`), with what operators did to devices (`withdrawal`, `death`, `operator_act`), and the ledger's own
+ * (`licensee` to `policy`), with what operators did to devices and chose for them (`withdrawal`, `death`, `closure`, `device_setting`, `operator_act`), and the ledger's own
  * entries (`entry`, `entry_line`, `funds`, `booked_grant`, `entitled`). What derives from the log follows it by `follower`. Times are milliseconds, amounts mills, flags 0 and 1.
  */
 import type { Migration } from '@countermark/sql/migrations';
@@ -118,6 +118,20 @@ export interface ServerTables {
   };
   /** What operators did to devices; append-only. `operator` is empty for what follows by itself. */
   operator_act: { number: bigint; device: string; act: string; operator: string; words: string; at_ms: bigint };
+  /** What operators chose for a device; `profile` is empty for the server's own, `inspected_at_ms` null before its first inspection here. */
+  device_setting: { device: string; profile: string; inspected_at_ms: bigint | null };
+  /** Devices that are closed on their owner's wish; `sequence` and `returned_mills` are of the final statement, null before it. */
+  closure: {
+    device: string;
+    reason: string;
+    operator: string;
+    at_ms: bigint;
+    sequence: bigint | null;
+    returned_mills: bigint | null;
+    /** '', 'refunded' or 'withheld'. */
+    settled: string;
+    settled_at_ms: bigint | null;
+  };
   /** How far a follower has come; `digest` is of the message that it has under this cursor, where that is another party's. */
   follower: { name: string; cursor: bigint; digest: Uint8Array | null };
   /** Where the authority's history stood when it had the log up to a cursor; the history's digest is null where it was not said. */
@@ -176,4 +190,11 @@ export const MIGRATIONS: readonly Migration[] = [
   },
   { name: 'history of the authority', statements: ['ALTER TABLE delivery_mark ADD COLUMN history {bytes}'] },
   { name: 'history of grants', statements: ['ALTER TABLE follower ADD COLUMN digest {bytes}'] },
+  {
+    name: 'settings and closures of devices',
+    statements: [
+      'CREATE TABLE device_setting (device {text} PRIMARY KEY REFERENCES device (device), profile {text} NOT NULL, inspected_at_ms {integer}){strict}',
+      'CREATE TABLE closure (device {text} PRIMARY KEY, reason {text} NOT NULL, operator {text} NOT NULL, at_ms {integer} NOT NULL, sequence {integer}, returned_mills {integer}, settled {text} NOT NULL, settled_at_ms {integer}){strict}',
+    ],
+  },
 ];

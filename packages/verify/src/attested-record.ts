@@ -10,6 +10,7 @@ import { sameBytes } from '@countermark/protocol/digest';
 import { parsePayload } from '@countermark/protocol/message';
 import { ATTESTATION, type Attestation } from '@countermark/protocol/messages/attestation';
 import { BATCH_STATISTICS } from '@countermark/protocol/messages/batch-statistics';
+import { FINAL_STATEMENT } from '@countermark/protocol/messages/final-statement';
 import { KEY_ROTATION } from '@countermark/protocol/messages/key-rotation';
 import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
@@ -76,6 +77,14 @@ function attestedByDigest(
     return accept({
       type: 'key-rotation',
       verified: { message: rotation.value, envelope, bytes, digest } as Verified<typeof rotation.value>,
+    });
+  }
+  if (envelope.type === FINAL_STATEMENT.type) {
+    const statement = parsePayload(FINAL_STATEMENT, envelope);
+    if (!statement.ok) return statement;
+    return accept({
+      type: 'final-statement',
+      verified: { message: statement.value, envelope, bytes, digest } as Verified<typeof statement.value>,
     });
   }
   const statistics = parsePayload(BATCH_STATISTICS, envelope);

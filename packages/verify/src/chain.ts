@@ -11,6 +11,9 @@ import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import { type RecordIdentity, recordIdentity, type VerifiedRecord } from './record.ts';
 import { contradiction } from './statistics.ts';
 
+/** What a head has for its epoch after a final statement: beyond every key, so that no key continues the chain. */
+export const ENDED_EPOCH = 65_536;
+
 /** What is known of a chain after its last accepted record; `epoch` 0 before the first: any epoch may begin. */
 export type ChainHead = {
   readonly sequence: number;
@@ -35,7 +38,7 @@ export type Verdict =
 
 /**
  * Judges a record against the head. `acceptedAt(sequence)` gives the digest that was accepted at or below the head.
- * Rejections: `fork`, `out-of-order`, `superseded-key`, `inconsistent`, `unsupported-version` (scheme).
+ * Rejections: `fork`, `out-of-order`, `chain-ended`, `superseded-key`, `inconsistent`, `unsupported-version` (scheme).
  */
 export function judge(
   head: ChainHead,
@@ -55,6 +58,10 @@ export function judge(
     };
   }
   if (!sameBytes(identity.previous, head.digest)) return fork(identity);
+  if (head.epoch === ENDED_EPOCH) {
+    const { device, sequence } = identity;
+    return { outcome: 'rejected', rejection: rejection('chain-ended', { device, sequence }) };
+  }
   const { epoch } = record.verified.envelope.key;
   if (epoch < head.epoch) {
     const { device, sequence } = identity;
@@ -64,9 +71,10 @@ export function judge(
   if (head.epoch !== 0 && epoch !== head.epoch) {
     return inconsistent(identity, `it is under the key of epoch ${epoch}, the chain under ${head.epoch}`);
   }
-  return record.type === 'batch-statistics'
-    ? afterBatch(head, record, identity)
-    : afterRotation(head, record, identity);
+  if (record.type === 'batch-statistics') return afterBatch(head, record, identity);
+  return record.type === 'key-rotation'
+    ? afterRotation(head, record, identity)
+    : afterFinalStatement(head, record, identity);
 }
 
 function afterBatch(
@@ -113,6 +121,27 @@ function afterRotation(
   return {
     outcome: 'continues',
     head: { sequence: identity.sequence, digest: identity.digest, registers, funds, epoch: newEpoch },
+  };
+}
+
+/** Its registers, with what it gives back, continue the chain; nothing is left in the descending register. */
+function afterFinalStatement(
+  head: ChainHead,
+  record: VerifiedRecord & { type: 'final-statement' },
+  identity: RecordIdentity,
+): Verdict {
+  const { registers, funds, returnedMills } = record.verified.message;
+  if (registers.descendingMills !== 0n) return inconsistent(identity, 'funds are left after the final statement');
+  if (funds.returnedMills - head.funds.returnedMills !== returnedMills) {
+    return inconsistent(identity, 'the funds returned are not what the device gives back');
+  }
+  if (!balanced(registers, funds)) return inconsistent(identity, 'the registers are not funds received minus returned');
+  const before = { ...registers, descendingMills: returnedMills };
+  const broken = discontinuity(head, before, { ...funds, returnedMills: head.funds.returnedMills });
+  if (broken !== null) return inconsistent(identity, broken);
+  return {
+    outcome: 'continues',
+    head: { sequence: identity.sequence, digest: identity.digest, registers, funds, epoch: ENDED_EPOCH },
   };
 }
 

@@ -1,17 +1,19 @@
 /**
- * Records of a device's chain: batch statistics or key rotations, verified and seen as one type.
+ * Records of a device's chain: batch statistics, key rotations, its final statement; verified and seen as one type.
  */
 import { parseEnvelope } from '@countermark/protocol/cose';
 import type { Digest } from '@countermark/protocol/digest';
 import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
 import { BATCH_STATISTICS, type BatchStatistics } from '@countermark/protocol/messages/batch-statistics';
+import { FINAL_STATEMENT, type FinalStatement } from '@countermark/protocol/messages/final-statement';
 import { KEY_ROTATION, type KeyRotation } from '@countermark/protocol/messages/key-rotation';
 import { accept, type Result } from '@countermark/protocol/result';
 import { type AuthenticatorCheck, finishWith, openMessage, type Trust, type Verified } from './verified.ts';
 
 export type VerifiedRecord =
   | { readonly type: 'batch-statistics'; readonly verified: Verified<BatchStatistics> }
-  | { readonly type: 'key-rotation'; readonly verified: Verified<KeyRotation> };
+  | { readonly type: 'key-rotation'; readonly verified: Verified<KeyRotation> }
+  | { readonly type: 'final-statement'; readonly verified: Verified<FinalStatement> };
 
 /** What every record of a chain has. */
 export type RecordIdentity = {
@@ -46,6 +48,18 @@ export function openRecord(bytes: Uint8Array, trust: Pick<Trust, 'port' | 'keys'
       finish: (authentic) => {
         const verified = finish(authentic);
         return verified.ok ? accept({ type: 'key-rotation', verified: verified.value }) : verified;
+      },
+    });
+  }
+  if (parsed.ok && parsed.value.type === FINAL_STATEMENT.type) {
+    const statement = openMessage(FINAL_STATEMENT, bytes, parsed, trust, 'enrolled');
+    if (!statement.ok) return statement;
+    const { check, finish } = statement.value;
+    return accept({
+      check,
+      finish: (authentic) => {
+        const verified = finish(authentic);
+        return verified.ok ? accept({ type: 'final-statement', verified: verified.value }) : verified;
       },
     });
   }

@@ -13,6 +13,7 @@ import type { Rejection } from '@countermark/protocol/rejection';
 import type { Programme } from '@countermark/tariff/programme';
 import type { Beneficiary } from '@countermark/tariff/programme-reckoning';
 import type { ChainHead } from '@countermark/verify/chain';
+import type { VerifiedRecord } from '@countermark/verify/record';
 import type { RatedCell, Standing } from '../rating.ts';
 import type { TotalsQuery, TotalsRow } from '../totals.ts';
 
@@ -40,10 +41,10 @@ export type StoredRecord = {
   readonly device: DeviceId;
   readonly sequence: number;
   readonly digest: Digest;
-  readonly type: 'batch-statistics' | 'key-rotation';
+  readonly type: VerifiedRecord['type'];
   readonly licensee: LicenseeId;
   readonly customer: CustomerId | null;
-  /** Empty for a key rotation. */
+  /** Empty for what is no batch. */
   readonly mailingDate: string;
   readonly suspended: boolean;
   readonly bytes: Uint8Array;

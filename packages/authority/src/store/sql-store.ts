@@ -879,7 +879,7 @@ function recordOf(row: Selectable<Tables['record']>): StoredRecord {
     device: row.device as DeviceId,
     sequence: Number(row.sequence),
     digest: digestOf(row.digest),
-    type: row.type === 'key-rotation' ? 'key-rotation' : 'batch-statistics',
+    type: row.type === 'key-rotation' || row.type === 'final-statement' ? row.type : 'batch-statistics',
     licensee: row.licensee as LicenseeId,
     customer: customerOf(row.customer),
     mailingDate: row.mailing_date,

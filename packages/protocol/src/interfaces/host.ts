@@ -281,8 +281,8 @@ export type ReprintAnswer = { readonly file: string; readonly pieces: number };
 
 export type RecordReport = {
   readonly sequence: number;
-  /** A key rotation belongs to no batch and no job. */
-  readonly type: 'batch-statistics' | 'key-rotation';
+  /** A key rotation and a final statement belong to no batch and no job. */
+  readonly type: 'batch-statistics' | 'key-rotation' | 'final-statement';
   readonly digest: string;
   readonly batch: string | null;
   readonly job: string | null;
@@ -353,12 +353,29 @@ export type DeviceReport = {
   readonly policyVersion: number | null;
   readonly customers: readonly string[];
   readonly lock: string | null;
+  /** What lifts the lock, in words. */
+  readonly lockLifts: string | null;
   readonly warning: string | null;
+  /** Of its policy: days after which what is not confirmed warns and locks; null before it has a policy. */
+  readonly warnAfterDays: number | null;
+  readonly lockAfterDays: number | null;
+  /** Null where its policy wants no inspection. */
+  readonly inspectionWarnsAtMs: number | null;
+  readonly inspectionLocksAtMs: number | null;
+  /** Null where its policy allows all products, or every scheme. */
+  readonly products: readonly string[] | null;
+  readonly scheme: number | null;
   readonly signedTimeMs: number | null;
   readonly alarms: number;
   readonly warnsAtMs: number | null;
   readonly locksAtMs: number | null;
   readonly software: string;
+  /** What it measured of its own code, in hex. */
+  readonly measurement: string;
+  /** Its policy closes it; then the sequence of its final statement, and whether every key of its is erased. */
+  readonly closing: boolean;
+  readonly finalSequence: number | null;
+  readonly zeroised: boolean;
 };
 
 /** For `countermark status`. */

@@ -6,6 +6,7 @@
 import { cellKeySchema } from '../cell.ts';
 import {
   batchId,
+  code,
   customerId,
   deviceId,
   digest,
@@ -101,6 +102,23 @@ export const deviceStatusSchema = struct('device-status', {
   locksAtMs: optional(27, timeMs),
   /** The epoch of the keys that were made for a rotation and are not in use yet. */
   pendingEpoch: optional(28, epoch),
+  /** What lifts the lock, in words. */
+  lockLifts: optional(29, text(200)),
+  /** By signed time: when the device warns of its inspection, and locks without it. */
+  inspectionWarnsAtMs: optional(30, timeMs),
+  inspectionLocksAtMs: optional(31, timeMs),
+  /** Of the policy: products and statistics scheme that a batch may have; absent: no restriction. */
+  products: optional(32, list(code, 256, 1)),
+  scheme: optional(33, uint(65_535, 1)),
+  /** Of the policy: after how many days what is not confirmed warns and locks. */
+  warnAfterDays: optional(34, uint(3_650)),
+  lockAfterDays: optional(35, uint(3_650)),
+  /** Its policy closes it: it makes its final statement when it is asked and nothing stands against it. */
+  closing: optional(36, bool),
+  /** Of the final statement, once it is made. */
+  finalSequence: optional(37, sequence),
+  /** The final statement is confirmed, and every key erased. */
+  zeroised: optional(38, bool),
 });
 export type DeviceStatus = Of<typeof deviceStatusSchema>;
 
@@ -200,7 +218,17 @@ export const PSD = {
       record: field(4, message),
     }),
   ),
-  /** Unconfirmed records; one without a batch is a key rotation. */
+  /** Ends the device, whose policy closes it: seals its final statement. Asked again it answers the same record while that is held. */
+  finalStatement: operation(
+    'final-statement',
+    nothing,
+    struct('final-statement-answer', {
+      sequence: field(1, sequence),
+      digest: field(2, digest),
+      record: field(3, message),
+    }),
+  ),
+  /** Unconfirmed records; one without a batch is a key rotation or the final statement. */
   records: operation(
     'records',
     nothing,

@@ -13,7 +13,7 @@ export const attestationSchema = struct('attestation', {
   licensee: field(2, licenseeId),
   sequence: field(3, sequence),
   digest: field(4, digest),
-  recordType: field(5, oneOf('batch-statistics', 'key-rotation')),
+  recordType: field(5, oneOf('batch-statistics', 'key-rotation', 'final-statement')),
   authentication: field(6, authenticationSchema),
   epoch: field(7, epoch),
   attestedAtMs: field(8, timeMs),

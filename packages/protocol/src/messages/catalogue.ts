@@ -6,6 +6,7 @@ import { ATTESTATION } from './attestation.ts';
 import { BATCH_STATISTICS } from './batch-statistics.ts';
 import { CONFIRMATION } from './confirmation.ts';
 import { DEVICE_CERTIFICATE, ENROLMENT_REQUEST } from './enrolment.ts';
+import { FINAL_STATEMENT } from './final-statement.ts';
 import { FUNDS_GRANT, FUNDS_REQUEST } from './funds.ts';
 import { CREDIT_GRANT, DISCOUNT_GRANT } from './grant.ts';
 import { KEY_ROTATION, ROTATION_REQUEST } from './key-rotation.ts';
@@ -26,4 +27,5 @@ export const MESSAGES: readonly MessageType<unknown>[] = [
   SUSPENSION,
   DISCOUNT_GRANT,
   CREDIT_GRANT,
+  FINAL_STATEMENT,
 ];

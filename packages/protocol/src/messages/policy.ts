@@ -1,7 +1,7 @@
 /**
  * Policy, signed time, and suspension: what the server side says to a device, signed by the policy key.
  */
-import { customerId, deviceId, licenseeId } from '../fields.ts';
+import { code, customerId, deviceId, licenseeId } from '../fields.ts';
 import type { MessageType } from '../message.ts';
 import {
   bool,
@@ -16,6 +16,16 @@ import {
   timeMs,
   uint,
 } from '../schema.ts';
+
+/**
+ * When the device was inspected last, as the server's operators say, and after how many days from then, by signed time, it warns and
+ * locks. A later policy names a later inspection.
+ */
+const inspectionSchema = struct('inspection', {
+  inspectedAtMs: field(1, timeMs),
+  warnAfterDays: field(2, uint(3_650)),
+  lockAfterDays: field(3, uint(3_650)),
+});
 
 export const policySchema = struct('policy', {
   device: field(1, deviceId),
@@ -38,6 +48,14 @@ export const policySchema = struct('policy', {
   memoryPieces: field(14, uint(100_000_000, 1)),
   /** The customers for whom the device franks (claim 13); empty: the licensee's own mail only. */
   customers: field(15, list(customerId, 4_096)),
+  /** Absent: the device wants no inspection. */
+  inspection: optional(16, inspectionSchema),
+  /** The products for which the device opens batches; absent: all. */
+  products: optional(17, list(code, 256, 1)),
+  /** The only statistics scheme that the device takes; absent: every one that it knows. */
+  scheme: optional(18, uint(65_535, 1)),
+  /** True: the device is to make its final statement, once everything is reported. Only beside no unconfirmed postage at all. */
+  closing: optional(19, bool),
 });
 export type Policy = Of<typeof policySchema>;
 

@@ -2,7 +2,7 @@
  * What the server side says to a device: certificate, policy, signed time.
  *
  * Guarantees: a certificate is taken only for exactly this device's keys and the pinned peers; a policy never gives way
- * to an older one, nor changes licensee or currency; time moves forward only. Whatever was taken before is taken again
+ * to an older one, changes licensee or currency, nor brings a withdrawn device back; time moves forward only. Whatever was taken before is taken again
  * without effect.
  */
 import { sameBytes } from '@countermark/protocol/digest';
@@ -11,12 +11,12 @@ import type { Policy, SignedTime } from '@countermark/protocol/messages/policy';
 import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import { accept, refuse } from '@countermark/protocol/result';
 import type { Verified } from '@countermark/verify/verified';
+import { isWithdrawn } from './policy.ts';
 import { type DeviceState, type Identity, UNINITIALISED } from './state.ts';
 import { notEnrolled, type Stepped } from './transition.ts';
 
-/** The device gets its identity. @throws where it has one: the shell initialises an empty store only. */
+/** The device gets its identity. The table of states lets it happen once. */
 export function initialise(state: DeviceState, identity: Identity): Stepped {
-  if (state.identity !== null) throw new Error('A device is initialised once.');
   return accept({ state: { ...UNINITIALISED, recordCapacity: state.recordCapacity, identity }, effects: [] });
 }
 
@@ -34,7 +34,10 @@ export function install(
   return installPolicy(known ? state : { ...state, certificate }, policy);
 }
 
-/** Takes a policy. Rejections: `wrong-state`, `wrong-device`, `enrolment-mismatch`, `stale-policy`. */
+/**
+ * Takes a policy. One that lets a withdrawn device frank again is refused: withdrawal is for good.
+ * Rejections: `wrong-state`, `wrong-device`, `enrolment-mismatch`, `stale-policy`, `device-withdrawn`.
+ */
 export function installPolicy(state: DeviceState, policy: Verified<Policy>): Stepped {
   const { identity, certificate, policy: current } = state;
   if (identity === null || certificate === null) return refuse(notEnrolled(state, 'policy'));
@@ -51,6 +54,9 @@ export function installPolicy(state: DeviceState, policy: Verified<Policy>): Ste
     const before = current.message.currency;
     if (before.code !== currency.code || before.exponent !== currency.exponent) {
       return refuse(mismatch('policy', 'currency'));
+    }
+    if (isWithdrawn(current.message) && !isWithdrawn(policy.message)) {
+      return refuse(rejection('device-withdrawn', { device }));
     }
   }
   return accept({ state: { ...state, policy }, effects: [] });

@@ -32,8 +32,9 @@ import { inCurrency, type Rejection, rejection } from '@countermark/protocol/rej
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { encodeWith } from '@countermark/protocol/schema';
 import { SCHEME } from '@countermark/protocol/scheme';
+import { refusedIn } from './lifecycle.ts';
 import { type ChunkEntry, chunkEntries, chunkPieces, indiciumInputs, recordColumns } from './piece-columns.ts';
-import { frankingLock, lockReason } from './policy.ts';
+import { frankingLock, openingLock } from './policy.ts';
 import {
   type Batch,
   batchPieces,
@@ -52,7 +53,7 @@ const MAX_PIECE_NUMBER = 0xffff_ffff;
 /**
  * Opens a batch. The one that is open is opened again without effect. `usedBefore`: a record of this batch exists.
  * Rejections: `wrong-state`, `batch-exists`, `batch-open`, `device-locked`, `memory-full`, `unknown-customer`,
- * `customer-missing`, `unsupported-version` (scheme), `limit-exceeded`, `malformed`.
+ * `customer-missing`, `unsupported-version` (scheme), `not-in-policy` (product, scheme), `limit-exceeded`, `malformed`.
  */
 export function openBatch(state: DeviceState, declaration: BatchDeclaration, usedBefore: boolean): Stepped {
   const device = operational(state);
@@ -85,8 +86,8 @@ export function openBatch(state: DeviceState, declaration: BatchDeclaration, use
 
 function openingRefusal(state: DeviceState, device: Operational, declaration: BatchDeclaration): Rejection | null {
   const { policy, identity } = device;
-  const lock = lockReason(state);
-  if (lock !== null) return rejection('device-locked', { reason: lock });
+  const lock = openingLock(state);
+  if (lock !== null) return lock;
   const records = unconfirmedBatches(state);
   if (records >= state.recordCapacity) {
     return rejection('memory-full', {
@@ -95,7 +96,7 @@ function openingRefusal(state: DeviceState, device: Operational, declaration: Ba
       capacity: state.recordCapacity,
     });
   }
-  const { customer, expectedPieces, expectedCells, scheme, currency, mailingDate } = declaration;
+  const { customer, product, expectedPieces, expectedCells, scheme, currency, mailingDate } = declaration;
   if (policy.customers.length === 0 && customer !== undefined) return rejection('unknown-customer', { customer });
   if (policy.customers.length > 0) {
     if (customer === undefined) return rejection('customer-missing', {});
@@ -103,6 +104,12 @@ function openingRefusal(state: DeviceState, device: Operational, declaration: Ba
   }
   if (scheme !== SCHEME) {
     return rejection('unsupported-version', { type: 'scheme', version: scheme, supported: SCHEME });
+  }
+  if (policy.scheme !== undefined && scheme !== policy.scheme) {
+    return rejection('not-in-policy', { what: 'statistics scheme', value: scheme, allowed: policy.scheme });
+  }
+  if (policy.products !== undefined && !policy.products.includes(product)) {
+    return rejection('not-in-policy', { what: 'product', value: product, allowed: policy.products.join(', ') });
   }
   if (currency.code !== policy.currency.code || currency.exponent !== policy.currency.exponent) {
     return rejection('malformed', { path: 'declaration.currency', reason: `it must be ${policy.currency.code}` });
@@ -155,6 +162,8 @@ export type Admission =
  * `too-many-pieces`, `too-many-cells`, `postage-out-of-range`, `insufficient-funds`, `device-locked`, `limit-exceeded`.
  */
 export function admitChunk(state: DeviceState, request: FrankChunk, ports: Ports): Result<Admission> {
+  const refused = refusedIn(state, 'frank');
+  if (refused !== null) return refuse(refused);
   const device = operational(state);
   if (device === null) return refuse(notEnrolled(state, 'frank-chunk'));
   const { batch } = state;

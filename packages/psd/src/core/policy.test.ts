@@ -100,3 +100,55 @@ describe('a policy that allows no unconfirmed postage', () => {
     expect(deviceStatus(device.state, SOFTWARE).lock).toMatch(/withdrawn/);
   });
 });
+
+describe('an inspection', () => {
+  const inspection = { inspectedAtMs: START_MS, warnAfterDays: 300, lockAfterDays: 365 };
+
+  it('is warned of, locks when its date has passed, and a policy that names a later one lifts the lock', () => {
+    const device = readyDevice({ policy: { inspection } });
+    const status = () => deviceStatus(device.state, SOFTWARE);
+    expect(status()).toMatchObject({ state: 'operational', inspectionLocksAtMs: START_MS + 365 * DAY_MS });
+    device.time(START_MS + 300 * DAY_MS);
+    expect(status().warning).toMatch(/inspection is due/);
+    device.time(START_MS + 365 * DAY_MS);
+    expect(status()).toMatchObject({ state: 'locked' });
+    expect(status().lock).toMatch(/inspection was due/);
+    expect(status().lockLifts).toMatch(/inspected/);
+    expect(code(device.open(batchNumbered(1)))).toBe('device-locked');
+    const later = { ...inspection, inspectedAtMs: START_MS + 364 * DAY_MS };
+    const policy = device.authority.policy(device.device, { version: 2, inspection: later });
+    device.do({ kind: 'policy', policy: device.authority.verified(POLICY, policy) });
+    expect(status()).toMatchObject({ state: 'operational' });
+    expect(code(device.open(batchNumbered(1)))).toBe('ok');
+  });
+
+  it('that is due before the report warns first', () => {
+    const soon = { inspectedAtMs: START_MS, warnAfterDays: 1, lockAfterDays: 10 };
+    const device = readyDevice({ policy: { warnAfterDays: 1, lockAfterDays: 28, inspection: soon } });
+    device.open(batchNumbered(1));
+    device.frank(batchNumbered(1), 0, pieces(1));
+    device.time(START_MS + 2 * DAY_MS);
+    expect(deviceStatus(device.state, SOFTWARE).warning).toMatch(/inspection/);
+  });
+});
+
+describe('allowed products and statistics scheme', () => {
+  it('are all that a batch is opened for', () => {
+    const device = readyDevice({ policy: { products: ['parcel'] } });
+    expect(device.open(batchNumbered(1))).toMatchObject({
+      ok: false,
+      rejection: { code: 'not-in-policy', detail: { what: 'product', allowed: 'parcel' } },
+    });
+    expect(device.state.batch).toBeNull();
+    expect(code(device.open(batchNumbered(1), { product: 'parcel' }))).toBe('ok');
+    expect(deviceStatus(device.state, SOFTWARE)).toMatchObject({ products: ['parcel'] });
+  });
+
+  it('are refused where the scheme is another', () => {
+    const device = readyDevice({ policy: { scheme: 7 } });
+    expect(device.open(batchNumbered(1))).toMatchObject({
+      ok: false,
+      rejection: { code: 'not-in-policy', detail: { what: 'statistics scheme' } },
+    });
+  });
+});

@@ -22,8 +22,16 @@ import { accept, refuse } from '@countermark/protocol/result';
 import { compareBytes, contradiction } from '@countermark/verify/statistics';
 import type { Verified } from '@countermark/verify/verified';
 import { recountGap } from './recount.ts';
-import { type Batch, batchPieces, batchPostageMills, type Closing, type Count, type DeviceState } from './state.ts';
-import { notEnrolled, type Operational, operational, type Ports, type Stepped } from './transition.ts';
+import {
+  type Batch,
+  batchPieces,
+  batchPostageMills,
+  type Closing,
+  type Count,
+  type DeviceState,
+  type HeldRecord,
+} from './state.ts';
+import { type Effect, notEnrolled, type Operational, operational, type Ports, type Stepped } from './transition.ts';
 
 /**
  * Seals the closed batch: with its cells after the whole recount, or incomplete with the registers' totals alone.
@@ -124,6 +132,12 @@ function sortedCells(counts: Iterable<Count>): BatchStatistics['observed']['cell
     });
 }
 
+/** With a rotation's record those of former epochs go, with the final statement all of them. */
+function secretsGone(state: DeviceState, confirmed: HeldRecord): readonly Effect[] {
+  if (confirmed.sequence === state.finalSequence) return [{ kind: 'zeroise' }];
+  return confirmed.batch === null ? [{ kind: 'forget-keys' }] : [];
+}
+
 /**
  * Deletes the record that the confirmation names. `confirmedDigest`: what the store kept of a record deleted before.
  * The same confirmation again is without effect. One for another digest deletes nothing and is an alarm.
@@ -155,9 +169,6 @@ export function confirmRecord(
   if (held === undefined) return accept({ state, effects: [] });
   return accept({
     state: { ...state, unconfirmed: state.unconfirmed.filter((record) => record !== held) },
-    effects: [
-      { kind: 'delete-record', sequence, batch: held.batch },
-      ...(held.batch === null ? [{ kind: 'forget-keys' as const }] : []),
-    ],
+    effects: [{ kind: 'delete-record', sequence, batch: held.batch }, ...secretsGone(state, held)],
   });
 }

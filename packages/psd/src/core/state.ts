@@ -100,7 +100,7 @@ export type Batch = {
 export type HeldRecord = {
   readonly sequence: number;
   readonly digest: Digest;
-  /** Null: a key rotation, which franks nothing. */
+  /** Null: a key rotation or the final statement, which frank nothing. */
   readonly batch: BatchId | null;
   readonly pieces: number;
   readonly postageMills: Mills;
@@ -130,6 +130,8 @@ export type DeviceState = {
   readonly lastFundsNumber: number;
   readonly pendingFunds: PendingFunds | null;
   readonly lastGrantDigest: Digest | null;
+  /** Of its final statement, null before that. */
+  readonly finalSequence: number | null;
   readonly alarms: number;
 };
 
@@ -149,6 +151,7 @@ export const UNINITIALISED: DeviceState = {
   lastFundsNumber: 0,
   pendingFunds: null,
   lastGrantDigest: null,
+  finalSequence: null,
   alarms: 0,
 };
 
@@ -188,7 +191,12 @@ export function unconfirmedBatches(state: DeviceState): number {
   return totalsOf(state.unconfirmed).batches;
 }
 
-/** The key rotation that is not confirmed: there is one at most. */
+/** Whether the device has come to its end: the final statement is confirmed, and every key erased. */
+export function isZeroised(state: DeviceState): boolean {
+  return state.finalSequence !== null && state.unconfirmed.length === 0;
+}
+
+/** The key rotation that is not confirmed: there is one at most, and none beside a final statement. */
 export function unconfirmedRotation(state: DeviceState): HeldRecord | null {
   const { unconfirmed } = state;
   if (totalsOf(unconfirmed).batches === unconfirmed.length) return null;
@@ -223,6 +231,11 @@ export function stateProblems(state: DeviceState): string[] {
     }
   });
   if (unconfirmed.length - totalsOf(unconfirmed).batches > 1) problems.push('two key rotations are not confirmed');
+  if (state.finalSequence !== null) {
+    if (state.finalSequence !== state.sequence) problems.push('a record comes after the final statement');
+    if (batch !== null) problems.push('a batch is open after the final statement');
+    if (registers.descendingMills !== 0n) problems.push('funds are left after the final statement');
+  }
   if (batch !== null) {
     if (batch.opened.pieces > registers.pieces || batch.opened.ascendingMills > registers.ascendingMills) {
       problems.push('the open batch was opened with higher registers than there are now');

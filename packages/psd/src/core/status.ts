@@ -3,12 +3,14 @@
  */
 import type { Software } from '@countermark/protocol/fields';
 import type { BatchState, DeviceStatus } from '@countermark/protocol/interfaces/psd';
-import { deadlines, lockReason, lockWarning, stateName } from './policy.ts';
+import type { Policy } from '@countermark/protocol/messages/policy';
+import { deadlines, inspectionDates, lockOf, lockWarning, stateName } from './policy.ts';
 import {
   type Batch,
   batchPieces,
   batchPostageMills,
   type DeviceState,
+  isZeroised,
   piecesInMemory,
   unconfirmedPostageMills,
 } from './state.ts';
@@ -18,7 +20,7 @@ export function deviceStatus(state: DeviceState, software: Software): DeviceStat
   const { identity, nextIdentity, certificate, policy, batch } = state;
   if (identity === null) throw new Error('A device without identity has no status.');
   const due = deadlines(state);
-  const lock = lockReason(state);
+  const lock = lockOf(state);
   const warning = lockWarning(state);
   return {
     device: identity.device,
@@ -38,7 +40,7 @@ export function deviceStatus(state: DeviceState, software: Software): DeviceStat
     unconfirmedPostageMills: unconfirmedPostageMills(state),
     recordCapacity: state.recordCapacity,
     customers: policy?.message.customers ?? [],
-    ...(lock === null ? {} : { lock }),
+    ...(lock === null ? {} : { lock: lock.why, lockLifts: lock.lifts }),
     ...(warning === null ? {} : { warning }),
     ...(state.signedTimeMs === null ? {} : { signedTimeMs: state.signedTimeMs }),
     ...(state.pendingFunds === null ? {} : { pendingFundsRequest: state.pendingFunds.number }),
@@ -47,6 +49,25 @@ export function deviceStatus(state: DeviceState, software: Software): DeviceStat
     alarms: state.alarms,
     ...(nextIdentity === null ? {} : { pendingEpoch: nextIdentity.epoch }),
     ...(due === null ? {} : { warnsAtMs: due.warnsAtMs, locksAtMs: due.locksAtMs }),
+    ...(policy === null ? {} : policyTold(policy.message)),
+    ...(state.finalSequence === null ? {} : { finalSequence: state.finalSequence }),
+    ...(isZeroised(state) ? { zeroised: true } : {}),
+  };
+}
+
+/** What the policy asks of its user, for people and for planning; amounts and limits are told when they are reached. */
+function policyTold(policy: Policy): Partial<DeviceStatus> {
+  const { warnAfterDays, lockAfterDays, products, scheme, closing } = policy;
+  const inspection = inspectionDates(policy);
+  return {
+    warnAfterDays,
+    lockAfterDays,
+    ...(inspection === null
+      ? {}
+      : { inspectionWarnsAtMs: inspection.warnsAtMs, inspectionLocksAtMs: inspection.locksAtMs }),
+    ...(products === undefined ? {} : { products }),
+    ...(scheme === undefined ? {} : { scheme }),
+    ...(closing === undefined ? {} : { closing }),
   };
 }
 

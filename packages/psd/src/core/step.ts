@@ -15,11 +15,13 @@ import type { DeviceCertificate } from '@countermark/protocol/messages/enrolment
 import type { FundsGrant } from '@countermark/protocol/messages/funds';
 import type { Policy, SignedTime } from '@countermark/protocol/messages/policy';
 import type { Mills } from '@countermark/protocol/money';
-import { accept } from '@countermark/protocol/result';
+import { accept, refuse } from '@countermark/protocol/result';
 import type { Verified } from '@countermark/verify/verified';
 import { initialise, install, installPolicy, setTime } from './enrolment.ts';
+import { makeFinalStatement } from './final-statement.ts';
 import { type AdmittedChunk, closeBatch, frankChunk, openBatch, spoilPieces } from './franking.ts';
 import { bookFunds, requestFunds } from './funds.ts';
+import { refusedIn } from './lifecycle.ts';
 import { type HostRecords, recountFromHost, recountOwn } from './recount.ts';
 import { beginRotation, rotateKeys } from './rotation.ts';
 import { confirmRecord, sealBatch } from './sealing.ts';
@@ -50,11 +52,14 @@ export type Input =
   /** `next`: this device with new keys, which the shell has made. */
   | { readonly kind: 'begin-rotation'; readonly next: Identity }
   | { readonly kind: 'rotate'; readonly certificate: Verified<DeviceCertificate> }
+  | { readonly kind: 'end'; readonly software: Software }
   | { readonly kind: 'request-funds'; readonly amountMills: Mills }
   | { readonly kind: 'book-funds'; readonly grant: Verified<FundsGrant> };
 
-/** One step. Rejections are those of the function that each input is handed to. */
+/** One step. Rejections: `wrong-state` by the table of states, and those of the function that each input is handed to. */
 export function step(state: DeviceState, input: Input, ports: Ports): Stepped {
+  const refused = refusedIn(state, input.kind);
+  if (refused !== null) return refuse(refused);
   switch (input.kind) {
     case 'initialise':
       return initialise(state, input.identity);
@@ -89,6 +94,8 @@ export function step(state: DeviceState, input: Input, ports: Ports): Stepped {
       return beginRotation(state, input.next);
     case 'rotate':
       return rotateKeys(state, input.certificate, ports);
+    case 'end':
+      return makeFinalStatement(state, input.software, ports);
     case 'request-funds':
       return requestFunds(state, input.amountMills);
     case 'book-funds':

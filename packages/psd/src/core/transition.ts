@@ -32,7 +32,7 @@ export type Effect =
       readonly unsealed: Unsealed;
       readonly sequence: number;
       readonly digest: Digest;
-      /** Null: a key rotation. */
+      /** Null: a key rotation or the final statement. */
       readonly batch: BatchId | null;
     }
   /** To be deleted with the state's commit, piece records of its batch included; sequence and digest stay. */
@@ -44,6 +44,8 @@ export type Effect =
   | { readonly kind: 'change-keys'; readonly retired: Verified<DeviceCertificate> }
   /** To be carried out with the state's commit: whatever secret is left of former epochs is gone. */
   | { readonly kind: 'forget-keys' }
+  /** To be carried out with the state's commit: every secret of the device is gone, for good. */
+  | { readonly kind: 'zeroise' }
   /** To be signed (ES256 in MAC mode too) and stored with the state: answered again while it is pending. */
   | {
       readonly kind: 'request-funds';

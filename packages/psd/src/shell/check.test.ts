@@ -43,7 +43,7 @@ async function written(authentication: Authentication = 'signature'): Promise<vo
       },
     }),
   );
-  const enrolling = authority.enrolling(device.enrolmentRequest());
+  const enrolling = authority.enrolling(value(device.enrolmentRequest()));
   value(
     device.install(
       authority.bytes.certificate(authority.certificate(enrolling)),

@@ -166,6 +166,11 @@ function contentOf(record: VerifiedRecord): {
     const { registers } = record.verified.message;
     return { record: recordIdentity(record), wrong: null, opened: registers, after: registers };
   }
+  if (record.type === 'final-statement') {
+    const { registers, returnedMills } = record.verified.message;
+    const opened = { ...registers, descendingMills: returnedMills };
+    return { record: recordIdentity(record), wrong: null, opened, after: registers };
+  }
   const statistics = record.verified.message;
   const { opened, closed } = statistics.observed;
   return { record: recordIdentity(record), wrong: contradiction(statistics), opened, after: closed };
@@ -276,7 +281,7 @@ function trustIn({ state, keys, retired, identity, trust }: Loaded): Trust {
   const { device, epoch, publicKey, authentication } = identity;
   const mac = authentication === 'mac';
   const epochs = new Map<number, EpochKey>();
-  if (state.certificate !== null) {
+  if (state.certificate !== null && keys !== null) {
     const code = mac ? macKey(keys, identity, 'statistics') : null;
     epochs.set(epoch, { known: { publicKey, authentication }, code });
   }

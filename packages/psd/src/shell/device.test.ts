@@ -68,7 +68,7 @@ async function restarted(device: Device, over: Partial<DeviceOptions> = {}): Pro
 /** Enrolled, with time, funds and an open batch. */
 function ready(over: Partial<DeviceOptions> = {}, fundsMills = 100_000_000n, expectedPieces = 1_000): Device {
   const device = started(over);
-  const enrolling = authority.enrolling(device.enrolmentRequest());
+  const enrolling = authority.enrolling(value(device.enrolmentRequest()));
   value(
     device.install(
       authority.bytes.certificate(authority.certificate(enrolling)),
@@ -190,7 +190,7 @@ describe('a damaged store', () => {
 describe('what is released', () => {
   it('is signed by the device’s key', async () => {
     const device = ready();
-    const { publicKey } = authority.enrolling(device.enrolmentRequest());
+    const { publicKey } = authority.enrolling(value(device.enrolmentRequest()));
     for (const [index, count] of [
       [0, 1],
       [1, 40],
@@ -206,7 +206,7 @@ describe('what is released', () => {
 
   it('is coded by the key that the cryptographic device derives', async () => {
     const device = ready({ authentication: 'mac' });
-    const { agreementKey } = authority.enrolling(device.enrolmentRequest());
+    const { agreementKey } = authority.enrolling(value(device.enrolmentRequest()));
     const key = agreedKey(authority.agreement, importPublicKey(agreementKey)!, {
       salt: new Uint8Array(0),
       info: macKeyInfo(device.id, 1, 'indicium'),

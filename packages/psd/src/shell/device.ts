@@ -39,6 +39,7 @@ import { parseTrustBundle } from '@countermark/verify/trust-bundle';
 import { type Trust, type Verified, verifyMessage } from '@countermark/verify/verified';
 import { admitChunk } from '../core/franking.ts';
 import { enrolmentRequest, rotationRequest } from '../core/rotation.ts';
+import { stateName } from '../core/policy.ts';
 import { notEnrolled, type Ports, type Step } from '../core/transition.ts';
 import { batchPieces, type DeviceState, type HeldRecord, type Identity, UNINITIALISED } from '../core/state.ts';
 import { batchState, deviceStatus } from '../core/status.ts';
@@ -137,7 +138,14 @@ function initialise(store: PsdStore, options: DeviceOptions): Rejection | null {
   return null;
 }
 
-function portsOf(keys: DeviceKeys): Ports {
+/** Without keys nothing is recounted any more. */
+function portsOf(keys: DeviceKeys | null): Ports {
+  if (keys === null) {
+    const gone = (): never => {
+      throw new Error('The keys of this device are erased.');
+    };
+    return { sha256, recordCode: gone };
+  }
   const code = hmacSha256Under(keys.record);
   return { sha256, recordCode: (bytes) => code(bytes).subarray(0, RECORD_CODE_BYTES) };
 }
@@ -145,14 +153,15 @@ function portsOf(keys: DeviceKeys): Ports {
 export class Device {
   readonly #store: PsdStore;
   readonly #trust: Trust;
-  readonly #ports: Ports;
+  #ports: Ports;
   readonly #software: Software;
   readonly #onBroken: (fault: unknown) => void;
   #state: DeviceState;
-  #keys: DeviceKeys;
+  /** Null once they are erased. */
+  #keys: DeviceKeys | null;
   #nextKeys: EpochKeys | null;
   #identity: Identity;
-  #authenticator: Authenticator;
+  #authenticator: Authenticator | null;
   /** Threads of a former epoch that finish what they have in hand. */
   #retiring: Promise<void> = Promise.resolve();
   #broken: Fault | undefined;
@@ -170,7 +179,7 @@ export class Device {
     this.#identity = identity;
     this.#trust = trust;
     this.#ports = portsOf(keys);
-    this.#authenticator = new Authenticator(keys, identity);
+    this.#authenticator = keys === null ? null : new Authenticator(keys, identity);
     this.#software = options.software;
     this.#onBroken = options.onBroken;
   }
@@ -179,17 +188,17 @@ export class Device {
     return this.#identity.device;
   }
 
-  /** The private key of the session's client end. */
-  get sessionKey(): DeviceKeys['session'] {
-    return this.#keys.session;
-  }
-
-  /** The session's certificate and its pinned authority (DER). Rejection: `wrong-state`. */
-  sessionCertificates(): Result<{ readonly certificate: Uint8Array; readonly authority: Uint8Array }> {
+  /** The session's private key, its certificate and its pinned authority (DER). Rejection: `wrong-state`. */
+  sessionCredentials(): Result<{
+    readonly privateKey: DeviceKeys['session'];
+    readonly certificate: Uint8Array;
+    readonly authority: Uint8Array;
+  }> {
     const certificate = this.#state.certificate?.message;
-    return certificate === undefined
-      ? refuse(notEnrolled(this.#state, 'send'))
-      : accept({ certificate: certificate.sessionCertificate, authority: certificate.sessionAuthority });
+    if (certificate === undefined) return refuse(notEnrolled(this.#state, 'send'));
+    if (this.#keys === null) return refuse(this.#erased('send'));
+    const { sessionCertificate, sessionAuthority } = certificate;
+    return accept({ privateKey: this.#keys.session, certificate: sessionCertificate, authority: sessionAuthority });
   }
 
   status(): DeviceStatus {
@@ -197,9 +206,11 @@ export class Device {
     return deviceStatus(this.#state, this.#software);
   }
 
-  /** A request to be enrolled, signed with the key that it asks a certificate for. Each has a new nonce. */
-  enrolmentRequest(): Uint8Array {
-    return signedWith(this.#keys.signing, this.#enrolmentRequestOf(this.#identity));
+  /** A request to be enrolled, signed with the key that it asks a certificate for. Each has a new nonce. Rejection: `wrong-state`. */
+  enrolmentRequest(): Result<Uint8Array> {
+    return this.#keys === null
+      ? refuse(this.#erased('enrolment-request'))
+      : accept(signedWith(this.#keys.signing, this.#enrolmentRequestOf(this.#identity)));
   }
 
   /**
@@ -217,7 +228,9 @@ export class Device {
     if (!begun.ok) return begun;
     this.#nextKeys = nextKeys ?? this.#nextKeys;
     const next = begun.value.state.nextIdentity;
-    if (next === null || this.#nextKeys === null) throw new Error('A rotation that has begun has its keys.');
+    if (next === null || this.#nextKeys === null || this.#keys === null) {
+      throw new Error('A rotation that has begun has its keys.');
+    }
     const request = signedWith(this.#nextKeys.signing, this.#enrolmentRequestOf(next));
     return accept({
       epoch: next.epoch,
@@ -331,6 +344,20 @@ export class Device {
     return accept({ sequence: record.sequence, digest: this.#state.head, record: record.bytes });
   }
 
+  /**
+   * Ends the device: gives its funds back and seals its final statement. Asked again it answers the same record as long as that is
+   * held; then `already-confirmed`. Rejections: those of the core's `makeFinalStatement`.
+   */
+  finalStatement(): Result<Sealed> {
+    const ended = this.#advance({ kind: 'end', software: this.#software });
+    if (!ended.ok) return ended;
+    const made = ended.value.kept.record;
+    const { sequence, head: digest } = this.#state;
+    if (made !== undefined) return accept({ sequence, digest, record: made.bytes });
+    const stored = this.record(sequence);
+    return stored.ok ? accept({ sequence, digest, record: stored.value }) : stored;
+  }
+
   /** The records that are not confirmed, ascending. */
   records(): readonly HeldRecord[] {
     this.#checkWhole();
@@ -375,7 +402,7 @@ export class Device {
   /** Ends threads and store. */
   async close(): Promise<void> {
     this.#broken ??= new Fault('device-closed', 'the device is being closed', { retry: 'later' });
-    await this.#authenticator.close();
+    await this.#authenticator?.close();
     await this.#retiring;
     this.#store.close();
   }
@@ -398,18 +425,48 @@ export class Device {
     }
     this.#state = state;
     if (kept.retired !== undefined) this.#changeKeys();
+    if (kept.zeroise === true) this.#forgetAllKeys();
     return accept({ state, effects, kept });
   }
 
   /** What waited is in use, as the store has it. No batch is open, so nothing new is signed under the old key. */
   #changeKeys(): void {
     const { identity } = this.#state;
-    if (identity === null || this.#nextKeys === null) throw new Error('A rotation has its keys.');
+    if (identity === null || this.#nextKeys === null || this.#keys === null)
+      throw new Error('A rotation has its keys.');
     this.#keys = { ...this.#nextKeys, record: this.#keys.record };
     this.#nextKeys = null;
     this.#identity = identity;
-    this.#retiring = Promise.all([this.#retiring, this.#authenticator.retire()]).then(() => undefined);
+    this.#retire();
     this.#authenticator = new Authenticator(this.#keys, identity);
+  }
+
+  /** As the store has it: nothing is signed any more. What this process can overwrite in its memory it overwrites. */
+  #forgetAllKeys(): void {
+    this.#keys?.record.fill(0);
+    this.#keys = null;
+    this.#nextKeys = null;
+    this.#ports = portsOf(null);
+    this.#retire();
+    this.#authenticator = null;
+  }
+
+  #retire(): void {
+    this.#retiring = Promise.all([this.#retiring, this.#authenticator?.retire()]).then(() => undefined);
+  }
+
+  #erased(operation: string): Rejection {
+    return rejection('wrong-state', {
+      state: stateName(this.#state),
+      operation,
+      needs: 'keys, which were erased at its end',
+      cure: 'Go on with a new device, enrolled with keys of its own.',
+    });
+  }
+
+  #authenticatorInUse(): Authenticator {
+    if (this.#authenticator === null) throw new Error('A device without keys signs nothing.');
+    return this.#authenticator;
   }
 
   #identityWith(keys: EpochKeys | null): Identity {
@@ -429,12 +486,12 @@ export class Device {
           kept = { ...kept, chunk: effect.chunk };
           break;
         case 'seal-record': {
-          const bytes = this.#authenticator.message(effect.unsealed);
+          const bytes = this.#authenticatorInUse().message(effect.unsealed);
           kept = { ...kept, record: { sequence: effect.sequence, bytes } };
           break;
         }
         case 'request-funds':
-          kept = { ...kept, fundsRequest: this.#authenticator.message(effect.unsealed) };
+          kept = { ...kept, fundsRequest: this.#authenticatorInUse().message(effect.unsealed) };
           break;
         case 'delete-record':
           kept = { ...kept, deleted: effect };
@@ -444,6 +501,9 @@ export class Device {
           break;
         case 'forget-keys':
           kept = { ...kept, forgetKeys: true };
+          break;
+        case 'zeroise':
+          kept = { ...kept, zeroise: true };
           break;
         case 'alarm':
           break;
@@ -478,7 +538,7 @@ export class Device {
   async #authenticate(inputs: Uint8Array): Promise<Uint8Array> {
     const layout = LAYOUTS[this.#identity.authentication];
     try {
-      return await this.#authenticator.indicia(inputs, indiciumInputBytes(layout));
+      return await this.#authenticatorInUse().indicia(inputs, indiciumInputBytes(layout));
     } catch (error) {
       throw this.#break(error);
     }

@@ -49,6 +49,13 @@ export function publicHalves(keys: EpochKeys): Pick<Identity, 'publicKey' | 'agr
   };
 }
 
+/** What is left of them in an identity whose keys are erased: nothing asks for a certificate of them any more. */
+export const NO_PUBLIC_HALVES: ReturnType<typeof publicHalves> = {
+  publicKey: new Uint8Array(0),
+  agreementKey: new Uint8Array(0),
+  sessionKey: new Uint8Array(0),
+};
+
 /** The keys as the store holds them: name and bytes (PKCS8, and the 32 bytes of the record key). */
 export function keyBytes(keys: DeviceKeys): (readonly [string, Uint8Array])[] {
   return [...epochKeyBytes(keys), ['record', keys.record] as const];

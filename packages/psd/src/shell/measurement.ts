@@ -11,7 +11,7 @@ import { fileURLToPath } from 'node:url';
 import { sha256 } from '@countermark/node-platform/verification';
 import { concat, utf8 } from '@countermark/protocol/bytes';
 import { encode } from '@countermark/protocol/cbor';
-import { digestOf } from '@countermark/protocol/digest';
+import { type Digest, digestOf } from '@countermark/protocol/digest';
 import type { Software } from '@countermark/protocol/fields';
 
 const PACKAGES = ['protocol', 'psd', 'verify'] as const;
@@ -24,15 +24,19 @@ export function runningSoftware(): Software {
   const packages = dirname(dirname(kind));
   const folder = relative(dirname(kind), kind);
   const manifest = JSON.parse(readFileSync(join(dirname(kind), 'package.json'), 'utf8')) as { version: string };
+  return { version: manifest.version, measurement: measured(packages, folder, extname(here)) };
+}
+
+/** The measurement of the device's packages in a folder: of their files below `folder` with the extension, tests and types apart. */
+export function measured(packages: string, folder: string, extension: string): Digest {
   const entries: Uint8Array[] = [];
   for (const name of PACKAGES) {
     const root = join(packages, name, folder);
     const files = readdirSync(root, { recursive: true, encoding: 'utf8' })
-      .filter((file) => extname(file) === extname(here) && !file.endsWith('.test.ts') && !file.endsWith('.d.ts'))
+      .filter((file) => extname(file) === extension && !file.endsWith('.test.ts') && !file.endsWith('.d.ts'))
       .map((file) => file.split(sep).join('/'))
       .sort();
     for (const file of files) entries.push(encode([`${name}/${file}`, sha256(readFileSync(join(root, file)))]));
   }
-  const measured = concat([utf8('countermark measurement'), ...entries]);
-  return { version: manifest.version, measurement: digestOf(sha256(measured)) };
+  return digestOf(sha256(concat([utf8('countermark measurement'), ...entries])));
 }

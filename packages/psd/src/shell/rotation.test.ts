@@ -68,7 +68,7 @@ function certified(request: Parameters<TestAuthority['certificate']>[0]): Uint8A
 
 function ready(over: Partial<DeviceOptions>): void {
   device = value(openDevice(optionsOf(over)));
-  const certificate = certified(authority.enrolling(device.enrolmentRequest()));
+  const certificate = certified(authority.enrolling(value(device.enrolmentRequest())));
   value(device.install(certificate, authority.bytes.policy(authority.policy(device.id))));
   value(device.signedTime(authority.bytes.time(device.id, START_MS)));
   const { request } = value(device.fundsRequest(mills(100_000_000n)));
@@ -130,6 +130,7 @@ async function secrets(over: Partial<DeviceOptions>): Promise<Map<string, Uint8A
   await device.close();
   const store = value(openStore({ path: optionsOf(over).path }));
   const { keys } = value(store.load(1));
+  if (keys === null) throw new Error('the keys are erased');
   store.close();
   device = value(openDevice(optionsOf(over)));
   return new Map([...keyBytes(keys), ['signing scalar', privateKeyBytes(keys.signing).subarray(36, 68)]]);
@@ -182,7 +183,10 @@ describe('a rotation', () => {
       }
       expect(head.epoch).toBe(2);
       // The device with its new keys, asked to be enrolled, asks for what it has.
-      expect(authority.enrolling(device.enrolmentRequest())).toMatchObject({ epoch: 2, publicKey: again.publicKey });
+      expect(authority.enrolling(value(device.enrolmentRequest()))).toMatchObject({
+        epoch: 2,
+        publicKey: again.publicKey,
+      });
       expect(value(parseEnvelope(value(device.fundsRequest(mills(1n))).request)).key.epoch).toBe(2);
       await restart(over);
     },
@@ -195,6 +199,7 @@ describe('a rotation', () => {
     const store = value(openStore({ path: optionsOf({}).path }));
     store.embedded.database.exec(
       `DROP TABLE retired_epoch;
+       ALTER TABLE device DROP COLUMN final_sequence;
        ALTER TABLE record RENAME TO newer;
        CREATE TABLE record (
          sequence INTEGER PRIMARY KEY, digest BLOB NOT NULL, batch TEXT NOT NULL UNIQUE, pieces INTEGER NOT NULL,

@@ -98,7 +98,7 @@ beforeEach(async () => {
       onBroken: () => undefined,
     }),
   );
-  const request = device.enrolmentRequest();
+  const request = value(device.enrolmentRequest());
   const { sessionKey } = payload(ENROLMENT_REQUEST, request);
   const certificate = await issued(issuer, device.id, new PublicKey(Buffer.concat([SPKI, sessionKey])));
   value(
@@ -246,7 +246,7 @@ describe('a session', () => {
   });
 
   it('is not begun with a certificate of the device that is outside its dates', async () => {
-    const request = device.enrolmentRequest();
+    const request = value(device.enrolmentRequest());
     const { sessionKey } = payload(ENROLMENT_REQUEST, request);
     const point = new PublicKey(Buffer.concat([SPKI, sessionKey]));
     const past = await issued(issuer, device.id, point, -9, -2);

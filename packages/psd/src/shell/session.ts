@@ -102,7 +102,7 @@ export async function sendInSession(
   items: readonly SendItem[],
   waitMs: number = CONNECTION_WAIT_MS,
 ): Promise<Result<readonly SendResult[]>> {
-  const certificates = device.sessionCertificates();
+  const certificates = device.sessionCredentials();
   if (!certificates.ok) return certificates;
   const outdated = outsideItsDates(certificates.value.certificate);
   if (outdated !== null) return refuse(outdated);
@@ -122,7 +122,7 @@ export async function sendInSession(
     }
     const session = await openSession(connection, {
       credentials: {
-        privateKey: device.sessionKey,
+        privateKey: certificates.value.privateKey,
         certificate: certificatePem(certificates.value.certificate),
         issuers: [certificatePem(certificates.value.authority)],
       },

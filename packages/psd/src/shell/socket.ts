@@ -32,7 +32,10 @@ export async function serveDevice(
 function handlersOf(device: Device, sessions: SessionSocket): RpcHandlers {
   return Object.fromEntries([
     served(PSD.status, () => accept(device.status())),
-    served(PSD.enrolmentRequest, () => accept({ request: device.enrolmentRequest() })),
+    served(PSD.enrolmentRequest, () => {
+      const request = device.enrolmentRequest();
+      return request.ok ? accept({ request: request.value }) : request;
+    }),
     served(PSD.rotateBegin, () => device.rotateBegin()),
     served(PSD.rotate, ({ certificate }) => device.rotate(certificate)),
     served(PSD.install, ({ certificate, policy }) => device.install(certificate, policy)),
@@ -44,6 +47,7 @@ function handlersOf(device: Device, sessions: SessionSocket): RpcHandlers {
     served(PSD.closeBatch, ({ batch, reprints }) => device.closeBatch(batch, reprints)),
     served(PSD.recount, (records) => device.recount(records)),
     served(PSD.seal, ({ batch, incomplete }) => device.seal(batch, incomplete)),
+    served(PSD.finalStatement, () => device.finalStatement()),
     served(PSD.records, () =>
       accept({
         records: device.records().map(({ sequence, digest, batch, bytes }) => ({

@@ -45,6 +45,7 @@ import {
   type HeldChunk,
   type HeldRecord,
   type Identity,
+  isZeroised,
   type KeptChunk,
   RECOUNT_START,
   stateProblems,
@@ -57,6 +58,7 @@ import {
   keyBytes,
   keysOf,
   NEXT_PREFIX,
+  NO_PUBLIC_HALVES,
   nextKeyBytes,
   nextKeysOf,
   publicHalves,
@@ -99,6 +101,7 @@ const MIGRATIONS = [
    DROP TABLE record;
    ALTER TABLE chained RENAME TO record;
    CREATE TABLE retired_epoch (epoch INTEGER PRIMARY KEY, certificate BLOB NOT NULL, agreement BLOB) STRICT;`,
+  'ALTER TABLE device ADD COLUMN final_sequence INTEGER',
 ];
 
 const openingSchema = struct('opening', {
@@ -128,6 +131,8 @@ export type Kept = {
   readonly retired?: Verified<DeviceCertificate>;
   /** Whatever secret is left of former epochs is erased. */
   readonly forgetKeys?: boolean;
+  /** Every secret of the device is erased. */
+  readonly zeroise?: boolean;
 };
 
 /** An epoch that is over; `agreement` (PKCS8) as long as codes of held records are checked with it. */
@@ -139,7 +144,8 @@ export type StoredRecord = HeldRecord & { readonly record: Uint8Array | null };
 /** A device as it was loaded. */
 export type Loaded = {
   readonly state: DeviceState;
-  readonly keys: DeviceKeys;
+  /** Null: the device has come to its end, and they are erased. */
+  readonly keys: DeviceKeys | null;
   /** Those that wait for their certificate. */
   readonly nextKeys: EpochKeys | null;
   readonly retired: readonly RetiredEpoch[];
@@ -179,7 +185,7 @@ export class PsdStore {
     // Rows are written once and read once, in order: a larger cache would only fill up with a large batch.
     database.pragma(`cache_size = -${CACHE_KIB}`);
     this.#saveDevice = database.prepare(
-      `INSERT OR REPLACE INTO device VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+      `INSERT OR REPLACE INTO device VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
     );
     this.#insertChunk = database.prepare('INSERT INTO chunk VALUES (?, ?, ?, ?, ?, ?, ?)');
     this.#dropChunksBefore = database.prepare('DELETE FROM chunk WHERE batch = ? AND first_index < ?');
@@ -230,7 +236,8 @@ export class PsdStore {
    * Faults: those of `EmbeddedStore.transaction`; the process must end then.
    */
   commit(before: DeviceState, after: DeviceState, kept: Kept): void {
-    if (kept.retired === undefined && kept.forgetKeys !== true) this.#commit(before, after, kept);
+    if (kept.retired === undefined && kept.forgetKeys !== true && kept.zeroise !== true)
+      this.#commit(before, after, kept);
     else {
       this.#erasing(() => {
         this.#commit(before, after, kept);
@@ -259,7 +266,10 @@ export class PsdStore {
         for (const [name, bytes] of nextKeyBytes(kept.nextKeys)) insert.run(name, bytes);
       }
       if (kept.retired !== undefined) this.#changeKeys(kept.retired, after);
-      if (kept.forgetKeys === true) database.prepare('UPDATE retired_epoch SET agreement = NULL').run();
+      if (kept.forgetKeys === true || kept.zeroise === true) {
+        database.prepare('UPDATE retired_epoch SET agreement = NULL').run();
+      }
+      if (kept.zeroise === true) database.prepare('DELETE FROM secret').run();
     });
   }
 
@@ -299,7 +309,10 @@ export class PsdStore {
     const row = this.embedded.read(
       () =>
         this.embedded.database
-          .prepare('SELECT * FROM record WHERE batch IS NULL ORDER BY sequence DESC LIMIT 1')
+          .prepare(
+            `SELECT * FROM record WHERE batch IS NULL
+               AND sequence IS NOT (SELECT final_sequence FROM device) ORDER BY sequence DESC LIMIT 1`,
+          )
           .get() as Row | undefined,
     );
     return row === undefined ? null : recordOf(row);
@@ -339,7 +352,9 @@ export class PsdStore {
     if (row === undefined || device === undefined) return this.#damaged('it holds no device');
     const secrets = database.prepare('SELECT name, bytes FROM secret').raw().all() as [string, Uint8Array][];
     const byName = new Map(secrets);
-    const keys = keysOf(byName);
+    const finalSequence = numberOrNull(device.final_sequence);
+    // Erased with the confirmation of the final statement, and never before.
+    const keys = finalSequence !== null && byName.size === 0 ? null : keysOf(byName);
     const nextKeys = nextKeysOf(byName);
     const bundle = parseTrustBundle(String(row.trust_bundle));
     if (!bundle.ok) return this.#damaged(describeRejection(bundle.rejection));
@@ -348,7 +363,7 @@ export class PsdStore {
       epoch: Number(row.epoch),
       authentication: row.authentication as Authentication,
       memory: row.memory as Memory,
-      ...publicHalves(keys),
+      ...(keys === null ? NO_PUBLIC_HALVES : publicHalves(keys)),
       agreementPeer: bundle.value.agreementKey,
       sessionAuthority: bundle.value.sessionAuthority,
     };
@@ -388,9 +403,12 @@ export class PsdStore {
           ? null
           : { number: Number(device.pending_number), amountMills: millsOf(device.pending_amount) },
       lastGrantDigest: device.last_grant_digest === null ? null : digestOf(device.last_grant_digest as Uint8Array),
+      finalSequence,
       alarms: Number(device.alarms),
     };
-    const [problem] = [...stateProblems(state), ...this.#headProblems(state)];
+    const keyProblems =
+      isZeroised(state) === (keys === null) ? [] : ['its keys are not as its final statement has them'];
+    const [problem] = [...stateProblems(state), ...this.#headProblems(state), ...keyProblems];
     return problem === undefined
       ? accept({ state, keys, nextKeys, retired: this.#retiredEpochs(trust), identity, trust })
       : this.#damaged(problem);
@@ -453,6 +471,7 @@ export class PsdStore {
       pendingFunds?.amountMills ?? null,
       state.lastGrantDigest,
       state.alarms,
+      state.finalSequence,
     );
   }
 
