@@ -333,7 +333,6 @@ async function frankAndWait(run: Run, outcome: Outcome): Promise<void> {
   interruption.signal.addEventListener('abort', stopAsked, { once: true });
   const answer = await frank(run);
   interruption.signal.removeEventListener('abort', stopAsked);
-  for (const warning of answer.warnings) note(noteStyle.yellow(`Warning: ${warning}`));
   outcome.report = answer.report;
   if (answer.rejection !== undefined) {
     outcome.failure = answer.rejection;
@@ -391,7 +390,7 @@ async function frank(run: Run): Promise<FrankAnswer> {
   const { options, mailing } = run;
   const progress = new Progress();
   try {
-    return await untilAnswered(run, async () => {
+    const franked = await untilAnswered(run, async () => {
       const answer = await run.installation.host.call(
         HOST.frank,
         {
@@ -410,6 +409,9 @@ async function frank(run: Run): Promise<FrankAnswer> {
       }
       return answer;
     });
+    progress.end();
+    progress.warn(franked.warnings);
+    return franked;
   } finally {
     progress.end();
   }

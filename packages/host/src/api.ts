@@ -100,6 +100,7 @@ export function hostHandlers(service: HostService): RpcHandlers {
     }
     return service.funds.refill(p.amount, p.amountMills);
   });
+  serve(HOST.fundsReport, { after: count }, [], async (p) => accept(await service.funds.report(p.after ?? 0)));
   serve(HOST.grants, {}, [], () => accept(service.grants.list()));
   serve(HOST.grant, { digest: text(64) }, ['digest'], (p) => service.grants.show(p.digest));
   serve(HOST.device, {}, [], async () => accept(await service.device.show()));

@@ -146,6 +146,22 @@ export class ServerClient {
     return this.#bytes('POST', '/v1/funds-requests', request);
   }
 
+  /** What the licensee's deposit holds; below zero where it owes. */
+  async deposit(licensee: LicenseeId): Promise<Result<bigint>> {
+    const answer = await this.#json('GET', `/v1/licensees/${licensee}/accounts`);
+    if (!answer.ok) return answer;
+    const { accounts } = answer.value as { accounts?: unknown };
+    if (!Array.isArray(accounts)) throw malformed('accounts', 'no list');
+    const own = (accounts as readonly { account?: unknown; balanceMills?: unknown }[]).find(
+      ({ account }) => account === `deposit:${licensee}`,
+    );
+    if (own === undefined) return accept(0n);
+    if (typeof own.balanceMills !== 'string' || !/^-?\d{1,19}$/.test(own.balanceMills)) {
+      throw malformed('accounts', 'balanceMills');
+    }
+    return accept(BigInt(own.balanceMills));
+  }
+
   async settlement(device: DeviceId): Promise<Result<Settlement>> {
     const answer = await this.#json('GET', `/v1/devices/${device}/settlement`);
     if (!answer.ok) return answer;

@@ -73,6 +73,10 @@ export class ServerClient implements Like {
     return this.#ask('funds', { request });
   }
 
+  deposit(licensee: LicenseeId): Answer<'deposit'> {
+    return this.#ask('deposit-balance', { licensee });
+  }
+
   settlement(device: DeviceId): Answer<'settlement'> {
     return this.#ask('settlement', { device });
   }

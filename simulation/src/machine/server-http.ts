@@ -135,6 +135,9 @@ function handlersOf(parts: HttpParts): Readonly<Record<string, Handler>> {
       const licensee = await registry.deviceLicensee(envelope.value.key.holder);
       return licensee !== null && licensee !== caller ? unauthorised : parts.funds.grant(bytes);
     },
+    'deposit-balance': own(async (_parameters, licensee) =>
+      accept(await parts.ledger.balance(ACCOUNT.deposit(licensee))),
+    ),
     settlement: ofDevice(async (device, licensee) => {
       const { logged, delivered, evaluated, grantsCursor, drawableMills } = await parts.settlement.of(device, licensee);
       return accept({
