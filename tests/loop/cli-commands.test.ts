@@ -140,6 +140,25 @@ test('funds: Used, Available, Control total, Pieces, accounts, a refill', async 
   expect((await run('funds', 'refill', '10000000.00')).code).toBe(4);
 });
 
+test('deposits: paid in and out once for a key, by an operator; what was spoiled waits for the scan window', async () => {
+  const before = (
+    await ask<{ balanceMills: string }>('funds', 'deposit', 'lic_demo-bureau', '10.00', '--key', 'bank-1')
+  ).balanceMills;
+  expect(await ask('funds', 'deposit', 'lic_demo-bureau', '10.00', '--key', 'bank-1')).toMatchObject({
+    balanceMills: before,
+  });
+  expect(await text('funds', 'payout', 'lic_demo-bureau', '4.50', '--key', 'out-1')).toMatch(
+    /^USD 4\.500 paid out of the deposit/,
+  );
+  expect((await run('funds', 'payout', 'lic_demo-bureau', '900000.00')).code).toBe(4);
+  expect((await run('funds', 'payout', 'lic_nobody', '1.00')).code).toBe(3);
+  await run('statistics', 'send');
+  // The ledger follows the log in a unit of work of its own.
+  await expect
+    .poll(() => text('funds', 'spoiled', 'lic_demo-bureau'), { timeout: 20_000 })
+    .toMatch(/^psd_\w+ +1 +alder-press +\d+\.\d+ +comes back after \d{4}-/m);
+});
+
 test('records and grants: listed, sent, verified by themselves', async () => {
   const sent = await run('statistics', 'send', '--json');
   expect(sent.code, sent.stderr).toBe(0);

@@ -7,6 +7,7 @@ import { errorText } from '@countermark/node-platform/fault';
 import { HOST } from '@countermark/protocol/interfaces/host';
 import { EXIT } from '@countermark/protocol/rejection';
 import { carryOut, type SharedOptions, userPath, withShared } from './command.ts';
+import { declareDeposits } from './deposits.ts';
 import { fundsReport, fundsReportText } from './funds-report.ts';
 import { askSupervisor, runningPaths, withHost } from './host-client.ts';
 import { askServer } from './registration.ts';
@@ -18,7 +19,9 @@ type Account = { readonly account: string; readonly balanceMills: string };
 
 /** Declares the commands. */
 export function declare(program: Command): void {
-  const funds = program.command('funds').summary('registers, accounts, refills: show, report, refill');
+  const funds = program
+    .command('funds')
+    .summary('registers, accounts, refills: show, report, refill, deposit, payout, spoiled');
   funds.description('Funds: what the device used and holds, the accounts of the licensee and its customers, refills.');
 
   withShared(
@@ -102,6 +105,8 @@ export function declare(program: Command): void {
       return EXIT.funds;
     });
   });
+
+  declareDeposits(funds);
 }
 
 /** What the deposit holds, or why that is not known. */

@@ -585,6 +585,13 @@ export const CATALOGUE = {
     cure: 'Use a new key for a new request.',
     exit: 3,
   },
+  'spoiled-refunded': {
+    verified: 'request',
+    happened: 'The spoiled postage of record {sequence} of {device} was paid back to the deposit already.',
+    state: UNCHANGED,
+    cure: 'It cannot be withheld any more.',
+    exit: 2,
+  },
   'insufficient-deposit': {
     verified: 'request',
     happened: 'The deposit holds {availableMills}; {neededMills} were asked.',

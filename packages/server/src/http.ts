@@ -16,7 +16,7 @@ import { archivedCertificatesSchema } from '@countermark/protocol/interfaces/arc
 import { answersSchema, MAX_RECORD_BYTES, submissionSchema } from '@countermark/protocol/interfaces/answer';
 import { parsePayload } from '@countermark/protocol/message';
 import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
-import { type Currency, MAX_MILLS } from '@countermark/protocol/money';
+import type { Currency } from '@countermark/protocol/money';
 import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import { bytes, encodeWith, field, list, type Of, parseBytes, struct } from '@countermark/protocol/schema';
 import swagger from '@fastify/swagger';
@@ -27,18 +27,20 @@ import type { AuthorityClient } from './authority-client.ts';
 import { type OperatorCredential, FIRST_OPERATOR } from './config.ts';
 import type { CryptographicDevice } from './cryptographic-device-client.ts';
 import type { DeadDevices } from './dead-devices.ts';
+import type { Deposits, Moved } from './deposits.ts';
 import type { DeviceFiles } from './device-file.ts';
 import { deviceRoutes } from './device-routes.ts';
 import type { Enrolment } from './enrolment.ts';
 import type { Funds } from './funds.ts';
 import type { GrantIntake } from './grant-intake.ts';
-import { ACCOUNT, type Ledger } from './ledger.ts';
+import type { Ledger } from './ledger.ts';
 import type { Policies } from './policies.ts';
 import { type Defect, PROBLEM_TYPE, problemOf } from './problem.ts';
 import { Refusal, taken } from './refusal.ts';
 import { credentialHash, type Registry } from './registry.ts';
 import { serveSessionUpgrades } from './session-upgrade.ts';
 import type { Settlement } from './settlement.ts';
+import type { Spoiled, SpoiledPostage } from './spoiled-postage.ts';
 import type { StatisticsLog } from './statistics-log.ts';
 import type { Withdrawals } from './withdrawals.ts';
 
@@ -92,6 +94,7 @@ const PageQuery = Type.Object(
   { after: Type.Optional(Cursor), limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_000 })) },
   strict,
 );
+const LimitQuery = Type.Object({ limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_000 })) }, strict);
 const AboveQuery = Type.Object({ above: Type.Optional(Type.Integer({ minimum: 0, maximum: 0xffff_ffff })) }, strict);
 const IdempotencyHeaders = Type.Object({ 'idempotency-key': Type.String({ pattern: '^[A-Za-z0-9_-]{1,64}$' }) });
 const Binary = Type.Unsafe<Buffer>({ type: 'string', format: 'binary' });
@@ -122,6 +125,24 @@ const GrantsAnswer = Type.Object({
   ),
   cursor: Cursor,
 });
+const ReasonBody = Type.Object(
+  { reason: Type.String({ minLength: 1, maxLength: 100, pattern: '^[^\\p{Cc}]*$' }) },
+  strict,
+);
+const spoiledFields = {
+  device: Type.String(),
+  sequence: Count,
+  customer: Type.Union([Type.String(), Type.Null()]),
+  amountMills: Amount,
+  refundAfterMs: Count,
+  settled: Type.String({ description: 'waiting, refunded, or withheld' }),
+  settledAtMs: Type.Union([Count, Type.Null()]),
+  reason: Type.String(),
+};
+const SpoiledAnswer = Type.Object({
+  currency: Type.Object({ code: Type.String(), exponent: Count }),
+  spoiled: Type.Array(Type.Object(spoiledFields)),
+});
 const SettlementAnswer = Type.Object({
   logged: Count,
   booked: Count,
@@ -141,6 +162,8 @@ export type HttpParts = {
   readonly funds: Funds;
   readonly grants: GrantIntake;
   readonly ledger: Ledger;
+  readonly deposits: Deposits;
+  readonly spoiledPostage: SpoiledPostage;
   readonly log: StatisticsLog;
   readonly policies: Policies;
   readonly registry: Registry;
@@ -310,28 +333,61 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
         const licensee = await ownLicensee(request);
         const amountMills = BigInt((request.body as Static<typeof DepositBody>).amountMills);
         const key = (request.headers as Static<typeof IdempotencyHeaders>)['idempotency-key'];
-        const lines = [
-          { account: ACCOUNT.world, amountMills: -amountMills },
-          { account: ACCOUNT.deposit(licensee), amountMills },
-        ];
-        const ref = `deposit:${licensee}:${key}`;
-        const paidMills = amountMills - (await ledger.balance(ACCOUNT.world));
-        if (paidMills > MAX_MILLS && (await ledger.amountOf(ref, ACCOUNT.deposit(licensee))) === null) {
-          const value = `${paidMills} mills`;
-          throw new Refusal(
-            rejection('limit-exceeded', { what: 'all that was paid in', value, limit: `${MAX_MILLS}` }),
-          );
-        }
-        const booked = await ledger.book([
-          { ref, kind: 'deposit', note: 'Paid into the deposit', atMs: parts.nowMs(), lines },
-        ]);
-        if (booked.length === 0 && (await ledger.amountOf(ref, ACCOUNT.deposit(licensee))) !== amountMills) {
-          throw new Refusal(rejection('idempotency-conflict', {}));
-        }
-        const balanceMills = (await ledger.balance(ACCOUNT.deposit(licensee))).toString();
-        return reply
-          .code(booked.length === 0 ? 200 : 201)
-          .send({ ref, amountMills: amountMills.toString(), balanceMills });
+        return sendMoved(reply, taken(await parts.deposits.payIn(licensee, amountMills, key)));
+      },
+    );
+
+    app.post(
+      '/v1/licensees/:licensee/payouts',
+      {
+        preHandler: operator,
+        ...describe('Pays out of the deposit, once for each Idempotency-Key, never more than it holds', {
+          params: LicenseeParams,
+          body: DepositBody,
+          headers: IdempotencyHeaders,
+        }),
+      },
+      async (request, reply) => {
+        const licensee = await ownLicensee(request);
+        const amountMills = BigInt((request.body as Static<typeof DepositBody>).amountMills);
+        const key = (request.headers as Static<typeof IdempotencyHeaders>)['idempotency-key'];
+        return sendMoved(reply, taken(await parts.deposits.payOut(licensee, amountMills, key)));
+      },
+    );
+
+    app.get(
+      '/v1/licensees/:licensee/spoiled-postage',
+      {
+        preHandler: anyone,
+        ...describe('Postage of spoiled pieces, newest first: when it comes back to the deposit, or that it does not', {
+          params: LicenseeParams,
+          querystring: LimitQuery,
+          response: { 200: SpoiledAnswer },
+        }),
+      },
+      async (request) => {
+        const licensee = await ownLicensee(request);
+        const { limit = 200 } = request.query as Static<typeof LimitQuery>;
+        const spoiled = await parts.spoiledPostage.of(licensee, limit);
+        return { currency: parts.currency, spoiled: spoiled.map(spoiledAnswer) };
+      },
+    );
+
+    app.post(
+      '/v1/devices/:device/records/:sequence/spoiled-postage/withholding',
+      {
+        preHandler: operator,
+        ...describe('Withholds the spoiled postage of a record for good, as long as it is not paid back', {
+          params: RecordParams,
+          body: ReasonBody,
+          response: { 200: Type.Object(spoiledFields) },
+        }),
+      },
+      async (request) => {
+        const { device } = await ownDevice(request);
+        const { sequence } = request.params as Static<typeof RecordParams>;
+        const { reason } = request.body as Static<typeof ReasonBody>;
+        return spoiledAnswer(taken(await parts.spoiledPostage.withhold(device, sequence, reason, operatorOf(request))));
       },
     );
 
@@ -629,6 +685,16 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     endSessions();
   });
   return app;
+}
+
+function sendMoved(reply: FastifyReply, { ref, fresh, amountMills, balanceMills }: Moved): FastifyReply {
+  return reply
+    .code(fresh ? 201 : 200)
+    .send({ ref, amountMills: amountMills.toString(), balanceMills: balanceMills.toString() });
+}
+
+function spoiledAnswer({ customer, amountMills, ...rest }: Spoiled) {
+  return { ...rest, customer: customer === '' ? null : customer, amountMills: amountMills.toString() };
 }
 
 function requestId(): string {

@@ -36,6 +36,7 @@ const STATUS: Partial<Record<RejectionCode, number>> = {
   'idempotency-conflict': 409,
   'device-enrolled': 409,
   'funds-request-conflict': 409,
+  'spoiled-refunded': 409,
   fork: 409,
   'out-of-order': 409,
   'cbor-too-large': 413,

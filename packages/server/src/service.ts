@@ -20,6 +20,7 @@ import type { Config } from './config.ts';
 import { connectCryptographicDevice } from './cryptographic-device-client.ts';
 import { DeadDevices } from './dead-devices.ts';
 import { DeliveryFollower } from './delivery.ts';
+import { Deposits } from './deposits.ts';
 import { DeviceFiles } from './device-file.ts';
 import { Enrolment } from './enrolment.ts';
 import { follow } from './follower.ts';
@@ -32,10 +33,13 @@ import { logTailProblem } from './log-check.ts';
 import { Policies } from './policies.ts';
 import { Registry } from './registry.ts';
 import { Settlement } from './settlement.ts';
+import { SpoiledPostage } from './spoiled-postage.ts';
 import { SqlStatisticsLog, type StatisticsLog } from './statistics-log.ts';
 import { Suspensions } from './suspensions.ts';
 import { MIGRATIONS, type ServerTables } from './tables.ts';
 import { Withdrawals } from './withdrawals.ts';
+
+const DAY_MS = 86_400_000;
 
 /** An open store with what verifies its content. */
 export type OpenedStore = {
@@ -96,6 +100,7 @@ export type Service = {
   readonly log: StatisticsLog;
   readonly ledger: Ledger;
   readonly deadDevices: DeadDevices;
+  readonly spoiledPostage: SpoiledPostage;
   /** Has every follower look at once. */
   readonly wake: () => void;
 };
@@ -187,7 +192,7 @@ export async function startService(config: Config, party: ServiceContext): Promi
   const booking = follow({
     ...common,
     name: 'ledger',
-    step: () => bookPostage({ database, log, ledger, registry }),
+    step: () => bookPostage({ database, log, ledger, registry, scanWindowMs: config.scanWindowDays * DAY_MS }),
     idleMs: 5_000,
   });
   const delivering = follow({
@@ -201,7 +206,14 @@ export async function startService(config: Config, party: ServiceContext): Promi
     idleMs: 5_000,
   });
   const refunding = follow({ ...common, name: 'refunds', step: () => deadDevices.settleDue(), idleMs: 60_000 });
-  const followers = [taking, booking, delivering, refunding];
+  const spoiledPostage = new SpoiledPostage({ database, ledger, nowMs });
+  const paying = follow({
+    ...common,
+    name: 'spoiled postage',
+    step: () => spoiledPostage.settleDue(),
+    idleMs: 60_000,
+  });
+  const followers = [taking, booking, delivering, refunding, paying];
   for (const follower of followers) party.onClose(() => follower.stop());
 
   const socket = await serveAcceptance(config.acceptanceSocket, acceptance, logs);
@@ -214,6 +226,8 @@ export async function startService(config: Config, party: ServiceContext): Promi
     funds,
     grants,
     ledger,
+    deposits: new Deposits({ database, ledger, currency, nowMs }),
+    spoiledPostage,
     log,
     policies,
     registry,
@@ -234,5 +248,5 @@ export async function startService(config: Config, party: ServiceContext): Promi
   const wake = (): void => {
     for (const follower of followers) follower.wake();
   };
-  return accept({ url, database, acceptance, log, ledger, deadDevices, wake });
+  return accept({ url, database, acceptance, log, ledger, deadDevices, spoiledPostage, wake });
 }

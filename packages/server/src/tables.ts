@@ -118,6 +118,20 @@ export interface ServerTables {
   };
   /** What operators did to devices; append-only. `operator` is empty for what follows by itself. */
   operator_act: { number: bigint; device: string; act: string; operator: string; words: string; at_ms: bigint };
+  /** Spoiled postage of a record: settled: '', 'refunded' or 'withheld', with the reason. */
+  spoilage: {
+    digest: Uint8Array;
+    device: string;
+    sequence: bigint;
+    licensee: string;
+    customer: string;
+    amount_mills: bigint;
+    /** Not before then is it paid back. */
+    refund_after_ms: bigint;
+    settled: string;
+    settled_at_ms: bigint | null;
+    reason: string;
+  };
   /** How far a follower has come; `digest` is of the message that it has under this cursor, where that is another party's. */
   follower: { name: string; cursor: bigint; digest: Uint8Array | null };
   /** Where the authority's history stood when it had the log up to a cursor; the history's digest is null where it was not said. */
@@ -176,4 +190,13 @@ export const MIGRATIONS: readonly Migration[] = [
   },
   { name: 'history of the authority', statements: ['ALTER TABLE delivery_mark ADD COLUMN history {bytes}'] },
   { name: 'history of grants', statements: ['ALTER TABLE follower ADD COLUMN digest {bytes}'] },
+  {
+    name: 'spoiled postage',
+    statements: [
+      'CREATE TABLE spoilage (digest {bytes} PRIMARY KEY, device {text} NOT NULL, sequence {integer} NOT NULL, licensee {text} NOT NULL, customer {text} NOT NULL, amount_mills {integer} NOT NULL, refund_after_ms {integer} NOT NULL, settled {text} NOT NULL, settled_at_ms {integer}, reason {text} NOT NULL){strict}',
+      'CREATE UNIQUE INDEX spoilage_record ON spoilage (device, sequence)',
+      'CREATE INDEX spoilage_due ON spoilage (settled, refund_after_ms)',
+      'CREATE INDEX spoilage_licensee ON spoilage (licensee, refund_after_ms)',
+    ],
+  },
 ];
