@@ -27,6 +27,7 @@ import {
 import { type Failure, failureOf, Refused, refuseUsage, valueOf } from './failure.ts';
 import { type Installation, lockInstallation } from './installation.ts';
 import { Progress } from './progress.ts';
+import { issueEnrolmentCode } from './registration.ts';
 import { quoted, resumeCommand } from './resume-command.ts';
 import { countText, jobSummary } from './summary.ts';
 import { note, noteStyle, print, printJson } from './terminal.ts';
@@ -298,7 +299,7 @@ async function enrolled(installation: Installation, settings: Settings, refill: 
   const { host } = installation;
   const device = await host.call(HOST.device, {});
   if (device.state === 'uninitialised' || device.state === 'keyed' || device.state === 'authorised') {
-    await host.call(HOST.enrol, {});
+    await host.call(HOST.enrol, { code: await issueEnrolmentCode(installation.operator, settings.licensee) });
     note('The device is enrolled.');
   }
   const before = await host.call(HOST.funds, {});

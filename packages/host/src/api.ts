@@ -105,7 +105,7 @@ export function hostHandlers(service: HostService): RpcHandlers {
   serve(HOST.grant, { digest: text(64) }, ['digest'], (p) => service.grants.show(p.digest));
   serve(HOST.device, {}, [], async () => accept(await service.device.show()));
   serve(HOST.status, {}, [], async () => accept(await service.status()));
-  serve(HOST.enrol, { customers: texts }, [], (p) => service.device.enrol(p.customers ?? []));
+  serve(HOST.enrol, { customers: texts, code: text(64) }, [], (p) => service.device.enrol(p.customers ?? [], p.code));
   serve(HOST.rotate, { to: count }, [], (p) => service.rotation.rotate(p.to));
   serve(HOST.template, { customers: flag }, [], (p) => accept({ csv: template(p.customers ?? true) }));
   return handlers;

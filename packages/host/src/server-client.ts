@@ -74,12 +74,17 @@ export class ServerClient {
     await this.#fetch('GET', '/health');
   }
 
-  /** Enrols the device. */
+  /** Enrols the device; a new one needs a code. */
   async enrol(
     licensee: LicenseeId,
     request: Uint8Array,
+    code?: string,
   ): Promise<Result<{ certificate: Uint8Array; policy: Uint8Array }>> {
-    const answer = await this.#json('POST', '/v1/devices', { licensee, request: base64url(request) });
+    const answer = await this.#json('POST', '/v1/devices', {
+      licensee,
+      request: base64url(request),
+      ...(code === undefined ? {} : { code }),
+    });
     if (!answer.ok) return answer;
     const { certificate, policy } = answer.value as { certificate?: unknown; policy?: unknown };
     return accept({ certificate: bytesOf(certificate, 'certificate'), policy: bytesOf(policy, 'policy') });

@@ -585,6 +585,27 @@ export const CATALOGUE = {
     cure: 'Use a new key for a new request.',
     exit: 3,
   },
+  'enrolment-code-needed': {
+    verified: 'request',
+    happened: 'The device {device} is new here, and came without an enrolment code.',
+    state: UNCHANGED,
+    cure: 'Have an operator of the server issue one (countermark device invite LICENSEE) and enrol with it: countermark device enrol --code CODE.',
+    exit: 3,
+  },
+  'enrolment-code-refused': {
+    verified: 'request',
+    happened: 'The enrolment code is not good for the device {device}: {reason}.',
+    state: 'The device was not enrolled.',
+    cure: 'Have an operator of the server issue another (countermark device invite LICENSEE).',
+    exit: 3,
+  },
+  'unknown-enrolment-code': {
+    verified: 'nothing',
+    happened: 'The licensee {licensee} has no enrolment code {id}.',
+    state: UNCHANGED,
+    cure: 'countermark device invitations LICENSEE lists them.',
+    exit: 3,
+  },
   'spoiled-refunded': {
     verified: 'request',
     happened: 'The spoiled postage of record {sequence} of {device} was paid back to the deposit already.',

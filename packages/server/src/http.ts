@@ -30,6 +30,7 @@ import type { DeadDevices } from './dead-devices.ts';
 import type { Deposits, Moved } from './deposits.ts';
 import type { DeviceFiles } from './device-file.ts';
 import { deviceRoutes } from './device-routes.ts';
+import type { EnrolmentCodes } from './enrolment-codes.ts';
 import type { Enrolment } from './enrolment.ts';
 import type { Funds } from './funds.ts';
 import type { GrantIntake } from './grant-intake.ts';
@@ -48,6 +49,8 @@ const CBOR = 'application/cbor';
 const JSON_BODY_BYTES = 512 * 1024;
 const CBOR_BODY_BYTES = 4 * 1024 * 1024;
 const SUBMISSIONS_AT_ONCE = 32;
+/** How long an enrolment code is good where nothing else is said. */
+const CODE_DAYS = 7;
 const CBOR_LIMITS = { maxBytes: CBOR_BODY_BYTES, maxDepth: 12 };
 
 /** Archived records, each with what was answered: fed to a server that was restored from an older backup. */
@@ -86,7 +89,22 @@ const LicenseeBody = Type.Object(
 );
 const DepositBody = Type.Object({ amountMills: Amount }, strict);
 const CustomersBody = Type.Object({ customers: Type.Array(Customer, { maxItems: 4_096 }) }, strict);
-const DeviceBody = Type.Object({ licensee: Licensee, request: Base64Url }, strict);
+const DeviceBody = Type.Object(
+  { licensee: Licensee, request: Base64Url, code: Type.Optional(Type.String({ minLength: 1, maxLength: 64 })) },
+  strict,
+);
+const CodeBody = Type.Object({ days: Type.Optional(Type.Integer({ minimum: 1, maximum: 90 })) }, strict);
+const CodeParams = Type.Object({ licensee: Licensee, id: Type.String({ pattern: '^[0-9a-f]{16}$' }) });
+const NothingBody = Type.Object({}, strict);
+const codeFields = {
+  id: Type.String(),
+  issuedBy: Type.String(),
+  issuedAtMs: Count,
+  endsAtMs: Count,
+  state: Type.String({ description: 'open, used, revoked, or ended' }),
+  device: Type.Union([Type.String(), Type.Null()]),
+  revokedBy: Type.Union([Type.String(), Type.Null()]),
+};
 const LicenseeParams = Type.Object({ licensee: Licensee });
 const DeviceParams = Type.Object({ device: Device });
 const RecordParams = Type.Object({ device: Device, sequence: Type.Integer({ minimum: 1, maximum: 0xffff_ffff }) });
@@ -159,6 +177,7 @@ export type HttpParts = {
   readonly authority: AuthorityClient;
   readonly cryptographicDevice: CryptographicDevice;
   readonly enrolment: Enrolment;
+  readonly codes: EnrolmentCodes;
   readonly funds: Funds;
   readonly grants: GrantIntake;
   readonly ledger: Ledger;
@@ -485,20 +504,69 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     );
 
     app.post(
+      '/v1/licensees/:licensee/enrolment-codes',
+      {
+        preHandler: operator,
+        ...describe('Issues a code with which the licensee enrols one new device; it is said once', {
+          params: LicenseeParams,
+          body: CodeBody,
+          response: { 201: Type.Object({ ...codeFields, code: Type.String() }) },
+        }),
+      },
+      async (request, reply) => {
+        const licensee = await ownLicensee(request);
+        const { days = CODE_DAYS } = request.body as Static<typeof CodeBody>;
+        return reply.code(201).send(taken(await parts.codes.issue(licensee, operatorOf(request), days)));
+      },
+    );
+
+    app.get(
+      '/v1/licensees/:licensee/enrolment-codes',
+      {
+        preHandler: anyone,
+        ...describe('Enrolment codes of the licensee, newest first, without the codes themselves', {
+          params: LicenseeParams,
+          response: { 200: Type.Object({ codes: Type.Array(Type.Object(codeFields)) }) },
+        }),
+      },
+      async (request) => ({ codes: await parts.codes.of(await ownLicensee(request)) }),
+    );
+
+    app.post(
+      '/v1/licensees/:licensee/enrolment-codes/:id/revocation',
+      {
+        preHandler: operator,
+        ...describe('Revokes an enrolment code that is not used', {
+          params: CodeParams,
+          body: NothingBody,
+          response: { 200: Type.Object(codeFields) },
+        }),
+      },
+      async (request) => {
+        const licensee = await ownLicensee(request);
+        const { id } = request.params as Static<typeof CodeParams>;
+        return taken(await parts.codes.revoke(licensee, id, operatorOf(request)));
+      },
+    );
+
+    app.post(
       '/v1/devices',
       {
         preHandler: anyone,
-        ...describe('Enrols a device by its own signed request; the same request gets the same certificate', {
-          body: DeviceBody,
-          response: { 201: Type.Object({ certificate: Base64Url, policy: Base64Url }) },
-        }),
+        ...describe(
+          'Enrols a device by its own signed request, a new one with an enrolment code; the same request gets the same certificate',
+          {
+            body: DeviceBody,
+            response: { 201: Type.Object({ certificate: Base64Url, policy: Base64Url }) },
+          },
+        ),
       },
       async (request, reply) => {
         const body = request.body as Static<typeof DeviceBody>;
         const licensee = body.licensee as LicenseeId;
         own(request, licensee);
         const requestBytes = new Uint8Array(Buffer.from(body.request, 'base64url'));
-        const { certificate, policy } = taken(await parts.enrolment.enrol(licensee, requestBytes));
+        const { certificate, policy } = taken(await parts.enrolment.enrol(licensee, requestBytes, body.code));
         return reply.code(201).send({ certificate: base64url(certificate), policy: base64url(policy) });
       },
     );

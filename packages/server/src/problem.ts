@@ -30,6 +30,9 @@ export type Problem = {
 
 const STATUS: Partial<Record<RejectionCode, number>> = {
   unauthorised: 401,
+  'enrolment-code-needed': 403,
+  'enrolment-code-refused': 403,
+  'unknown-enrolment-code': 404,
   'unknown-operation': 404,
   'unknown-licensee': 404,
   'unknown-record': 404,

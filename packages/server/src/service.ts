@@ -22,6 +22,7 @@ import { DeadDevices } from './dead-devices.ts';
 import { DeliveryFollower } from './delivery.ts';
 import { Deposits } from './deposits.ts';
 import { DeviceFiles } from './device-file.ts';
+import { EnrolmentCodes } from './enrolment-codes.ts';
 import { Enrolment } from './enrolment.ts';
 import { follow } from './follower.ts';
 import { Funds } from './funds.ts';
@@ -127,7 +128,8 @@ export async function startService(config: Config, party: ServiceContext): Promi
     return refuse(rejection('store-damaged', { store: storeName(config), reason: damage.replace(/\.$/, '') }));
   }
   const policies = new Policies(registry, cryptographicDevice, config.policy);
-  const enrolment = new Enrolment({ registry, policies, cryptographicDevice, roleKeys });
+  const codes = new EnrolmentCodes(database, nowMs);
+  const enrolment = new Enrolment({ registry, policies, cryptographicDevice, codes, roleKeys });
   const { currency, highestFundsMills } = config.policy;
   const funds = new Funds({
     database,
@@ -223,6 +225,7 @@ export async function startService(config: Config, party: ServiceContext): Promi
     authority,
     cryptographicDevice,
     enrolment,
+    codes,
     funds,
     grants,
     ledger,

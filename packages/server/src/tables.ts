@@ -118,6 +118,16 @@ export interface ServerTables {
   };
   /** What operators did to devices; append-only. `operator` is empty for what follows by itself. */
   operator_act: { number: bigint; device: string; act: string; operator: string; words: string; at_ms: bigint };
+  /** One-time codes for new devices; `hash`: SHA-256 of a code, hex. `device` has used it. */
+  enrolment_code: {
+    hash: string;
+    licensee: string;
+    issued_by: string;
+    issued_at_ms: bigint;
+    ends_at_ms: bigint;
+    revoked_by: string | null;
+    device: string | null;
+  };
   /** Spoiled postage of a record: settled: '', 'refunded' or 'withheld', with the reason. */
   spoilage: {
     digest: Uint8Array;
@@ -191,12 +201,14 @@ export const MIGRATIONS: readonly Migration[] = [
   { name: 'history of the authority', statements: ['ALTER TABLE delivery_mark ADD COLUMN history {bytes}'] },
   { name: 'history of grants', statements: ['ALTER TABLE follower ADD COLUMN digest {bytes}'] },
   {
-    name: 'spoiled postage',
+    name: 'spoiled postage, enrolment codes',
     statements: [
       'CREATE TABLE spoilage (digest {bytes} PRIMARY KEY, device {text} NOT NULL, sequence {integer} NOT NULL, licensee {text} NOT NULL, customer {text} NOT NULL, amount_mills {integer} NOT NULL, refund_after_ms {integer} NOT NULL, settled {text} NOT NULL, settled_at_ms {integer}, reason {text} NOT NULL){strict}',
       'CREATE UNIQUE INDEX spoilage_record ON spoilage (device, sequence)',
       'CREATE INDEX spoilage_due ON spoilage (settled, refund_after_ms)',
       'CREATE INDEX spoilage_licensee ON spoilage (licensee, refund_after_ms)',
+      'CREATE TABLE enrolment_code (hash {text} PRIMARY KEY, licensee {text} NOT NULL REFERENCES licensee (licensee), issued_by {text} NOT NULL, issued_at_ms {integer} NOT NULL, ends_at_ms {integer} NOT NULL, revoked_by {text}, device {text}){strict}',
+      'CREATE INDEX enrolment_code_licensee ON enrolment_code (licensee, issued_at_ms)',
     ],
   },
 ];

@@ -452,7 +452,8 @@ export type RotateAnswer = {
   readonly device: DeviceReport;
 };
 
-export type EnrolParameters = { readonly customers?: readonly string[] };
+/** `code`: that an operator of the server issued; a new device needs it. */
+export type EnrolParameters = { readonly customers?: readonly string[]; readonly code?: string };
 export type TemplateParameters = { readonly customers?: boolean };
 
 export const HOST = {
