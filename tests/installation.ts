@@ -20,7 +20,7 @@ import {
   psdConfig,
   serverConfig,
 } from '@countermark/cli/party-configs';
-import { payDeposit, registerLicensee, type ServerAccess } from '@countermark/cli/registration';
+import { issueEnrolmentCode, payDeposit, registerLicensee, type ServerAccess } from '@countermark/cli/registration';
 import { completeSettings, type GivenSettings, type Settings } from '@countermark/cli/configuration';
 import { lazyRpc } from '@countermark/node-platform/rpc';
 import { type PartyAddresses, type PartySpec, Supervisor } from '@countermark/node-platform/supervision';
@@ -181,7 +181,7 @@ export async function startInstallation(
       await psd.start();
       await hostProcess.start();
       const host = hostClient(linePaths.sockets.host);
-      await host.call(HOST.enrol, {});
+      await host.call(HOST.enrol, { code: await issueEnrolmentCode(operator, own.licensee) });
       const refillMills = options.refillMills ?? 10_000_000n;
       if (refillMills > 0n) await host.call(HOST.refill, { amountMills: String(refillMills) });
       const line: Line = {

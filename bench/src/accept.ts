@@ -104,9 +104,14 @@ async function licensee({ url, operatorCredential }: AcceptanceParties): Promise
   return String(answer['credential']);
 }
 
-async function enrol({ url }: AcceptanceParties, credential: string, device: SimulatedDevice): Promise<void> {
+async function enrol(
+  { url, operatorCredential }: AcceptanceParties,
+  credential: string,
+  device: SimulatedDevice,
+): Promise<void> {
   const request = Buffer.from(device.enrolmentRequest(randomBytes(16))).toString('base64url');
-  await post(url, '/v1/devices', credential, { licensee: LICENSEE, request });
+  const { code } = await post(url, `/v1/licensees/${LICENSEE}/enrolment-codes`, operatorCredential, {});
+  await post(url, '/v1/devices', credential, { licensee: LICENSEE, request, code });
 }
 
 async function post(url: string, path: string, credential: string, body: object): Promise<Record<string, unknown>> {

@@ -39,6 +39,9 @@ export type SimulatedBatch = {
   readonly pieceMills?: bigint;
   readonly customer?: CustomerId;
   readonly openedAfterMs?: number;
+  /** How many of the pieces are spoiled. */
+  readonly spoiled?: number;
+  readonly incomplete?: boolean;
 };
 
 export class SimulatedDevice {
@@ -150,7 +153,9 @@ export class SimulatedDevice {
   }
 
   /** The statistics of the next batch, not sealed, and without effect on the device. */
-  statistics({ pieces = 1, pieceMills = 740n, customer, openedAfterMs }: SimulatedBatch = {}): BatchStatistics {
+  statistics(batch: SimulatedBatch = {}): BatchStatistics {
+    const { pieces = 1, pieceMills = 740n, customer, openedAfterMs, spoiled = 0, incomplete = false } = batch;
+    const good = pieces - spoiled;
     const opened = this.registers;
     const postageMills = pieceMills * BigInt(pieces);
     const closed: Registers = {
@@ -178,13 +183,16 @@ export class SimulatedDevice {
         scheme: 1,
         currency: CURRENCY,
       },
-      closing: { spoiled: [], reprints: 0 },
+      closing: {
+        spoiled: incomplete ? [] : Array.from({ length: spoiled }, (_, i) => opened.pieces + 1 + i),
+        reprints: 0,
+      },
       observed: {
         firstPieceNumber: opened.pieces + 1,
         pieces,
         root: ZERO,
         cells:
-          pieces === 0
+          good === 0 || incomplete
             ? []
             : [
                 {
@@ -196,16 +204,16 @@ export class SimulatedDevice {
                     entry: 'origin',
                     weightStep: 10,
                   },
-                  pieces,
-                  postageMills: mills(postageMills),
+                  pieces: good,
+                  postageMills: mills(pieceMills * BigInt(good)),
                 },
               ],
-        spoiledPieces: 0,
-        spoiledPostageMills: mills(0n),
+        spoiledPieces: incomplete ? 0 : spoiled,
+        spoiledPostageMills: mills(incomplete ? 0n : pieceMills * BigInt(spoiled)),
         opened,
         closed,
         funds: this.funds,
-        incomplete: false,
+        incomplete,
         memory: 'psd',
         layout: 1,
         policyVersion: 1,

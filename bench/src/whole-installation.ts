@@ -21,7 +21,7 @@ import {
   psdConfig,
   serverConfig,
 } from '@countermark/cli/party-configs';
-import { payDeposit, registerLicensee } from '@countermark/cli/registration';
+import { issueEnrolmentCode, payDeposit, registerLicensee } from '@countermark/cli/registration';
 import { describeExit, type PartyAddresses, Supervisor } from '@countermark/node-platform/supervision';
 import { connectRpc } from '@countermark/node-platform/rpc';
 import { unhex } from '@countermark/protocol/id';
@@ -101,7 +101,7 @@ export async function startWholeInstallation(data: string, given: GivenSettings)
     await begin('psd', psdConfig(paths, settings));
     await begin('host', hostConfig(paths, settings, { url: operator.url, credential }));
     const host = hostClient(paths.sockets.host);
-    await host.call(HOST.enrol, {});
+    await host.call(HOST.enrol, { code: await issueEnrolmentCode(operator, settings.licensee) });
     await host.call(HOST.refill, { amountMills: DEPOSIT_MILLS.toString() });
     return {
       frank: (file, rows) => Promise.race([frank(host, file, rows), lost]),

@@ -111,7 +111,10 @@ export class DishonestHost {
     const request = await host.psd(PSD.enrolmentRequest, {});
     if (request?.ok !== true) return null;
     type Enrolled = { readonly certificate: Uint8Array; readonly policy: Uint8Array };
-    const enrolled = await host.server<Enrolled>('enrol', { licensee: ROGUE, request: request.value.request });
+    const invited = await operators.ask<{ readonly code: string }>('invite', { licensee: ROGUE });
+    if (invited?.ok !== true) return null;
+    const { code } = invited.value;
+    const enrolled = await host.server<Enrolled>('enrol', { licensee: ROGUE, request: request.value.request, code });
     if (enrolled?.ok !== true) return null;
     const installed = await host.psd(PSD.install, enrolled.value);
     if (installed?.ok !== true) return null;

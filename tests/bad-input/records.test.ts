@@ -6,7 +6,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { readFileSync } from 'node:fs';
-import { askServer, registerLicensee, type ServerAccess } from '@countermark/cli/registration';
+import { askServer, issueEnrolmentCode, registerLicensee, type ServerAccess } from '@countermark/cli/registration';
 import { agreedKey, hmacSha256, importPublicKey } from '@countermark/node-platform/signing';
 import { concat } from '@countermark/protocol/bytes';
 import { encode } from '@countermark/protocol/cbor';
@@ -313,6 +313,7 @@ async function enrol(request: Uint8Array): Promise<unknown> {
   return askServer(bureau, 'POST', '/v1/devices', {
     licensee: LICENSEE,
     request: Buffer.from(request).toString('base64url'),
+    code: await issueEnrolmentCode(installation.operator, LICENSEE),
   });
 }
 

@@ -11,7 +11,7 @@ import { readFileSync } from 'node:fs';
 import { createConnection } from 'node:net';
 import { join } from 'node:path';
 import { connect, type SecureVersion } from 'node:tls';
-import { askServer, registerLicensee, type ServerAccess } from '@countermark/cli/registration';
+import { askServer, issueEnrolmentCode, registerLicensee, type ServerAccess } from '@countermark/cli/registration';
 import { rpcOver } from '@countermark/node-platform/rpc';
 import { nodeVerification } from '@countermark/node-platform/verification';
 import type { DeviceId } from '@countermark/protocol/id';
@@ -208,6 +208,7 @@ async function enrolled(request: Uint8Array): Promise<string> {
   const { certificate } = (await askServer(bureau, 'POST', '/v1/devices', {
     licensee: LICENSEE,
     request: Buffer.from(request).toString('base64url'),
+    code: await issueEnrolmentCode(installation.operator, LICENSEE),
   })) as { certificate: string };
   const bundle = parseTrustBundle(readFileSync(installation.trustBundle, 'utf8'));
   if (!bundle.ok) throw new Error('trust bundle');

@@ -13,7 +13,7 @@ import { trustedKeys } from '@countermark/verify/trust-bundle';
 import { verifyMessage } from '@countermark/verify/verified';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { SimulatedDevice } from '../../bench/src/simulated-device.ts';
-import { ask, type Certified, licensee, type Parties, startParties, submit, value } from './server-parties.ts';
+import { ask, type Certified, invited, licensee, type Parties, startParties, submit, value } from './server-parties.ts';
 
 const OURS = 'lic_ours';
 const THEIRS = 'lic_theirs';
@@ -38,7 +38,11 @@ describe('A server restored from before an enrolment and a rotation', () => {
     const device = new SimulatedDevice(OURS as LicenseeId);
     const enrol = async (request: Uint8Array): Promise<Uint8Array> => {
       const text = Buffer.from(request).toString('base64url');
-      const answer = await ask(parties, credential, '/v1/devices', { licensee: OURS, request: text });
+      const answer = await ask(parties, credential, '/v1/devices', {
+        licensee: OURS,
+        request: text,
+        code: await invited(parties, OURS),
+      });
       return Uint8Array.from(Buffer.from(answer.json<Certified>().certificate, 'base64url'));
     };
     const first = await enrol(device.enrolmentRequest());

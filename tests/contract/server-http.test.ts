@@ -19,6 +19,7 @@ import {
   ask,
   type Certified,
   enrolled,
+  invited,
   licensee,
   type Parties,
   startParties,
@@ -63,7 +64,8 @@ describe('The server', () => {
 
   it('enrols a device, the same at every repeat, with a policy for the registered customers', async () => {
     const simulated = new SimulatedDevice(ID as LicenseeId);
-    const body = { licensee: ID, request: Buffer.from(simulated.enrolmentRequest()).toString('base64url') };
+    const request = Buffer.from(simulated.enrolmentRequest()).toString('base64url');
+    const body = { licensee: ID, request, code: await invited(parties, ID) };
     const first = (await ask(parties, credential, '/v1/devices', body)).json<Certified>();
     expect((await ask(parties, credential, '/v1/devices', body)).json()).toEqual(first);
     const certificate = value(verifyMessage(DEVICE_CERTIFICATE, Buffer.from(first.certificate, 'base64url'), trust()));

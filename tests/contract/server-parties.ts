@@ -299,6 +299,13 @@ export async function licensee(
   return made.json<{ credential: string }>().credential;
 }
 
+/** An enrolment code that an operator issued. */
+export async function invited(parties: Parties, of: string): Promise<string> {
+  const issued = await ask(parties, parties.operator, `/v1/licensees/${of}/enrolment-codes`, {});
+  if (issued.status !== 201) throw new Error(JSON.stringify(issued.json()));
+  return issued.json<{ code: string }>().code;
+}
+
 /** An enrolled simulated device. */
 export async function enrolled(
   parties: Parties,
@@ -309,7 +316,11 @@ export async function enrolled(
   const device = new SimulatedDevice(of as LicenseeId, authentication);
   device.agree(parties.bundle.agreementKey);
   const request = Buffer.from(device.enrolmentRequest()).toString('base64url');
-  const answer = await ask(parties, credential, '/v1/devices', { licensee: of, request });
+  const answer = await ask(parties, credential, '/v1/devices', {
+    licensee: of,
+    request,
+    code: await invited(parties, of),
+  });
   if (answer.status !== 201) throw new Error(JSON.stringify(answer.json()));
   return device;
 }

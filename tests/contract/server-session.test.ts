@@ -19,7 +19,7 @@ import { trustedKeys } from '@countermark/verify/trust-bundle';
 import { verifyMessage } from '@countermark/verify/verified';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { SimulatedDevice } from '../../bench/src/simulated-device.ts';
-import { ask, type Certified, licensee, type Parties, startParties, submit, value } from './server-parties.ts';
+import { ask, type Certified, invited, licensee, type Parties, startParties, submit, value } from './server-parties.ts';
 
 const ID = 'lic_session';
 let parties: Parties;
@@ -44,7 +44,8 @@ function pem(der: Uint8Array): string {
 
 async function enrol(authentication: 'signature' | 'mac' = 'signature'): Promise<Enrolled> {
   const device = new SimulatedDevice(ID as LicenseeId, authentication);
-  const body = { licensee: ID, request: Buffer.from(device.enrolmentRequest()).toString('base64url') };
+  const request = Buffer.from(device.enrolmentRequest()).toString('base64url');
+  const body = { licensee: ID, request, code: await invited(parties, ID) };
   const answer = (await ask(parties, credential, '/v1/devices', body)).json<Certified>();
   const trust = { port: nodeVerification, keys: trustedKeys(parties.bundle) };
   const { message } = value(verifyMessage(DEVICE_CERTIFICATE, Buffer.from(answer.certificate, 'base64url'), trust));

@@ -4,10 +4,10 @@
 import { nodeVerification } from '@countermark/node-platform/verification';
 import { parseEnvelope } from '@countermark/protocol/cose';
 import { digestOf } from '@countermark/protocol/digest';
-import { type CustomerId, hex, type LicenseeId, type ProgrammeId } from '@countermark/protocol/id';
+import { type CustomerId, hex } from '@countermark/protocol/id';
 import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
 import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
-import { CREDIT_GRANT, DISCOUNT_GRANT, type Grant } from '@countermark/protocol/messages/grant';
+import { CREDIT_GRANT, DISCOUNT_GRANT } from '@countermark/protocol/messages/grant';
 import { POLICY } from '@countermark/protocol/messages/policy';
 import { SUSPENSION } from '@countermark/protocol/messages/policy';
 import { mills } from '@countermark/protocol/money';
@@ -19,6 +19,7 @@ import { verifyMessage } from '@countermark/verify/verified';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { SimulatedDevice } from '../../bench/src/simulated-device.ts';
 import { testPostgres } from '../postgres.ts';
+import { grantOf as grant } from './server-grants.ts';
 import {
   ask,
   type Certified,
@@ -43,25 +44,6 @@ afterAll(async () => {
 const because = (code: RejectionCode): unknown => expect.stringMatching(new RegExp(`^${code}: `));
 
 type Listed = { readonly grants: readonly { kind: string; customer?: string; bookedAtMs: number }[] };
-
-function grant(of: string, customer: CustomerId | undefined, amountMills: bigint, revision = 1): Grant {
-  return {
-    programme: 'test' as ProgrammeId,
-    programmeVersion: 1,
-    licensee: of as LicenseeId,
-    ...(customer === undefined ? {} : { customer }),
-    period: '2026',
-    revision,
-    amountMills: mills(amountMills),
-    entitlementMills: mills(amountMills),
-    grantedBeforeMills: mills(0n),
-    reasons: ['a test'],
-    evidence: [digestOf(new Uint8Array(32))],
-    currency: { code: 'USD', exponent: 3 },
-    demonstration: true,
-    grantedAtMs: 1,
-  };
-}
 
 describe.each(['SQLite', 'PostgreSQL'])('Settlement on %s', (kind) => {
   const skipped = kind === 'PostgreSQL' && typeof postgres === 'string';

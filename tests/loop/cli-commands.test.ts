@@ -118,10 +118,10 @@ describe('a mailing by hand', () => {
 
   test('what does not exist is refused with 3', async () => {
     for (const args of [
-      ['batch', 'show', 'bat_00'],
+      ['batch', 'show', 'bat_zz'],
       ['batch', 'show'],
-      ['grant', 'show', '00'],
-      ['batch', 'reprint', 'bat_00'],
+      ['grant', 'show', 'zz'],
+      ['batch', 'reprint', 'bat_zz'],
     ]) {
       expect((await run(...args, '--json')).code, args.join(' ')).toBe(3);
     }
@@ -138,6 +138,41 @@ test('funds: Used, Available, Control total, Pieces, accounts, a refill', async 
   expect(shown).toMatch(/^Postage +alder-press +\d/m);
   expect((await run('funds', 'refill', 'much')).code).toBe(2);
   expect((await run('funds', 'refill', '10000000.00')).code).toBe(4);
+});
+
+test('deposits: paid in and out once for a key, by an operator; what was spoiled waits for the scan window', async () => {
+  const before = (
+    await ask<{ balanceMills: string }>('funds', 'deposit', 'lic_demo-bureau', '10.00', '--key', 'bank-1')
+  ).balanceMills;
+  expect(await ask('funds', 'deposit', 'lic_demo-bureau', '10.00', '--key', 'bank-1')).toMatchObject({
+    balanceMills: before,
+  });
+  expect(await text('funds', 'payout', 'lic_demo-bureau', '4.50', '--key', 'out-1')).toMatch(
+    /^USD 4\.500 paid out of the deposit/,
+  );
+  expect((await run('funds', 'payout', 'lic_demo-bureau', '900000.00')).code).toBe(4);
+  expect((await run('funds', 'payout', 'lic_nobody', '1.00')).code).toBe(3);
+  await run('statistics', 'send');
+  // The ledger follows the log in a unit of work of its own.
+  await expect
+    .poll(() => text('funds', 'spoiled', 'lic_demo-bureau'), { timeout: 20_000 })
+    .toMatch(/^psd_\w+ +1 +alder-press +\d+\.\d+ +comes back after \d{4}-/m);
+});
+
+test('enrolment codes: up used one of its own; further ones are issued, listed and revoked', async () => {
+  type Code = { id: string; state: string; device: string | null; code: string };
+  const { codes } = await ask<{ codes: Code[] }>('device', 'invitations', 'lic_demo-bureau');
+  const { device } = await ask<DeviceReport>('device', 'status');
+  expect(codes.map(({ state, device: by }) => [state, by])).toEqual([['used', device]]);
+  const issued = await ask<Code>('device', 'invite', 'lic_demo-bureau', '--days', '1');
+  expect(issued.code).toMatch(/^[0-9a-f]{40}$/);
+  expect(await text('device', 'uninvite', 'lic_demo-bureau', issued.id)).toContain('is revoked');
+  const listed = await text('device', 'invitations', 'lic_demo-bureau');
+  expect(listed).toMatch(new RegExp(`^${issued.id} +revoked by operator `, 'm'));
+  expect(listed).not.toContain(issued.code);
+  expect((await run('device', 'invite', 'lic_demo-bureau', '--days', '91')).code).toBe(2);
+  // Enrolled already: nothing changes.
+  expect(await text('device', 'enrol')).toContain(`${device} is enrolled for lic_demo-bureau, key epoch 1.`);
 });
 
 test('records and grants: listed, sent, verified by themselves', async () => {

@@ -267,6 +267,13 @@ async function openServer(folder: string): Promise<Opened> {
     { authorization: bearer(operator), 'content-type': 'application/json' },
     encoder.encode('{"licensee":"lic_fuzz","name":"Fuzz","kind":"bureau"}'),
   );
+  const invited = await client.ask(
+    'POST',
+    '/v1/licensees/lic_fuzz/enrolment-codes',
+    { authorization: bearer(operator), 'content-type': 'application/json' },
+    encoder.encode('{}'),
+  );
+  const { code } = JSON.parse(invited?.body.toString() ?? '') as { code: string };
   const own = (JSON.parse(created?.body.toString() ?? '') as { credential: string }).credential;
   const credentials = [bearer(operator), bearer(own), bearer('00'.repeat(32)), '', 'Basic x', `Bearer ${own}0`];
   const device = new SimulatedDevice('lic_fuzz' as LicenseeId);
@@ -292,7 +299,9 @@ async function openServer(folder: string): Promise<Opened> {
         json(6 + 6 * i, 'v1/licensees/lic_fuzz/deposits', { amountMills: '999999999999999999' }),
       ),
       json(1, 'v1/licensees/lic_fuzz/customers', { customers: ['alder', 'birch'] }),
-      json(1, 'v1/devices', { licensee: 'lic_fuzz', request: enrolment }),
+      json(1, 'v1/devices', { licensee: 'lic_fuzz', request: enrolment, code }),
+      json(0, 'v1/licensees/lic_fuzz/enrolment-codes', { days: 7 }),
+      json(0, 'v1/licensees/lic_fuzz/payouts', { amountMills: '1' }),
       cbor(1, 'v1/records', encodeWith(submissionSchema, { records })),
       cbor(1, 'v1/funds-requests', device.fundsRequest(1, 1_000n)),
       cbor(0, 'v1/archived-funds-grants', device.fundsRequest(1, 1_000n)),

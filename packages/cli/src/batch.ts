@@ -18,7 +18,7 @@ import { type HostClient, withHost } from './host-client.ts';
 import { Progress } from './progress.ts';
 import { amountText, batchTable, countText, customerText, jobSummary, section } from './summary.ts';
 import { formatPairs, formatTable } from './table.ts';
-import { note, noteStyle, print, printJson, style } from './terminal.ts';
+import { note, print, printJson, style } from './terminal.ts';
 
 type FrankOptions = SharedOptions & {
   readonly job?: string;
@@ -237,7 +237,7 @@ async function frank(host: HostClient, file: string, options: FrankOptions): Pro
   const progress = new Progress();
   if (options.dryRun === true) {
     const answer = await host.call(HOST.dryRun, mailing, (event) => progress.show(event)).finally(() => progress.end());
-    for (const warning of answer.warnings) note(noteStyle.yellow(`Warning: ${warning}`));
+    progress.warn(answer.warnings);
     if (options.json === true) printJson(answer);
     else print(dryRunText(answer));
     return EXIT.done;
@@ -257,7 +257,7 @@ async function frank(host: HostClient, file: string, options: FrankOptions): Pro
       progress.end();
       process.off('SIGINT', stop);
     });
-  for (const warning of answer.warnings) note(noteStyle.yellow(`Warning: ${warning}`));
+  progress.warn(answer.warnings);
   const { rejection } = answer;
   if (rejection !== undefined) tell(rejection);
   if (options.json === true)
@@ -319,12 +319,9 @@ function dryRunText(answer: DryRunAnswer): string {
     ['Funds before', `${currency.code} ${amount(answer.fundsBeforeMills)}`],
     ['Funds after', `${currency.code} ${amount(answer.fundsAfterMills)}`],
   ]);
-  const short = answer.fundsAfterMills.startsWith('-')
-    ? '\n\nThe funds do not suffice: countermark funds refill AMOUNT.'
-    : '';
   const alone =
     'The discount is what this mailing would earn alone; what was mailed before in the same period can only raise it.';
-  return `${table}\n\n${facts}${short}\n\n${alone}\nNothing was franked.`;
+  return `${table}\n\n${facts}\n\n${alone}\nNothing was franked.`;
 }
 
 function shownText({ batch, piece }: ShowAnswer, currency: { code: string; exponent: number }): string {

@@ -93,6 +93,14 @@ describe('settings', () => {
     });
   });
 
+  test('refill by themselves only to more than the amount below which they do', () => {
+    const of = (refillTo: string) => {
+      const checked = checkSettings({ refillBelow: '1.00', refillTo }, 'test');
+      return checked.ok && completeSettings(checked.value, 'test').ok;
+    };
+    expect([of('1.00'), of('1.01')]).toEqual([false, true]);
+  });
+
   test('that the device holds cannot change, the others can', () => {
     const before = complete({});
     expect(changedLasting(before, { authentication: 'mac' })).toBe('authentication');

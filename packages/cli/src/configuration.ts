@@ -65,6 +65,8 @@ const BLOCKS = {
   highestDaily: amount(),
   deposit: amount(),
   refill: amount(),
+  refillBelow: amount(),
+  refillTo: amount(),
 } as const;
 
 export type SettingName = keyof typeof BLOCKS;
@@ -244,6 +246,20 @@ export const SETTINGS: readonly Setting[] = [
     standard: '5000.00',
     meaning: 'Demonstration: the funds that the PSD gets at the first start. Later: countermark funds refill AMOUNT.',
   },
+  {
+    name: 'refillBelow',
+    values: 'amount',
+    standard: '0',
+    meaning:
+      'While it franks, the host asks for a refill by itself when the PSD has less than this; 0: it does not. A refused one is said once, and franking goes on until the funds are used up.',
+  },
+  {
+    name: 'refillTo',
+    values: 'amount',
+    standard: '0',
+    meaning:
+      'What the PSD shall have after such a refill, as far as its policy lets it hold that; more than refillBelow.',
+  },
 ];
 
 const STANDARD = readConfig(
@@ -301,6 +317,9 @@ export function completeSettings(
   }
   if (settings.refill > settings.deposit) {
     return refuse(rejection('config-invalid', { file, reason: 'refill is more than deposit' }));
+  }
+  if (settings.refillBelow > 0n && settings.refillTo <= settings.refillBelow) {
+    return refuse(rejection('config-invalid', { file, reason: 'refillTo must be more than refillBelow' }));
   }
   return accept(settings);
 }

@@ -1,10 +1,11 @@
 /**
- * `countermark device`: the postal security device as it describes itself, its change of keys
+ * `countermark device`: the postal security device as it describes itself, its enrolment (`device-enrolment.ts`), its change of keys
  * (`device-rotate.ts`), and what the server's operators see and do (`device-standing.ts`).
  */
 import type { Command } from 'commander';
 import { type DeviceReport, HOST } from '@countermark/protocol/interfaces/host';
 import { carryOut, type SharedOptions, userPath, withShared } from './command.ts';
+import { declareEnrolment } from './device-enrolment.ts';
 import { declareRotate } from './device-rotate.ts';
 import { declareStanding } from './device-standing.ts';
 import { withHost } from './host-client.ts';
@@ -17,10 +18,10 @@ export function declare(program: Command): void {
   const device = program
     .command('device')
     .summary(
-      'postal security devices: status, rotate; for operators list, show, close, profile, inspected, evidence, withdraw, ...',
+      'postal security devices: status, enrol, rotate; for operators invite, list, show, close, profile, inspected, evidence, withdraw, ...',
     );
   device.description(
-    'The postal security device of this host: status, rotate. All devices of the server, for its operators: list, show, close, profile, inspected, evidence, withdraw, declare-dead, confirm-dead.',
+    'The postal security device of this host: status, enrol, rotate. All devices of the server, for its operators: invite, invitations, uninvite, list, show, close, profile, inspected, evidence, withdraw, declare-dead, confirm-dead.',
   );
   withShared(device.command('status').description('Says what the device says of itself.'), [
     'countermark device status',
@@ -72,6 +73,7 @@ export function declare(program: Command): void {
       return undefined;
     });
   });
+  declareEnrolment(device);
   declareRotate(device);
   declareStanding(device);
 }

@@ -7,6 +7,8 @@ import { errorText } from '@countermark/node-platform/fault';
 import { HOST } from '@countermark/protocol/interfaces/host';
 import { EXIT } from '@countermark/protocol/rejection';
 import { carryOut, type SharedOptions, userPath, withShared } from './command.ts';
+import { declareDeposits } from './deposits.ts';
+import { fundsReport, fundsReportText } from './funds-report.ts';
 import { askSupervisor, runningPaths, withHost } from './host-client.ts';
 import { askServer } from './registration.ts';
 import { amountText, customerText, fundsLines, section } from './summary.ts';
@@ -17,7 +19,9 @@ type Account = { readonly account: string; readonly balanceMills: string };
 
 /** Declares the commands. */
 export function declare(program: Command): void {
-  const funds = program.command('funds').summary('registers, accounts, refills: show, refill');
+  const funds = program
+    .command('funds')
+    .summary('registers, accounts, refills: show, report, refill, deposit, payout, spoiled');
   funds.description('Funds: what the device used and holds, the accounts of the licensee and its customers, refills.');
 
   withShared(
@@ -54,6 +58,30 @@ export function declare(program: Command): void {
 
   withShared(
     funds
+      .command('report')
+      .description(
+        'The funds report: Used, Available, Control Sum with its check, Pieces, the deposit, and the receipt of every refill: number, date, amount, drawn credits, refusal. What a device or server that is away does not say is named as missing.',
+      ),
+    ['countermark funds report', 'countermark funds report --json'],
+  ).action(async (options: SharedOptions) => {
+    await carryOut(options, async () => {
+      const data = userPath(options.data);
+      const pages = await withHost(data, async (host) => {
+        const answers = [await host.call(HOST.fundsReport, {})];
+        for (let after = answers[0]?.next ?? null; after !== null; after = answers.at(-1)?.next ?? null) {
+          answers.push(await host.call(HOST.fundsReport, { after }));
+        }
+        return answers;
+      });
+      const report = fundsReport(pages, await depositOf(data));
+      if (options.json === true) printJson(report);
+      else print(fundsReportText(report));
+      return report.controlSumRight === false ? EXIT.fault : undefined;
+    });
+  });
+
+  withShared(
+    funds
       .command('refill')
       .description("Gets funds from the licensee's deposit into the device, and drawn credits with them.")
       .argument('<amount>', 'in currency units, for instance 250.00'),
@@ -77,6 +105,19 @@ export function declare(program: Command): void {
       return EXIT.funds;
     });
   });
+
+  declareDeposits(funds);
+}
+
+/** What the deposit holds, or why that is not known. */
+async function depositOf(data: string): Promise<{ readonly mills: string } | { readonly problem: string }> {
+  try {
+    const accounts = await accountsOf(data);
+    const own = accounts.find(({ account }) => account.startsWith('deposit:'));
+    return own === undefined ? { problem: 'the server has no account of it' } : { mills: own.balanceMills };
+  } catch (error) {
+    return { problem: errorText(error) };
+  }
 }
 
 /** Accounts of the licensee, by the credential of its hosts. */

@@ -42,7 +42,7 @@ import {
   serverConfig,
   urlOf,
 } from './party-configs.ts';
-import { payDeposit, registerLicensee } from './registration.ts';
+import { payDeposit, registerLicensee, type ServerAccess } from './registration.ts';
 
 /** What the command is told while an installation runs. */
 export type InstallationEvents = {
@@ -67,6 +67,7 @@ export class Installation {
   readonly #supervisor: Supervisor;
   readonly #processes = new Map<string, ProcessState>();
   readonly #events: InstallationEvents;
+  #operator: ServerAccess | null = null;
   #stopping = false;
   #recorded: Promise<void> = Promise.resolve();
 
@@ -97,12 +98,19 @@ export class Installation {
     });
   }
 
+  /** The server, as its operator asks it; once it was started. */
+  get operator(): ServerAccess {
+    if (this.#operator === null) throw new TypeError('the server was not started');
+    return this.#operator;
+  }
+
   /** Starts the five processes; at the first start it also makes credentials and trust bundle and registers the licensee. */
   async start(settings: Settings): Promise<void> {
     await waitForLeftovers(this.paths);
     const credentials = await this.#credentials();
     const ports = await choosePorts(settings);
     const server = urlOf(settings.listen, ports.server);
+    this.#operator = { url: server, credential: credentials.operator };
     const known = existsSync(this.paths.trustBundle);
     await this.#configure('cryptographic-device', cryptographicDeviceConfig(this.paths, settings));
     await this.#configure('authority', authorityConfig(this.paths, settings, ports, credentials, this.#bareBundle));
@@ -132,7 +140,7 @@ export class Installation {
       // A first start that broke off.
       await this.#begin('cryptographic-device', 'authority', 'server', 'psd');
     }
-    const operator = { url: server, credential: credentials.operator };
+    const { operator } = this;
     const kind = settings.customers === 'many' ? 'bureau' : 'mailer';
     const credential = await registerLicensee(operator, settings.licensee, kind);
     await writePrivateFile(

@@ -122,6 +122,8 @@ export function hostConfig(
     sheet: settings.sheet,
     pages: settings.pages,
     output: paths.output,
+    refillBelowMills: settings.refillBelow.toString(),
+    refillToMills: settings.refillTo.toString(),
     // The demonstration's: customers that a mailing names are registered by themselves.
     registerCustomers: true,
   };

@@ -1,10 +1,10 @@
 /**
- * The progress of a job on stderr: a bar on a terminal, a line for each phase elsewhere, nothing more.
+ * The progress of a job on stderr: a bar on a terminal, a line for each phase elsewhere; warnings as they come, each once.
  */
 import type { SingleBar } from 'cli-progress';
 import type { FrankProgress } from '@countermark/protocol/interfaces/host';
 import { countText, customerText } from './summary.ts';
-import { note } from './terminal.ts';
+import { note, noteStyle } from './terminal.ts';
 
 const PHASES = {
   checking: 'Checking the file',
@@ -17,11 +17,18 @@ const PHASES = {
 export class Progress {
   #bar: SingleBar | undefined;
   readonly #told = new Set<FrankProgress['phase']>();
+  readonly #warned = new Set<string>();
   #ended = false;
 
   /** Shows an event. */
   show(event: FrankProgress): void {
     if (this.#ended) return;
+    if (event.warnings !== undefined) {
+      this.#bar?.stop();
+      this.#bar = undefined;
+      this.warn(event.warnings);
+      return;
+    }
     const whole = event.total === 0 ? '' : `: ${countText(event.total)} pieces`;
     if (!process.stderr.isTTY) {
       if (event.phase !== 'closing' && !this.#told.has(event.phase)) note(`${PHASES[event.phase]}${whole} ...`);
@@ -33,6 +40,15 @@ export class Progress {
     else {
       this.#bar.setTotal(Math.max(event.total, event.done, 1));
       this.#bar.update(event.done, values);
+    }
+  }
+
+  /** Prints the warnings that were not printed yet. */
+  warn(warnings: readonly string[]): void {
+    for (const warning of warnings) {
+      if (this.#warned.has(warning)) continue;
+      this.#warned.add(warning);
+      note(noteStyle.yellow(`Warning: ${warning}`));
     }
   }
 

@@ -1,7 +1,7 @@
 /**
- * What the demonstration's operator does at the server: registers the licensee and pays its deposit in.
+ * What the demonstration's operator does at the server: registers the licensee, pays its deposit in, and issues an enrolment code.
  *
- * Both can be done again without a second effect: the deposit stands under one Idempotency-Key.
+ * The first two can be done again without a second effect: the deposit stands under one Idempotency-Key.
  */
 import { Fault } from '@countermark/node-platform/fault';
 import { isRejectionCode, type RejectionDetail } from '@countermark/protocol/rejection';
@@ -39,6 +39,14 @@ export async function payDeposit(server: ServerAccess, licensee: string, amountM
     { amountMills: amountMills.toString() },
     `demo-deposit-${licensee}`,
   );
+}
+
+/** A code with which the licensee enrols one new device. */
+export async function issueEnrolmentCode(server: ServerAccess, licensee: string): Promise<string> {
+  const { code } = (await askServer(server, 'POST', `/v1/licensees/${licensee}/enrolment-codes`, {})) as {
+    readonly code: string;
+  };
+  return code;
 }
 
 /** Asks the server. @throws Refused with the code of its problem report; Fault where it cannot be reached */

@@ -12,7 +12,7 @@ import { completeSettings, readSettings } from './configuration.ts';
 import { refuseCommand, valueOf } from './failure.ts';
 import { askSupervisor, type SupervisorReport, withHost } from './host-client.ts';
 import { installationPaths } from './installation-paths.ts';
-import { countText, pendingLines, section, timeText } from './summary.ts';
+import { amountText, countText, pendingLines, section, timeText } from './summary.ts';
 import { formatPairs, formatTable } from './table.ts';
 import { print, printJson, style } from './terminal.ts';
 
@@ -55,6 +55,17 @@ export function declare(program: Command): void {
       });
     },
   );
+}
+
+/** What the device has, and whether the host refills it by itself. */
+function fundsText({ host }: HostStatusAnswer, availableMills: string): string {
+  const amount = (mills: string): string => amountText(mills, { code: host.currency, exponent: host.exponent });
+  const has = `${host.currency} ${amount(availableMills)} available`;
+  const { automaticRefill } = host;
+  if (automaticRefill === null) return has;
+  const { belowMills, toMills, refused } = automaticRefill;
+  const asks = `${has}; below ${amount(belowMills)} refilled to ${amount(toMills)} by itself`;
+  return refused === null ? asks : `${asks}, which was refused ${timeText(refused.atMs)}: ${refused.reason}`;
 }
 
 function statusText(
@@ -105,6 +116,7 @@ function statusText(
                 'Device',
                 `${device.device}, ${device.state}, ${device.authentication}, records in the ${device.memory}`,
               ],
+              ['Funds', fundsText(host, device.registers.descendingMills)],
               ['Unconfirmed', `${device.unconfirmedRecords} of at most ${device.recordCapacity} records`],
               ...(device.lock === null ? [] : [['Locked', device.lock] as const]),
               ...(device.lockLifts === null ? [] : [['Unlocks', device.lockLifts] as const]),

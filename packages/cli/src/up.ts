@@ -27,6 +27,7 @@ import {
 import { type Failure, failureOf, Refused, refuseUsage, valueOf } from './failure.ts';
 import { type Installation, lockInstallation } from './installation.ts';
 import { Progress } from './progress.ts';
+import { issueEnrolmentCode } from './registration.ts';
 import { quoted, resumeCommand } from './resume-command.ts';
 import { countText, jobSummary } from './summary.ts';
 import { note, noteStyle, print, printJson } from './terminal.ts';
@@ -298,7 +299,7 @@ async function enrolled(installation: Installation, settings: Settings, refill: 
   const { host } = installation;
   const device = await host.call(HOST.device, {});
   if (device.state === 'uninitialised' || device.state === 'keyed' || device.state === 'authorised') {
-    await host.call(HOST.enrol, {});
+    await host.call(HOST.enrol, { code: await issueEnrolmentCode(installation.operator, settings.licensee) });
     note('The device is enrolled.');
   }
   const before = await host.call(HOST.funds, {});
@@ -333,7 +334,6 @@ async function frankAndWait(run: Run, outcome: Outcome): Promise<void> {
   interruption.signal.addEventListener('abort', stopAsked, { once: true });
   const answer = await frank(run);
   interruption.signal.removeEventListener('abort', stopAsked);
-  for (const warning of answer.warnings) note(noteStyle.yellow(`Warning: ${warning}`));
   outcome.report = answer.report;
   if (answer.rejection !== undefined) {
     outcome.failure = answer.rejection;
@@ -391,7 +391,7 @@ async function frank(run: Run): Promise<FrankAnswer> {
   const { options, mailing } = run;
   const progress = new Progress();
   try {
-    return await untilAnswered(run, async () => {
+    const franked = await untilAnswered(run, async () => {
       const answer = await run.installation.host.call(
         HOST.frank,
         {
@@ -410,6 +410,9 @@ async function frank(run: Run): Promise<FrankAnswer> {
       }
       return answer;
     });
+    progress.end();
+    progress.warn(franked.warnings);
+    return franked;
   } finally {
     progress.end();
   }

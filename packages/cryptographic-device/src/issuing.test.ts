@@ -94,6 +94,19 @@ function fundsRequest(pair: Pair, licensee: LicenseeId, number = 1, epoch = 1): 
 }
 
 describe('A device that is enrolled', () => {
+  it('is answered where only known ones are asked for; a new one is not, and is not registered by that', async () => {
+    const pair = generateSigningKey();
+    const refused = await issuing.enrol(enrolmentRequest(pair), OURS, false, true);
+    expect(refused).toMatchObject({ ok: false, rejection: { code: 'enrolment-code-needed' } });
+    const other = await issuing.enrol(enrolmentRequest(generateSigningKey()), OURS, false, true);
+    expect(other).toMatchObject({ ok: false, rejection: { code: 'enrolment-code-needed' } });
+    const certificate = await issuing.enrol(enrolmentRequest(pair), OURS, false);
+    expect(await issuing.enrol(enrolmentRequest(pair), OURS, false, true)).toEqual(certificate);
+    expect(await issuing.enrol(enrolmentRequest(pair), THEIRS, false, true)).toMatchObject({
+      rejection: { code: 'device-enrolled' },
+    });
+  });
+
   it('is not enrolled again with a key of somebody else, under whatever epoch and licensee', async () => {
     const pair = generateSigningKey();
     const certificate = await issuing.enrol(enrolmentRequest(pair), OURS, false);

@@ -64,9 +64,15 @@ export class Issuing {
   /**
    * The device certificate: for an enrolment request that of a device's first keys, for a rotation request that of its next ones.
    * Asked again for the same keys, be it in another request, it is the same certificate.
-   * Rejections: those of `verifyEnrolmentRequest` and `verifyRotationRequest`, `device-enrolled`, `device-withdrawn`.
+   * Rejections: those of `verifyEnrolmentRequest` and `verifyRotationRequest`, `device-enrolled`, `device-withdrawn`;
+   * `enrolment-code-needed` for a new device where only known ones are asked for.
    */
-  async enrol(requestBytes: Uint8Array, licensee: LicenseeId, certified: boolean): Promise<Result<Uint8Array>> {
+  async enrol(
+    requestBytes: Uint8Array,
+    licensee: LicenseeId,
+    certified: boolean,
+    onlyKnown = false,
+  ): Promise<Result<Uint8Array>> {
     const asked = this.#asked(requestBytes);
     if (!asked.ok) return asked;
     const { usedEpoch } = asked.value;
@@ -79,6 +85,7 @@ export class Issuing {
     // that is his.
     const last = this.#register.lastEpoch(device);
     if (last !== usedEpoch) return taken;
+    if (last === 0 && onlyKnown) return refuse(rejection('enrolment-code-needed', { device }));
     if (last > 0) {
       const refused = this.#rotationRefusal(message, last, licensee);
       if (refused !== null) return refuse(refused);

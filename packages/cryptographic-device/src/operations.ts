@@ -31,8 +31,8 @@ export function deviceOperations({ keys, authentication, issuing, sessionAuthori
         sessionAuthority,
       }),
     ),
-    served(CRYPTOGRAPHIC_DEVICE.enrol, async ({ request, licensee, certified }) =>
-      named('certificate', await issuing.enrol(request, licensee, certified)),
+    served(CRYPTOGRAPHIC_DEVICE.enrol, async ({ request, licensee, certified, known }) =>
+      named('certificate', await issuing.enrol(request, licensee, certified, known === true)),
     ),
     served(CRYPTOGRAPHIC_DEVICE.authenticate, async ({ records }) =>
       accept({

@@ -100,11 +100,12 @@ export function hostHandlers(service: HostService): RpcHandlers {
     }
     return service.funds.refill(p.amount, p.amountMills);
   });
+  serve(HOST.fundsReport, { after: count }, [], async (p) => accept(await service.funds.report(p.after ?? 0)));
   serve(HOST.grants, {}, [], () => accept(service.grants.list()));
   serve(HOST.grant, { digest: text(64) }, ['digest'], (p) => service.grants.show(p.digest));
   serve(HOST.device, {}, [], async () => accept(await service.device.show()));
   serve(HOST.status, {}, [], async () => accept(await service.status()));
-  serve(HOST.enrol, { customers: texts }, [], (p) => service.device.enrol(p.customers ?? []));
+  serve(HOST.enrol, { customers: texts, code: text(64) }, [], (p) => service.device.enrol(p.customers ?? [], p.code));
   serve(HOST.rotate, { to: count }, [], (p) => service.rotation.rotate(p.to));
   serve(HOST.template, { customers: flag }, [], (p) => accept({ csv: template(p.customers ?? true) }));
   return handlers;

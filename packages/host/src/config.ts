@@ -41,6 +41,10 @@ export type HostConfig = {
   readonly firstRefillMills: Mills;
   /** Ask for what a mailing needs beyond the device's funds. */
   readonly automaticRefill: boolean;
+  /** While it franks, the host asks for funds when the device has less than this; 0: it does not. */
+  readonly refillBelowMills: Mills;
+  /** It then asks for what is missing to this, which is more. */
+  readonly refillToMills: Mills;
   /** How long piece records and salts are kept after their record was confirmed. */
   readonly retentionMs: number;
   /** How many records a day the device must be able to keep while they are held. */
@@ -68,6 +72,8 @@ const KEYS = [
   'registerCustomers',
   'firstRefillMills',
   'automaticRefill',
+  'refillBelowMills',
+  'refillToMills',
   'retentionMs',
   'recordsPerDay',
 ];
@@ -101,8 +107,16 @@ function read(json: unknown): HostConfig {
   if (!SHIPPED_TARIFFS.some((shipped) => shipped.tariff.id === tariff)) {
     throw new Unfit(`tariff must be one of ${SHIPPED_TARIFFS.map((shipped) => shipped.tariff.id).join(', ')}`);
   }
-  const firstRefill = text('firstRefillMills', '0');
-  if (!/^\d{1,18}$/.test(firstRefill)) throw new Unfit('firstRefillMills must be an amount in mills, as a text');
+  const amount = (name: string): Mills => {
+    const given = text(name, '0');
+    if (!/^\d{1,18}$/.test(given)) throw new Unfit(`${name} must be an amount in mills, as a text`);
+    return mills(BigInt(given));
+  };
+  const refillBelowMills = amount('refillBelowMills');
+  const refillToMills = amount('refillToMills');
+  if (refillBelowMills > 0n && refillToMills <= refillBelowMills) {
+    throw new Unfit('refillToMills must be more than refillBelowMills');
+  }
   const forwarding = oneOf(fields.forwarding ?? 'at-once', 'forwarding', ['at-once', 'hold'] as const);
   return {
     data,
@@ -124,8 +138,10 @@ function read(json: unknown): HostConfig {
     output: text('output', `${data}/jobs`),
     tariff,
     registerCustomers: flag(fields.registerCustomers ?? false, 'registerCustomers'),
-    firstRefillMills: mills(BigInt(firstRefill)),
+    firstRefillMills: amount('firstRefillMills'),
     automaticRefill: flag(fields.automaticRefill ?? false, 'automaticRefill'),
+    refillBelowMills,
+    refillToMills,
     retentionMs: whole(fields.retentionMs ?? 730 * DAY_MS, 'retentionMs', DAY_MS, 36_500 * DAY_MS),
     recordsPerDay: whole(fields.recordsPerDay ?? 1_000, 'recordsPerDay', 1, 1_000_000),
   };

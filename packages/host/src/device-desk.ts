@@ -24,11 +24,11 @@ export class DeviceDesk {
     return deviceReport(await statusOf(this.#psd));
   }
 
-  /** Enrols the device where it is not, and registers these customers; takes the newest policy to it where none is named. */
-  async enrol(customers: readonly string[]): Promise<Result<DeviceReport>> {
+  /** Enrols the device where it is not (with a code, where it is new), and registers these customers; takes the newest policy to it where none is named. */
+  async enrol(customers: readonly string[], code: string | undefined): Promise<Result<DeviceReport>> {
     const wrong = customers.find((customer) => !CUSTOMER_ID.test(customer));
     if (wrong !== undefined) return refuse(rejection('usage', { reason: `${wrong} is no customer's id.` }));
-    const enrolled = await this.#link.enrolled();
+    const enrolled = await this.#link.enrolled(code);
     if (!enrolled.ok) return enrolled;
     const { device } = enrolled.value;
     const updated =

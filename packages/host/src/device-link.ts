@@ -31,12 +31,19 @@ export class DeviceLink {
     this.#licensee = licensee;
   }
 
-  /** The status of a device that is enrolled; enrols it where it is not. One enrolment at a time. Rejections: `device-older`, those of enrolling. */
-  enrolled(): Promise<Result<DeviceStatus>> {
-    this.#enrolling ??= this.#enrol().finally(() => {
-      this.#enrolling = null;
+  /**
+   * The status of a device that is enrolled; enrols it where it is not, a new one with a code. One enrolment at a time. Rejections:
+   * `device-older`, those of enrolling.
+   */
+  enrolled(code?: string): Promise<Result<DeviceStatus>> {
+    const before = this.#enrolling;
+    // Who has a code is not answered with what was refused for want of one.
+    if (before !== null && code === undefined) return before;
+    const enrolling = (before ?? Promise.resolve()).catch(() => undefined).then(() => this.#enrol(code));
+    this.#enrolling = enrolling;
+    return enrolling.finally(() => {
+      if (this.#enrolling === enrolling) this.#enrolling = null;
     });
-    return this.#enrolling;
   }
 
   /** Registers customers at the server and takes the new policy to the device. */
@@ -107,7 +114,7 @@ export class DeviceLink {
     if (certificate.ok) this.#journal.keep(certificateName(certificate.value.epoch), bytes);
   }
 
-  async #enrol(): Promise<Result<DeviceStatus>> {
+  async #enrol(code: string | undefined): Promise<Result<DeviceStatus>> {
     const status = await statusOf(this.#psd);
     const older = deviceOlder(this.#journal, status);
     if (older !== null) return refuse(older);
@@ -123,7 +130,7 @@ export class DeviceLink {
     }
     const request = await this.#psd.call(PSD.enrolmentRequest, {});
     if (!request.ok) return request;
-    const answer = await this.#server.enrol(this.#licensee, request.value.request);
+    const answer = await this.#server.enrol(this.#licensee, request.value.request, code);
     if (!answer.ok) return answer;
     const installed = await this.#psd.call(PSD.install, answer.value);
     if (!installed.ok) return installed;

@@ -15,17 +15,25 @@ import type { HostParts } from './host-parts.ts';
 import type { JobRunner } from './job-runner.ts';
 import type { MailingIntake } from './mailing-intake.ts';
 import { statusOf } from './psd-client.ts';
+import type { Readiness } from './readiness.ts';
 import type { StagedRun } from './staging.ts';
 
 export class DryRun {
   readonly #parts: HostParts;
   readonly #intake: MailingIntake;
   readonly #runner: Pick<JobRunner, 'inHand'>;
+  readonly #readiness: Pick<Readiness, 'fundsWarnings'>;
 
-  constructor(parts: HostParts, intake: MailingIntake, runner: Pick<JobRunner, 'inHand'>) {
+  constructor(
+    parts: HostParts,
+    intake: MailingIntake,
+    runner: Pick<JobRunner, 'inHand'>,
+    readiness: Pick<Readiness, 'fundsWarnings'>,
+  ) {
     this.#parts = parts;
     this.#intake = intake;
     this.#runner = runner;
+    this.#readiness = readiness;
   }
 
   /** Rejections: those of taking the mailing; `job-conflict` while another is in hand. */
@@ -57,7 +65,7 @@ export class DryRun {
       customers: dryRunCustomers(staged, discounts),
       fundsBeforeMills: String(fundsBeforeMills),
       fundsAfterMills: String(fundsBeforeMills - staged.postageMills),
-      warnings,
+      warnings: [...warnings, ...(await this.#readiness.fundsWarnings(staged.postageMills, currency))],
     });
   }
 

@@ -382,7 +382,12 @@ async function staged(content: string, options: { job?: string; acceptGood?: boo
   return journal.runs.get(taken.value.run) as RunRow;
 }
 
-function franking(psd: PsdClient, run: RunRow, stopped: () => boolean = () => false): Franking {
+function franking(
+  psd: PsdClient,
+  run: RunRow,
+  stopped: () => boolean = () => false,
+  debited: (postageMills: bigint) => Promise<void> = async () => undefined,
+): Franking {
   return new Franking(
     {
       journal,
@@ -394,6 +399,7 @@ function franking(psd: PsdClient, run: RunRow, stopped: () => boolean = () => fa
       currency: TARIFF.tariff.currency,
       tariffDigest: NO_DIGEST,
       refill: null,
+      debited,
       makeRoom: () => Promise.resolve(false),
       onFranked: () => undefined,
       onSealed: () => undefined,
@@ -460,6 +466,18 @@ describe('a mailing is franked', () => {
     };
     await frank(psd, await staged(csv(letters(600))));
     expect(asked).toBe(3);
+  });
+
+  test('and told of before each batch and after each chunk, before the next is asked: the funds may be refilled then', async () => {
+    const psd = new FakePsd('psd');
+    const told: bigint[] = [];
+    const run = await staged(csv([...letters(300, 'alder'), ...letters(2, 'birch')]));
+    await franking(psd, run, undefined, async (postageMills) => {
+      await Promise.resolve();
+      told.push(psd.ascendingMills, postageMills);
+    }).frank();
+    const [first, second, third] = [256n * LETTER_MILLS, 300n * LETTER_MILLS, 302n * LETTER_MILLS];
+    expect(told).toEqual([0n, 0n, first, first, second, second - first, second, 0n, third, third - second]);
   });
 
   test('not with a device that stands behind what was seen of it', async () => {

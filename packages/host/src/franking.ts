@@ -48,6 +48,8 @@ export type FrankingOptions = {
   readonly tariffDigest: Uint8Array;
   /** Asks for these funds and says whether any came. */
   readonly refill: ((neededMills: bigint, job: JobId) => Promise<boolean>) | null;
+  /** Told before each batch and after each chunk what was debited since; franking goes on when it has done what it does. */
+  readonly debited: (postageMills: bigint) => Promise<void>;
   /** Makes room in a full device where that is possible now: sends what is due. */
   readonly makeRoom: () => Promise<boolean>;
   readonly onFranked: () => void;
@@ -158,6 +160,7 @@ export class Franking {
     if (batch.state !== 'closed') {
       if (batch.franked < batch.expected) {
         if (this.#options.stopped()) return { state: 'stopped' };
+        await this.#options.debited(0n);
         const opened = await this.#open(batch);
         if (!opened.ok) return { state: 'waiting', rejection: opened.rejection };
         const outcome = await this.#chunks(number);
@@ -205,7 +208,7 @@ export class Franking {
   }
 
   async #chunks(number: number): Promise<RunOutcome | null> {
-    const { journal, psd, progress, onFranked, stopped } = this.#options;
+    const { journal, psd, progress, onFranked, debited, stopped } = this.#options;
     const at = (): BatchRow => journal.batches.byNumber(number) as BatchRow;
     let batch = at();
     let asked = this.#prepare(batch, batch.franked);
@@ -226,6 +229,7 @@ export class Franking {
           customer: batch.customer,
         });
         onFranked();
+        await debited(asked.postageMills);
       } else {
         const smaller: Asked | RunOutcome = await this.#refused(batch, asked, answer.rejection);
         if ('state' in smaller) return smaller;

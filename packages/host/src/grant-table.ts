@@ -7,6 +7,14 @@ import type { JobId } from '@countermark/protocol/id';
 import { grantOf, type GrantRow } from './journal-rows.ts';
 import type { JournalStatements } from './journal-statements.ts';
 
+/** A funds grant as it was answered. */
+export type FundsGrantRow = {
+  readonly number: number;
+  readonly job: JobId | null;
+  readonly bytes: Uint8Array;
+  readonly taken: boolean;
+};
+
 export class GrantTable {
   readonly #sql: JournalStatements;
 
@@ -80,6 +88,22 @@ export class GrantTable {
     return this.#sql
       .all('SELECT bytes FROM funds_grant WHERE applied = 1 ORDER BY number')
       .map((row) => row.bytes as Uint8Array);
+  }
+
+  /** Funds grants of higher numbers, in order, whether the device has taken them or not. */
+  fundsAfter(number: number, limit: number): FundsGrantRow[] {
+    return this.#sql
+      .all(
+        'SELECT number, job, bytes, applied FROM funds_grant WHERE number > ? ORDER BY number LIMIT ?',
+        number,
+        limit,
+      )
+      .map((row) => ({
+        number: Number(row.number),
+        job: row.job === null ? null : (row.job as JobId),
+        bytes: row.bytes as Uint8Array,
+        taken: Number(row.applied) === 1,
+      }));
   }
 
   fundsOfJob(job: string): Uint8Array[] {

@@ -5,7 +5,8 @@
  */
 import { errorText } from '@countermark/node-platform/fault';
 import type { HostStatusAnswer } from '@countermark/protocol/interfaces/host';
-import type { HostParts } from './host-parts.ts';
+import type { AutomaticRefill } from './automatic-refill.ts';
+import type { RatedParts } from './host-parts.ts';
 import { piecesFranked, piecesRemaining } from './job-progress.ts';
 import type { PendingWork } from './pending-work.ts';
 import { statusOf } from './psd-client.ts';
@@ -13,8 +14,13 @@ import { deviceReport } from './report.ts';
 
 const DEVICE_PATIENCE_MS = 1_000;
 
-export async function hostStatus(parts: HostParts, pending: PendingWork): Promise<HostStatusAnswer> {
-  const { config, journal, psd, server } = parts;
+export async function hostStatus(
+  parts: RatedParts,
+  pending: PendingWork,
+  automatic: AutomaticRefill,
+): Promise<HostStatusAnswer> {
+  const { config, journal, psd, server, tariff } = parts;
+  const { code: currency, exponent } = tariff.tariff.currency;
   const [device, reason] = await Promise.all([
     statusOf(psd, DEVICE_PATIENCE_MS).catch((error: unknown) => errorText(error)),
     server.health().then(
@@ -39,6 +45,9 @@ export async function hostStatus(parts: HostParts, pending: PendingWork): Promis
         pieces: piecesFranked(journal, job),
         remaining: piecesRemaining(journal, job),
       })),
+      currency,
+      exponent,
+      automaticRefill: automatic.report(),
     },
     device: known === null ? null : deviceReport(known),
     server: { url: server.url, reachable: reason === null, ...(reason === null ? {} : { reason }) },

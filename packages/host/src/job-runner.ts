@@ -13,6 +13,7 @@ import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { shippedTariff } from '@countermark/tariff/shipped';
 import type { ClosingOptions } from './batch-closing.ts';
+import type { AutomaticRefill } from './automatic-refill.ts';
 import type { DeviceLink } from './device-link.ts';
 import { Franking, type RunOutcome } from './franking.ts';
 import type { Funds } from './funds.ts';
@@ -44,6 +45,7 @@ export type JobRunnerOptions = {
   readonly printing: PrintingOptions;
   readonly link: DeviceLink;
   readonly funds: Funds;
+  readonly automatic: AutomaticRefill;
   readonly intake: MailingIntake;
   readonly readiness: Readiness;
   readonly outbox: Outbox;
@@ -135,9 +137,10 @@ export class JobRunner {
   }
 
   async #frankFile(mailing: FrankParameters, named: NamedMailing, active: Active): Promise<Result<FrankAnswer>> {
-    const { link, reports, parts } = this.#options;
+    const { link, reports, parts, automatic } = this.#options;
     const { journal } = parts;
     const { job, digest } = named;
+    automatic.renew();
     const keepOpen = mailing.keepOpen === true;
     reports.asked(job);
     const device = await link.enrolled();
@@ -199,7 +202,9 @@ export class JobRunner {
       errorsFile,
       keepOpen: mailing.keepOpen === true,
     });
-    return this.#runJob(journal.runs.get(run) as RunRow, warnings, active);
+    const funds = await readiness.fundsWarnings(staged.postageMills, intake.tariffOf(mailing).tariff.currency);
+    if (funds.length > 0) tell(active, { phase: 'checking', done: taken.value.rows, total: 0, warnings: funds });
+    return this.#runJob(journal.runs.get(run) as RunRow, [...warnings, ...funds], active);
   }
 
   async #runJob(run: RunRow, warnings: readonly string[], active: Active): Promise<Result<FrankAnswer>> {
@@ -235,7 +240,7 @@ export class JobRunner {
   }
 
   #franking(run: RunRow, active: Active, printing?: RunPrinting): Franking {
-    const { parts, closing, link, funds, outbox } = this.#options;
+    const { parts, closing, link, funds, automatic, outbox } = this.#options;
     const { config, journal } = parts;
     const { tariff, bytes } = shippedTariff(journal.jobs.get(run.job)?.tariff ?? config.tariff) ?? parts.tariff;
     return new Franking(
@@ -247,7 +252,8 @@ export class JobRunner {
         tariffDigest: nodeVerification.sha256(bytes),
         refill: config.automaticRefill
           ? (neededMills, job) => funds.requestMissing(neededMills, link.policy()?.highestFundsMills ?? null, job)
-          : null,
+          : (_neededMills, job) => automatic.usedUp(job),
+        debited: (postageMills) => automatic.franked(postageMills, run.job),
         makeRoom: async () => (await outbox.send()).confirmed > 0,
         onFranked: () => printing?.notify(),
         onSealed: () => {
@@ -276,7 +282,8 @@ export class JobRunner {
     refused: Rejection | null,
     warnings: readonly string[],
   ): Promise<FrankAnswer> {
-    const { parts, reports } = this.#options;
+    const { parts, reports, automatic } = this.#options;
+    const refill = automatic.refusal === null ? [] : [refillWarning(automatic.refusal)];
     const { state } = parts.journal.jobs.get(job) as JobRow;
     return {
       job,
@@ -284,10 +291,14 @@ export class JobRunner {
       franked,
       remaining: piecesRemaining(parts.journal, job),
       ...(refused === null ? {} : { rejection: rejectionReport(refused) }),
-      warnings,
+      warnings: [...warnings, ...refill],
       report: await reports.of(job),
     };
   }
+}
+
+function refillWarning(reason: string): string {
+  return `An automatic refill was not granted (${reason}). Franking goes on with what the device has; the host asks again when that is used up, with the next mailing, or after countermark funds refill AMOUNT.`;
 }
 
 function tell(active: Active, event: FrankProgress): void {

@@ -1,16 +1,21 @@
 /**
  * What must be so before the first piece of a mailing is franked: no other job's batch open, customers known, funds there.
  *
- * Guarantees: what can be seen to without franking is seen to first. Funds may still run out; franking then asks for more.
+ * Guarantees: what can be seen to without franking is seen to first. Funds may still run out: that is said before, and franking
+ * then asks for more, or stops.
  */
+import { Fault } from '@countermark/node-platform/fault';
 import type { JobId } from '@countermark/protocol/id';
 import type { DeviceStatus } from '@countermark/protocol/interfaces/psd';
+import type { Currency } from '@countermark/protocol/money';
 import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import type { DeviceLink } from './device-link.ts';
 import type { Funds } from './funds.ts';
+import { fundsWarnings } from './funds-outlook.ts';
 import type { HostParts } from './host-parts.ts';
 import type { Journal } from './journal.ts';
+import { statusOf } from './psd-client.ts';
 import type { StagedRun } from './staging.ts';
 
 /** The batch that is open at the device and not of this job, as a refusal. */
@@ -23,12 +28,14 @@ export function foreignBatch(journal: Journal, device: DeviceStatus, job: string
 }
 
 export class Readiness {
+  readonly #parts: Pick<HostParts, 'config' | 'psd' | 'server'>;
   readonly #config: HostParts['config'];
   readonly #link: DeviceLink;
   readonly #funds: Funds;
 
-  constructor(config: HostParts['config'], link: DeviceLink, funds: Funds) {
-    this.#config = config;
+  constructor(parts: Pick<HostParts, 'config' | 'psd' | 'server'>, link: DeviceLink, funds: Funds) {
+    this.#parts = parts;
+    this.#config = parts.config;
     this.#link = link;
     this.#funds = funds;
   }
@@ -45,6 +52,25 @@ export class Readiness {
       if (!granted.ok) return granted;
     }
     return accept(null);
+  }
+
+  /** What is to be said of the funds for a mailing that costs so much, in sentences for people. Changes nothing. */
+  async fundsWarnings(neededMills: bigint, currency: Currency): Promise<readonly string[]> {
+    const { config, psd, server } = this.#parts;
+    const availableMills = (await statusOf(psd)).registers.descendingMills;
+    if (neededMills <= availableMills) return [];
+    const deposit = await server.deposit(config.licensee).catch((error: unknown) => {
+      if (!(error instanceof Fault)) throw error;
+      return null;
+    });
+    return fundsWarnings({
+      neededMills,
+      availableMills,
+      depositMills: deposit?.ok === true ? deposit.value : null,
+      highestMills: this.#link.policy()?.highestFundsMills ?? null,
+      automatic: config.automaticRefill || config.refillBelowMills > 0n,
+      currency,
+    });
   }
 
   /**

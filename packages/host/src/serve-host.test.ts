@@ -71,6 +71,7 @@ describe('the configuration', () => {
     [{ server: { url: 'ftp://x', credential: 'ab' } }, 'server.url'],
     [{ submitter: 'x'.repeat(65) }, 'submitter'],
     [{ firstRefillMills: 250 }, 'firstRefillMills'],
+    [{ refillBelowMills: '250', refillToMills: '250' }, 'refillToMills'],
   ])('refuses %j and names the setting', (given, name) => {
     const config = parseHostConfig(settings(given));
     expect(!config.ok && [config.rejection.code, String(config.rejection.detail.reason).includes(name)]).toEqual([

@@ -76,12 +76,17 @@ export class ServerClient {
     await this.#fetch('GET', '/health');
   }
 
-  /** Enrols the device. */
+  /** Enrols the device; a new one needs a code. */
   async enrol(
     licensee: LicenseeId,
     request: Uint8Array,
+    code?: string,
   ): Promise<Result<{ certificate: Uint8Array; policy: Uint8Array }>> {
-    const answer = await this.#json('POST', '/v1/devices', { licensee, request: base64url(request) });
+    const answer = await this.#json('POST', '/v1/devices', {
+      licensee,
+      request: base64url(request),
+      ...(code === undefined ? {} : { code }),
+    });
     if (!answer.ok) return answer;
     const { certificate, policy } = answer.value as { certificate?: unknown; policy?: unknown };
     return accept({ certificate: bytesOf(certificate, 'certificate'), policy: bytesOf(policy, 'policy') });
@@ -146,6 +151,22 @@ export class ServerClient {
 
   fundsRequest(request: Uint8Array): Promise<Result<Uint8Array>> {
     return this.#bytes('POST', '/v1/funds-requests', request);
+  }
+
+  /** What the licensee's deposit holds; below zero where it owes. */
+  async deposit(licensee: LicenseeId): Promise<Result<bigint>> {
+    const answer = await this.#json('GET', `/v1/licensees/${licensee}/accounts`);
+    if (!answer.ok) return answer;
+    const { accounts } = answer.value as { accounts?: unknown };
+    if (!Array.isArray(accounts)) throw malformed('accounts', 'no list');
+    const own = (accounts as readonly { account?: unknown; balanceMills?: unknown }[]).find(
+      ({ account }) => account === `deposit:${licensee}`,
+    );
+    if (own === undefined) return accept(0n);
+    if (typeof own.balanceMills !== 'string' || !/^-?\d{1,19}$/.test(own.balanceMills)) {
+      throw malformed('accounts', 'balanceMills');
+    }
+    return accept(BigInt(own.balanceMills));
   }
 
   async settlement(device: DeviceId): Promise<Result<Settlement>> {

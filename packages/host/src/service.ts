@@ -7,6 +7,7 @@
 import type { HostStatusAnswer } from '@countermark/protocol/interfaces/host';
 import { shippedTariff } from '@countermark/tariff/shipped';
 import { Archive } from './archive.ts';
+import { AutomaticRefill } from './automatic-refill.ts';
 import { adoptRecords } from './batch-closing.ts';
 import { BatchesDesk } from './batches-desk.ts';
 import { DeviceDesk } from './device-desk.ts';
@@ -49,6 +50,7 @@ export class HostService {
   readonly #outbox: Outbox;
   readonly #settlement: SettlementFollower;
   readonly #pending: PendingWork;
+  readonly #automatic: AutomaticRefill;
 
   constructor(given: HostParts) {
     const { config, journal, psd, server, keys, clock, random, printer, log } = given;
@@ -60,6 +62,15 @@ export class HostService {
     const archive = new Archive(journal, config.output, config.trustBundle);
     const link = new DeviceLink(psd, server, journal, config.licensee);
     const funds = new Funds(psd, server, journal, () => link.reintroduce());
+    const automatic = new AutomaticRefill({
+      belowMills: config.refillBelowMills,
+      toMills: config.refillToMills,
+      psd,
+      funds,
+      highestMills: () => link.policy()?.highestFundsMills ?? null,
+      clock,
+      log,
+    });
     const closing = { journal, psd, clock, holdForMs: config.forwarding === 'hold' ? config.holdForMs : null };
     const settlement = new SettlementFollower({
       journal,
@@ -110,13 +121,14 @@ export class HostService {
     const pending = new PendingWork(parts, outbox, settlement);
     const reports = new JobReports(parts, archive, pending);
     const intake = new MailingIntake(parts, link);
-    const readiness = new Readiness(config, link, funds);
+    const readiness = new Readiness(parts, link, funds);
     const runner = new JobRunner({
       parts,
       closing,
       printing,
       link,
       funds,
+      automatic,
       intake,
       readiness,
       outbox,
@@ -129,13 +141,14 @@ export class HostService {
     this.#outbox = outbox;
     this.#settlement = settlement;
     this.#pending = pending;
+    this.#automatic = automatic;
     this.reports = reports;
     this.runner = runner;
-    this.dryRun = new DryRun(parts, intake, runner);
+    this.dryRun = new DryRun(parts, intake, runner, readiness);
     this.batches = new BatchesDesk(closing, printing, outbox, runner);
     const ending: DeviceEnd = new DeviceEnd({ closing, batches: this.batches, runner, outbox, archive });
     this.statistics = new StatisticsDesk(parts, outbox, settlement, news);
-    this.funds = new FundsDesk(parts, link, funds);
+    this.funds = new FundsDesk(parts, link, funds, automatic);
     this.grants = new GrantsDesk(journal);
     this.device = new DeviceDesk(psd, link);
     this.rotation = new Rotation({ closing, link, funds, outbox, archive });
@@ -150,7 +163,7 @@ export class HostService {
   }
 
   status(): Promise<HostStatusAnswer> {
-    return hostStatus(this.#parts, this.#pending);
+    return hostStatus(this.#parts, this.#pending, this.#automatic);
   }
 
   async close(): Promise<void> {

@@ -28,7 +28,8 @@ export type CryptographicDevice = {
   confirm(
     items: readonly { readonly record: Uint8Array; readonly attestation: Uint8Array }[],
   ): Promise<readonly Result<Uint8Array>[]>;
-  enrol(request: Uint8Array, licensee: LicenseeId): Promise<Result<Uint8Array>>;
+  /** `onlyKnown`: a certificate only for keys that were certified before, and for rotations. */
+  enrol(request: Uint8Array, licensee: LicenseeId, onlyKnown: boolean): Promise<Result<Uint8Array>>;
   fund(
     request: Uint8Array,
     decision: { readonly depositMills: bigint; readonly draws: readonly Draw[]; readonly refusal?: string | undefined },
@@ -66,8 +67,9 @@ export function connectCryptographicDevice(socket: string): CryptographicDevice 
             : part.map(() => answer);
         },
       ),
-    enrol: async (request, licensee) => {
-      const answer = await call(rpc, enrol, { request, licensee, certified: false });
+    enrol: async (request, licensee, onlyKnown) => {
+      const asked = { request, licensee, certified: false };
+      const answer = await call(rpc, enrol, onlyKnown ? { ...asked, known: true } : asked);
       return answer.ok ? accept(answer.value.certificate) : answer;
     },
     fund: async (request, { depositMills, draws, refusal }) => {

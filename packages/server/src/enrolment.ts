@@ -2,15 +2,18 @@
  * Enrolment: a device's own signed request becomes its certificate, in the registry, with its first policy.
  *
  * Guarantees: the certificate was verified before it is stored or handed out; enrolling again changes nothing and is
- * answered alike. Who may enrol for a licensee is decided before (`http.ts`).
+ * answered alike. A device that is new, here and to the cryptographic device, comes in with an enrolment code only; one that was
+ * certified before (after a lost answer, or where this server was restored from an older backup) needs none, and a rotation has
+ * the word of the key before it. Who may enrol for a licensee is decided before (`http.ts`).
  */
 import { nodeVerification } from '@countermark/node-platform/verification';
 import type { LicenseeId } from '@countermark/protocol/id';
 import { DEVICE_CERTIFICATE, type DeviceCertificate } from '@countermark/protocol/messages/enrolment';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
-import { type KeySource, type Verified, verifyMessage } from '@countermark/verify/verified';
+import { type KeySource, type Verified, verifyEnrolmentRequest, verifyMessage } from '@countermark/verify/verified';
 import type { CryptographicDevice } from './cryptographic-device-client.ts';
+import type { EnrolmentCodes } from './enrolment-codes.ts';
 import type { Policies } from './policies.ts';
 import type { Registry } from './registry.ts';
 
@@ -18,6 +21,7 @@ export type EnrolmentParts = {
   readonly registry: Registry;
   readonly policies: Policies;
   readonly cryptographicDevice: CryptographicDevice;
+  readonly codes: EnrolmentCodes;
   readonly roleKeys: KeySource;
 };
 
@@ -31,11 +35,14 @@ export class Enrolment {
     this.#parts = parts;
   }
 
-  /** Rejections: `unknown-licensee`, those of the cryptographic device's `enrol`, `try-again`. */
-  async enrol(licensee: LicenseeId, request: Uint8Array): Promise<Result<Enrolled>> {
-    const { registry, policies, cryptographicDevice, roleKeys } = this.#parts;
+  /**
+   * Rejections: `unknown-licensee`, `enrolment-code-needed`, `enrolment-code-refused`, those of the cryptographic device's
+   * `enrol`, `try-again`.
+   */
+  async enrol(licensee: LicenseeId, request: Uint8Array, code?: string): Promise<Result<Enrolled>> {
+    const { registry, policies, roleKeys } = this.#parts;
     if ((await registry.licensee(licensee)) === null) return refuse(rejection('unknown-licensee', { licensee }));
-    const issued = await cryptographicDevice.enrol(request, licensee);
+    const issued = await this.#issued(licensee, request, code);
     if (!issued.ok) return issued;
     const certificate = verifyMessage(DEVICE_CERTIFICATE, issued.value, { port: nodeVerification, keys: roleKeys });
     if (!certificate.ok) return certificate;
@@ -46,6 +53,22 @@ export class Enrolment {
       await registry.customersOf(licensee),
     );
     return policy.ok ? accept({ certificate: issued.value, policy: policy.value }) : policy;
+  }
+
+  /** The certificate. A code is taken only for a request that its own key signed, and only where the device is new. */
+  async #issued(licensee: LicenseeId, request: Uint8Array, code: string | undefined): Promise<Result<Uint8Array>> {
+    const { cryptographicDevice, codes } = this.#parts;
+    const known = await cryptographicDevice.enrol(request, licensee, true);
+    if (known.ok || known.rejection.code !== 'enrolment-code-needed' || code === undefined) return known;
+    const verified = verifyEnrolmentRequest(request, nodeVerification);
+    if (!verified.ok) return verified;
+    const { device } = verified.value.message;
+    const taken = await codes.take(code, licensee, device);
+    if (!taken.ok) return taken;
+    const issued = await cryptographicDevice.enrol(request, licensee, false);
+    // Where it may have been certified all the same, the code stays the device's.
+    if (!issued.ok && issued.rejection.code !== 'try-again') await codes.giveBack(code, device);
+    return issued;
   }
 
   /**

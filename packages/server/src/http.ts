@@ -16,7 +16,7 @@ import { archivedCertificatesSchema } from '@countermark/protocol/interfaces/arc
 import { answersSchema, MAX_RECORD_BYTES, submissionSchema } from '@countermark/protocol/interfaces/answer';
 import { parsePayload } from '@countermark/protocol/message';
 import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
-import { type Currency, MAX_MILLS } from '@countermark/protocol/money';
+import type { Currency } from '@countermark/protocol/money';
 import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import { bytes, encodeWith, field, list, type Of, parseBytes, struct } from '@countermark/protocol/schema';
 import swagger from '@fastify/swagger';
@@ -29,18 +29,21 @@ import type { CryptographicDevice } from './cryptographic-device-client.ts';
 import type { DeadDevices } from './dead-devices.ts';
 import type { Closures } from './closures.ts';
 import type { DeviceSettings } from './device-settings.ts';
+import type { Deposits, Moved } from './deposits.ts';
 import type { DeviceFiles } from './device-file.ts';
 import { deviceRoutes } from './device-routes.ts';
+import type { EnrolmentCodes } from './enrolment-codes.ts';
 import type { Enrolment } from './enrolment.ts';
 import type { Funds } from './funds.ts';
 import type { GrantIntake } from './grant-intake.ts';
-import { ACCOUNT, type Ledger } from './ledger.ts';
+import type { Ledger } from './ledger.ts';
 import type { Policies } from './policies.ts';
 import { type Defect, PROBLEM_TYPE, problemOf } from './problem.ts';
 import { Refusal, taken } from './refusal.ts';
 import { credentialHash, type Registry } from './registry.ts';
 import { serveSessionUpgrades } from './session-upgrade.ts';
 import type { Settlement } from './settlement.ts';
+import type { Spoiled, SpoiledPostage } from './spoiled-postage.ts';
 import type { StatisticsLog } from './statistics-log.ts';
 import type { Withdrawals } from './withdrawals.ts';
 
@@ -48,6 +51,8 @@ const CBOR = 'application/cbor';
 const JSON_BODY_BYTES = 512 * 1024;
 const CBOR_BODY_BYTES = 4 * 1024 * 1024;
 const SUBMISSIONS_AT_ONCE = 32;
+/** How long an enrolment code is good where nothing else is said. */
+const CODE_DAYS = 7;
 const CBOR_LIMITS = { maxBytes: CBOR_BODY_BYTES, maxDepth: 12 };
 
 /** Archived records, each with what was answered: fed to a server that was restored from an older backup. */
@@ -86,7 +91,22 @@ const LicenseeBody = Type.Object(
 );
 const DepositBody = Type.Object({ amountMills: Amount }, strict);
 const CustomersBody = Type.Object({ customers: Type.Array(Customer, { maxItems: 4_096 }) }, strict);
-const DeviceBody = Type.Object({ licensee: Licensee, request: Base64Url }, strict);
+const DeviceBody = Type.Object(
+  { licensee: Licensee, request: Base64Url, code: Type.Optional(Type.String({ minLength: 1, maxLength: 64 })) },
+  strict,
+);
+const CodeBody = Type.Object({ days: Type.Optional(Type.Integer({ minimum: 1, maximum: 90 })) }, strict);
+const CodeParams = Type.Object({ licensee: Licensee, id: Type.String({ pattern: '^[0-9a-f]{16}$' }) });
+const NothingBody = Type.Object({}, strict);
+const codeFields = {
+  id: Type.String(),
+  issuedBy: Type.String(),
+  issuedAtMs: Count,
+  endsAtMs: Count,
+  state: Type.String({ description: 'open, used, revoked, or ended' }),
+  device: Type.Union([Type.String(), Type.Null()]),
+  revokedBy: Type.Union([Type.String(), Type.Null()]),
+};
 const LicenseeParams = Type.Object({ licensee: Licensee });
 const DeviceParams = Type.Object({ device: Device });
 const RecordParams = Type.Object({ device: Device, sequence: Type.Integer({ minimum: 1, maximum: 0xffff_ffff }) });
@@ -94,6 +114,7 @@ const PageQuery = Type.Object(
   { after: Type.Optional(Cursor), limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_000 })) },
   strict,
 );
+const LimitQuery = Type.Object({ limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1_000 })) }, strict);
 const AboveQuery = Type.Object({ above: Type.Optional(Type.Integer({ minimum: 0, maximum: 0xffff_ffff })) }, strict);
 const IdempotencyHeaders = Type.Object({ 'idempotency-key': Type.String({ pattern: '^[A-Za-z0-9_-]{1,64}$' }) });
 const Binary = Type.Unsafe<Buffer>({ type: 'string', format: 'binary' });
@@ -124,6 +145,24 @@ const GrantsAnswer = Type.Object({
   ),
   cursor: Cursor,
 });
+const ReasonBody = Type.Object(
+  { reason: Type.String({ minLength: 1, maxLength: 100, pattern: '^[^\\p{Cc}]*$' }) },
+  strict,
+);
+const spoiledFields = {
+  device: Type.String(),
+  sequence: Count,
+  customer: Type.Union([Type.String(), Type.Null()]),
+  amountMills: Amount,
+  refundAfterMs: Count,
+  settled: Type.String({ description: 'waiting, refunded, or withheld' }),
+  settledAtMs: Type.Union([Count, Type.Null()]),
+  reason: Type.String(),
+};
+const SpoiledAnswer = Type.Object({
+  currency: Type.Object({ code: Type.String(), exponent: Count }),
+  spoiled: Type.Array(Type.Object(spoiledFields)),
+});
 const SettlementAnswer = Type.Object({
   logged: Count,
   booked: Count,
@@ -141,9 +180,12 @@ export type HttpParts = {
   readonly authority: AuthorityClient;
   readonly cryptographicDevice: CryptographicDevice;
   readonly enrolment: Enrolment;
+  readonly codes: EnrolmentCodes;
   readonly funds: Funds;
   readonly grants: GrantIntake;
   readonly ledger: Ledger;
+  readonly deposits: Deposits;
+  readonly spoiledPostage: SpoiledPostage;
   readonly log: StatisticsLog;
   readonly policies: Policies;
   readonly registry: Registry;
@@ -315,28 +357,61 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
         const licensee = await ownLicensee(request);
         const amountMills = BigInt((request.body as Static<typeof DepositBody>).amountMills);
         const key = (request.headers as Static<typeof IdempotencyHeaders>)['idempotency-key'];
-        const lines = [
-          { account: ACCOUNT.world, amountMills: -amountMills },
-          { account: ACCOUNT.deposit(licensee), amountMills },
-        ];
-        const ref = `deposit:${licensee}:${key}`;
-        const paidMills = amountMills - (await ledger.balance(ACCOUNT.world));
-        if (paidMills > MAX_MILLS && (await ledger.amountOf(ref, ACCOUNT.deposit(licensee))) === null) {
-          const value = `${paidMills} mills`;
-          throw new Refusal(
-            rejection('limit-exceeded', { what: 'all that was paid in', value, limit: `${MAX_MILLS}` }),
-          );
-        }
-        const booked = await ledger.book([
-          { ref, kind: 'deposit', note: 'Paid into the deposit', atMs: parts.nowMs(), lines },
-        ]);
-        if (booked.length === 0 && (await ledger.amountOf(ref, ACCOUNT.deposit(licensee))) !== amountMills) {
-          throw new Refusal(rejection('idempotency-conflict', {}));
-        }
-        const balanceMills = (await ledger.balance(ACCOUNT.deposit(licensee))).toString();
-        return reply
-          .code(booked.length === 0 ? 200 : 201)
-          .send({ ref, amountMills: amountMills.toString(), balanceMills });
+        return sendMoved(reply, taken(await parts.deposits.payIn(licensee, amountMills, key)));
+      },
+    );
+
+    app.post(
+      '/v1/licensees/:licensee/payouts',
+      {
+        preHandler: operator,
+        ...describe('Pays out of the deposit, once for each Idempotency-Key, never more than it holds', {
+          params: LicenseeParams,
+          body: DepositBody,
+          headers: IdempotencyHeaders,
+        }),
+      },
+      async (request, reply) => {
+        const licensee = await ownLicensee(request);
+        const amountMills = BigInt((request.body as Static<typeof DepositBody>).amountMills);
+        const key = (request.headers as Static<typeof IdempotencyHeaders>)['idempotency-key'];
+        return sendMoved(reply, taken(await parts.deposits.payOut(licensee, amountMills, key)));
+      },
+    );
+
+    app.get(
+      '/v1/licensees/:licensee/spoiled-postage',
+      {
+        preHandler: anyone,
+        ...describe('Postage of spoiled pieces, newest first: when it comes back to the deposit, or that it does not', {
+          params: LicenseeParams,
+          querystring: LimitQuery,
+          response: { 200: SpoiledAnswer },
+        }),
+      },
+      async (request) => {
+        const licensee = await ownLicensee(request);
+        const { limit = 200 } = request.query as Static<typeof LimitQuery>;
+        const spoiled = await parts.spoiledPostage.of(licensee, limit);
+        return { currency: parts.currency, spoiled: spoiled.map(spoiledAnswer) };
+      },
+    );
+
+    app.post(
+      '/v1/devices/:device/records/:sequence/spoiled-postage/withholding',
+      {
+        preHandler: operator,
+        ...describe('Withholds the spoiled postage of a record for good, as long as it is not paid back', {
+          params: RecordParams,
+          body: ReasonBody,
+          response: { 200: Type.Object(spoiledFields) },
+        }),
+      },
+      async (request) => {
+        const { device } = await ownDevice(request);
+        const { sequence } = request.params as Static<typeof RecordParams>;
+        const { reason } = request.body as Static<typeof ReasonBody>;
+        return spoiledAnswer(taken(await parts.spoiledPostage.withhold(device, sequence, reason, operatorOf(request))));
       },
     );
 
@@ -434,20 +509,69 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     );
 
     app.post(
+      '/v1/licensees/:licensee/enrolment-codes',
+      {
+        preHandler: operator,
+        ...describe('Issues a code with which the licensee enrols one new device; it is said once', {
+          params: LicenseeParams,
+          body: CodeBody,
+          response: { 201: Type.Object({ ...codeFields, code: Type.String() }) },
+        }),
+      },
+      async (request, reply) => {
+        const licensee = await ownLicensee(request);
+        const { days = CODE_DAYS } = request.body as Static<typeof CodeBody>;
+        return reply.code(201).send(taken(await parts.codes.issue(licensee, operatorOf(request), days)));
+      },
+    );
+
+    app.get(
+      '/v1/licensees/:licensee/enrolment-codes',
+      {
+        preHandler: anyone,
+        ...describe('Enrolment codes of the licensee, newest first, without the codes themselves', {
+          params: LicenseeParams,
+          response: { 200: Type.Object({ codes: Type.Array(Type.Object(codeFields)) }) },
+        }),
+      },
+      async (request) => ({ codes: await parts.codes.of(await ownLicensee(request)) }),
+    );
+
+    app.post(
+      '/v1/licensees/:licensee/enrolment-codes/:id/revocation',
+      {
+        preHandler: operator,
+        ...describe('Revokes an enrolment code that is not used', {
+          params: CodeParams,
+          body: NothingBody,
+          response: { 200: Type.Object(codeFields) },
+        }),
+      },
+      async (request) => {
+        const licensee = await ownLicensee(request);
+        const { id } = request.params as Static<typeof CodeParams>;
+        return taken(await parts.codes.revoke(licensee, id, operatorOf(request)));
+      },
+    );
+
+    app.post(
       '/v1/devices',
       {
         preHandler: anyone,
-        ...describe('Enrols a device by its own signed request; the same request gets the same certificate', {
-          body: DeviceBody,
-          response: { 201: Type.Object({ certificate: Base64Url, policy: Base64Url }) },
-        }),
+        ...describe(
+          'Enrols a device by its own signed request, a new one with an enrolment code; the same request gets the same certificate',
+          {
+            body: DeviceBody,
+            response: { 201: Type.Object({ certificate: Base64Url, policy: Base64Url }) },
+          },
+        ),
       },
       async (request, reply) => {
         const body = request.body as Static<typeof DeviceBody>;
         const licensee = body.licensee as LicenseeId;
         own(request, licensee);
         const requestBytes = new Uint8Array(Buffer.from(body.request, 'base64url'));
-        const { certificate, policy } = taken(await parts.enrolment.enrol(licensee, requestBytes));
+        const { certificate, policy } = taken(await parts.enrolment.enrol(licensee, requestBytes, body.code));
         return reply.code(201).send({ certificate: base64url(certificate), policy: base64url(policy) });
       },
     );
@@ -634,6 +758,16 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     endSessions();
   });
   return app;
+}
+
+function sendMoved(reply: FastifyReply, { ref, fresh, amountMills, balanceMills }: Moved): FastifyReply {
+  return reply
+    .code(fresh ? 201 : 200)
+    .send({ ref, amountMills: amountMills.toString(), balanceMills: balanceMills.toString() });
+}
+
+function spoiledAnswer({ customer, amountMills, ...rest }: Spoiled) {
+  return { ...rest, customer: customer === '' ? null : customer, amountMills: amountMills.toString() };
 }
 
 function requestId(): string {

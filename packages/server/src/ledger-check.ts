@@ -4,7 +4,8 @@
  * Guarantees, where it says nothing: entries are numbered without gap and sum to zero, balances are the sums of their lines;
  * every record up to the ledger's cursor has its one postage entry, of its own amount, from its device to its own customer, and
  * no later one has any; a credit is drawn by its own customer's postage only, no more of it than was granted, no record draws
- * more than its postage; every booked grant is authentic and booked as its entitlement asks for; every funds grant is authentic,
+ * more than its postage; spoiled postage was paid back once, of its own amount, after its window, of no incomplete batch and of no
+ * record of a suspended device; deposits and payouts move nothing but their deposit; every booked grant is authentic and booked as its entitlement asks for; every funds grant is authentic,
  * of the amount that was decided, with its entry. Pages are read one by one; kept in memory are credits and entitlements.
  * Cannot see that a deposit was paid in with another amount than its operator meant: nothing signed says so.
  */
@@ -25,6 +26,7 @@ import { LEDGER_FOLLOWER } from './ledger-follower.ts';
 import type { CheckedRecord } from './log-check.ts';
 import { pages } from './pages.ts';
 import { refundRef } from './refund.ts';
+import { spoiledLines, spoiledMills, spoiledRef } from './spoiled-postage.ts';
 import type { ServerTables } from './tables.ts';
 
 /** Refs in one query. */
@@ -46,6 +48,7 @@ export class LedgerCheck {
   #postageEntries = 0n;
   #drawEntries = 0n;
   #fundsEntries = 0n;
+  #spoiledEntries = 0n;
   #grantEntries = 0n;
 
   private constructor(
@@ -79,9 +82,12 @@ export class LedgerCheck {
       if (record.type !== 'batch-statistics') return [];
       const { licensee, declaration, observed } = record.verified.message;
       const postageMills = observed.closed.ascendingMills - observed.opened.ascendingMills;
-      return [{ entry, licensee, customer: declaration.customer, postageMills, digest: digestText(entry.digest) }];
+      const refundableMills = entry.suspended ? 0n : spoiledMills(record.verified.message);
+      const digest = digestText(entry.digest);
+      return [{ entry, licensee, customer: declaration.customer, postageMills, refundableMills, digest }];
     });
     const found = await this.#entries(franked.map(({ digest }) => `postage:${digest}`));
+    await this.#spoiled(franked);
     for (const { entry, licensee, customer, postageMills, digest } of franked) {
       const name = `the postage of record ${entry.sequence} of ${entry.device}`;
       const booked = found.get(`postage:${digest}`);
@@ -139,7 +145,73 @@ export class LedgerCheck {
     await this.#grants();
     if (whole) await this.#credits();
     await this.#funds();
+    await this.#cash();
     if (whole) await this.#counts();
+  }
+
+  /** What was paid back of spoiled postage, held against the records and against what waits. */
+  async #spoiled(
+    franked: readonly {
+      readonly entry: CheckedRecord['entry'];
+      readonly licensee: LicenseeId;
+      readonly customer: CustomerId | undefined;
+      readonly refundableMills: bigint;
+    }[],
+  ): Promise<void> {
+    if (franked.length === 0) return;
+    const found = await this.#entries(franked.map(({ entry }) => spoiledRef(entry.digest)));
+    const rows: ServerTables['spoilage'][] = [];
+    for (let first = 0; first < franked.length; first += REFS) {
+      const digests = franked.slice(first, first + REFS).map(({ entry }) => entry.digest);
+      rows.push(
+        ...(await this.#database.read((tables) =>
+          tables.selectFrom('spoilage').selectAll().where('digest', 'in', digests).execute(),
+        )),
+      );
+    }
+    const noted = new Map(rows.map((row) => [digestText(row.digest), row]));
+    for (const { entry, licensee, customer, refundableMills } of franked) {
+      const name = `the spoiled postage of record ${entry.sequence} of ${entry.device}`;
+      const booked = found.get(spoiledRef(entry.digest));
+      const row = noted.get(digestText(entry.digest));
+      if (booked !== undefined) this.#spoiledEntries += 1n;
+      if (row !== undefined && (row.amount_mills !== refundableMills || row.licensee !== licensee)) {
+        this.#problem(
+          `${name} is noted as ${row.amount_mills} mills of ${row.licensee}; ${refundableMills} of ${licensee} can come back`,
+        );
+      }
+      const refunded = row?.settled === 'refunded';
+      if (booked === undefined && !refunded) continue;
+      this.#compare(name, booked, spoiledLines(licensee, customer, refundableMills));
+      if (!refunded) this.#problem(`${name} was paid back, and is not noted as paid back`);
+      else if ((row.settled_at_ms ?? 0n) < row.refund_after_ms) {
+        this.#problem(`${name} was paid back before its scan window had passed`);
+      }
+    }
+  }
+
+  /** Deposits and payouts move their licensee's deposit, against the world, and nothing else. */
+  async #cash(): Promise<void> {
+    for await (const entry of pages(
+      this.#database,
+      (tables, after: bigint) =>
+        tables
+          .selectFrom('entry')
+          .select(['number', 'ref', 'kind'])
+          .where('kind', 'in', ['deposit', 'payout'])
+          .where('number', '>', after)
+          .orderBy('number'),
+      ({ number }) => number,
+      0n,
+    )) {
+      const deposit = ACCOUNT.deposit((entry.ref.split(':')[1] ?? '') as LicenseeId);
+      const lines = (await this.#entries([entry.ref])).get(entry.ref) ?? new Map<string, bigint>();
+      const strange = [...lines.keys()].filter((account) => account !== deposit && account !== ACCOUNT.world);
+      const moved = lines.get(deposit) ?? 0n;
+      if (strange.length > 0 || (entry.kind === 'deposit' ? moved < 0n : moved > 0n)) {
+        this.#problem(`the ledger entry ${entry.ref} is no ${entry.kind}: it moves ${[...lines.keys()].join(', ')}`);
+      }
+    }
   }
 
   async #draws(
@@ -437,6 +509,7 @@ export class LedgerCheck {
       ['postage', this.#postageEntries],
       ['draw', this.#drawEntries],
       ['funds', this.#fundsEntries],
+      ['spoiled', this.#spoiledEntries],
     ];
     for (const [kind, count] of expected) {
       const found = counted.get(kind) ?? 0n;

@@ -4,7 +4,8 @@
  *
  * Guarantees: one entry per record digest, so that following again from the start books nothing twice; each mill of postage
  * draws at most one mill of credit, each mill of credit is drawn once, by its own customer's postage only. The postage of a
- * batch is what the ascending register moved, spoiled pieces included: that is what the device paid. Records that came while
+ * batch is what the ascending register moved, spoiled pieces included: that is what the device paid. What was spoiled draws
+ * nothing, because it may come back (`spoiled-postage.ts`). Records that came while
  * their device was suspended draw nothing; on a dead device that was refunded, their postage is taken from the deposit.
  * Whether a batch was opened after a credit was booked: by the signed time that the device had seen at opening, where it is
  * there (it must not lie before the booking: a device that has not asked for the time since draws nothing yet). Where it is
@@ -23,6 +24,7 @@ import { ACCOUNT, type Ledger, type LedgerTransaction, type NewEntry } from './l
 import { settleRefunded } from './refund.ts';
 import type { Registry } from './registry.ts';
 import { insertRows } from './rows.ts';
+import { noteSpoiled, spoiledMills } from './spoiled-postage.ts';
 import type { LogEntry, StatisticsLog } from './statistics-log.ts';
 import type { ServerTables } from './tables.ts';
 
@@ -36,6 +38,8 @@ export type LedgerFollowerParts = {
   readonly registry: Registry;
   /** Told when the final statement of a device was booked. */
   readonly onEnded?: () => void;
+  /** How long spoiled postage waits, from when its record was logged. */
+  readonly scanWindowMs: number;
 };
 
 type Credit = {
@@ -69,6 +73,7 @@ export async function bookPostage(parts: LedgerFollowerParts): Promise<'more' | 
   await database.transaction(async (tables) => {
     const fresh = new Set((await ledger.bookIn(tables, franked.map(postageEntry))).map((entry) => entry.ref));
     const booked = franked.filter((one) => fresh.has(refOf(one)));
+    await noteSpoiled(tables, booked, parts.scanWindowMs);
     await drawCredits(
       tables,
       parts,
@@ -139,7 +144,7 @@ async function drawCredits(
       own = await openCredits(tables, licensee, customer ?? '');
       credits.set(beneficiary, own);
     }
-    let leftMills = postageMills;
+    let leftMills = postageMills - spoiledMills(statistics);
     for (const credit of own) {
       if (leftMills === 0n || credit.remainingMills === 0n) continue;
       const { openedAfterMs } = observed;

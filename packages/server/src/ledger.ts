@@ -2,7 +2,7 @@
  * The ledger: double-entry, append-only, one entry per cause.
  *
  * Guarantees: the lines of every entry sum to zero; an entry's `ref` names its cause (a record's digest, a grant's digest, a
- * funds request, a dead device) and is booked once, at every repeat; balances are kept with the entries in the same unit of work. Amounts
+ * funds request, a dead device, an operator's key) and is booked once, at every repeat; balances are kept with the entries in the same unit of work. Amounts
  * of lines are signed: positive is what an account receives.
  * Accounts: `deposit:LIC`, `device:PSD` (funds in the device, until its confirmed records say what was franked),
  * `postage:LIC:CUSTOMER`, `discount:LIC:CUSTOMER`, `credit:LIC:CUSTOMER` (waiting to be drawn), `drawn:LIC` (drawn, waiting for
@@ -11,14 +11,24 @@
  */
 import type { CustomerId, DeviceId, LicenseeId } from '@countermark/protocol/id';
 import type { SqlDatabase } from '@countermark/sql/database';
-import type { Transaction } from 'kysely';
+import type { Kysely, Transaction } from 'kysely';
 import { insertRows } from './rows.ts';
 import type { ServerTables } from './tables.ts';
 
 export type Line = { readonly account: string; readonly amountMills: bigint };
 export type NewEntry = {
   readonly ref: string;
-  readonly kind: 'deposit' | 'funds' | 'postage' | 'discount' | 'credit' | 'draw' | 'correction' | 'refund';
+  readonly kind:
+    | 'deposit'
+    | 'funds'
+    | 'postage'
+    | 'discount'
+    | 'credit'
+    | 'draw'
+    | 'correction'
+    | 'refund'
+    | 'spoiled'
+    | 'payout';
   /** In words, for people. */
   readonly note: string;
   readonly atMs: number;
@@ -131,16 +141,20 @@ export class Ledger {
 
   /** What the entry of that ref moved in the account, or null where there is none. */
   async amountOf(ref: string, account: string): Promise<bigint | null> {
-    const row = await this.#database.read(async (tables) =>
-      tables
-        .selectFrom('entry')
-        .innerJoin('entry_line', 'entry_line.entry', 'entry.number')
-        .select('entry_line.amount_mills')
-        .where('entry.ref', '=', ref)
-        .where('entry_line.account', '=', account)
-        .executeTakeFirst(),
-    );
-    return row?.amount_mills ?? null;
+    return this.#database.read((tables) => this.amountIn(tables, ref, account));
+  }
+
+  /** The same within a unit of work. */
+  async amountIn(tables: Kysely<ServerTables>, ref: string, account: string): Promise<bigint | null> {
+    const entry = await tables.selectFrom('entry').select('number').where('ref', '=', ref).executeTakeFirst();
+    if (entry === undefined) return null;
+    const line = await tables
+      .selectFrom('entry_line')
+      .select('amount_mills')
+      .where('entry', '=', entry.number)
+      .where('account', '=', account)
+      .executeTakeFirst();
+    return line?.amount_mills ?? 0n;
   }
 
   /** The accounts of a licensee and of these devices, by name. */

@@ -30,12 +30,16 @@ export type Problem = {
 
 const STATUS: Partial<Record<RejectionCode, number>> = {
   unauthorised: 401,
+  'enrolment-code-needed': 403,
+  'enrolment-code-refused': 403,
+  'unknown-enrolment-code': 404,
   'unknown-operation': 404,
   'unknown-licensee': 404,
   'unknown-record': 404,
   'idempotency-conflict': 409,
   'device-enrolled': 409,
   'funds-request-conflict': 409,
+  'spoiled-refunded': 409,
   fork: 409,
   'out-of-order': 409,
   'cbor-too-large': 413,

@@ -21,8 +21,10 @@ import { connectCryptographicDevice } from './cryptographic-device-client.ts';
 import { DeadDevices } from './dead-devices.ts';
 import { DeliveryFollower } from './delivery.ts';
 import { Closures } from './closures.ts';
+import { Deposits } from './deposits.ts';
 import { DeviceFiles } from './device-file.ts';
 import { DeviceSettings } from './device-settings.ts';
+import { EnrolmentCodes } from './enrolment-codes.ts';
 import { Enrolment } from './enrolment.ts';
 import { follow } from './follower.ts';
 import { Funds } from './funds.ts';
@@ -34,10 +36,13 @@ import { logTailProblem } from './log-check.ts';
 import { Policies } from './policies.ts';
 import { Registry } from './registry.ts';
 import { Settlement } from './settlement.ts';
+import { SpoiledPostage } from './spoiled-postage.ts';
 import { SqlStatisticsLog, type StatisticsLog } from './statistics-log.ts';
 import { Suspensions } from './suspensions.ts';
 import { MIGRATIONS, type ServerTables } from './tables.ts';
 import { Withdrawals } from './withdrawals.ts';
+
+const DAY_MS = 86_400_000;
 
 /** An open store with what verifies its content. */
 export type OpenedStore = {
@@ -98,6 +103,7 @@ export type Service = {
   readonly log: StatisticsLog;
   readonly ledger: Ledger;
   readonly deadDevices: DeadDevices;
+  readonly spoiledPostage: SpoiledPostage;
   /** Has every follower look at once. */
   readonly wake: () => void;
 };
@@ -124,7 +130,8 @@ export async function startService(config: Config, party: ServiceContext): Promi
     return refuse(rejection('store-damaged', { store: storeName(config), reason: damage.replace(/\.$/, '') }));
   }
   const policies = new Policies(registry, cryptographicDevice, config.policy);
-  const enrolment = new Enrolment({ registry, policies, cryptographicDevice, roleKeys });
+  const codes = new EnrolmentCodes(database, nowMs);
+  const enrolment = new Enrolment({ registry, policies, cryptographicDevice, codes, roleKeys });
   const { currency, highestFundsMills } = config.policy;
   const funds = new Funds({
     database,
@@ -196,6 +203,7 @@ export async function startService(config: Config, party: ServiceContext): Promi
         log,
         ledger,
         registry,
+        scanWindowMs: config.scanWindowDays * DAY_MS,
         onEnded: () => {
           refunding.wake();
         },
@@ -217,7 +225,14 @@ export async function startService(config: Config, party: ServiceContext): Promi
     return (await deadDevices.settleDue()) === 'more' ? 'more' : closed;
   };
   const refunding = follow({ ...common, name: 'refunds', step: settleRefunds, idleMs: 60_000 });
-  const followers = [taking, booking, delivering, refunding];
+  const spoiledPostage = new SpoiledPostage({ database, ledger, nowMs });
+  const paying = follow({
+    ...common,
+    name: 'spoiled postage',
+    step: () => spoiledPostage.settleDue(),
+    idleMs: 60_000,
+  });
+  const followers = [taking, booking, delivering, refunding, paying];
   for (const follower of followers) party.onClose(() => follower.stop());
 
   const socket = await serveAcceptance(config.acceptanceSocket, acceptance, logs);
@@ -227,9 +242,12 @@ export async function startService(config: Config, party: ServiceContext): Promi
     authority,
     cryptographicDevice,
     enrolment,
+    codes,
     funds,
     grants,
     ledger,
+    deposits: new Deposits({ database, ledger, currency, nowMs }),
+    spoiledPostage,
     log,
     policies,
     registry,
@@ -252,5 +270,5 @@ export async function startService(config: Config, party: ServiceContext): Promi
   const wake = (): void => {
     for (const follower of followers) follower.wake();
   };
-  return accept({ url, database, acceptance, log, ledger, deadDevices, wake });
+  return accept({ url, database, acceptance, log, ledger, deadDevices, spoiledPostage, wake });
 }

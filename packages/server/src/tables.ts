@@ -132,6 +132,30 @@ export interface ServerTables {
     settled: string;
     settled_at_ms: bigint | null;
   };
+  /** One-time codes for new devices; `hash`: SHA-256 of a code, hex. `device` has used it. */
+  enrolment_code: {
+    hash: string;
+    licensee: string;
+    issued_by: string;
+    issued_at_ms: bigint;
+    ends_at_ms: bigint;
+    revoked_by: string | null;
+    device: string | null;
+  };
+  /** Spoiled postage of a record: settled: '', 'refunded' or 'withheld', with the reason. */
+  spoilage: {
+    digest: Uint8Array;
+    device: string;
+    sequence: bigint;
+    licensee: string;
+    customer: string;
+    amount_mills: bigint;
+    /** Not before then is it paid back. */
+    refund_after_ms: bigint;
+    settled: string;
+    settled_at_ms: bigint | null;
+    reason: string;
+  };
   /** How far a follower has come; `digest` is of the message that it has under this cursor, where that is another party's. */
   follower: { name: string; cursor: bigint; digest: Uint8Array | null };
   /** Where the authority's history stood when it had the log up to a cursor; the history's digest is null where it was not said. */
@@ -195,6 +219,17 @@ export const MIGRATIONS: readonly Migration[] = [
     statements: [
       'CREATE TABLE device_setting (device {text} PRIMARY KEY REFERENCES device (device), profile {text} NOT NULL, inspected_at_ms {integer}){strict}',
       'CREATE TABLE closure (device {text} PRIMARY KEY, reason {text} NOT NULL, operator {text} NOT NULL, at_ms {integer} NOT NULL, sequence {integer}, returned_mills {integer}, settled {text} NOT NULL, settled_at_ms {integer}){strict}',
+    ],
+  },
+  {
+    name: 'spoiled postage, enrolment codes',
+    statements: [
+      'CREATE TABLE spoilage (digest {bytes} PRIMARY KEY, device {text} NOT NULL, sequence {integer} NOT NULL, licensee {text} NOT NULL, customer {text} NOT NULL, amount_mills {integer} NOT NULL, refund_after_ms {integer} NOT NULL, settled {text} NOT NULL, settled_at_ms {integer}, reason {text} NOT NULL){strict}',
+      'CREATE UNIQUE INDEX spoilage_record ON spoilage (device, sequence)',
+      'CREATE INDEX spoilage_due ON spoilage (settled, refund_after_ms)',
+      'CREATE INDEX spoilage_licensee ON spoilage (licensee, refund_after_ms)',
+      'CREATE TABLE enrolment_code (hash {text} PRIMARY KEY, licensee {text} NOT NULL REFERENCES licensee (licensee), issued_by {text} NOT NULL, issued_at_ms {integer} NOT NULL, ends_at_ms {integer} NOT NULL, revoked_by {text}, device {text}){strict}',
+      'CREATE INDEX enrolment_code_licensee ON enrolment_code (licensee, issued_at_ms)',
     ],
   },
 ];

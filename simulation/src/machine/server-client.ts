@@ -8,6 +8,7 @@ import type { ServerClient as RealServerClient } from '@countermark/host/server-
 import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
 import { accept, type Result } from '@countermark/protocol/result';
 import { CallBroken } from '../network.ts';
+import { OPERATOR } from '../parties.ts';
 import { machine } from './machine.ts';
 import { SessionStream } from './tls-ends.ts';
 
@@ -29,8 +30,12 @@ export class ServerClient implements Like {
     await this.#ask('health', {});
   }
 
-  enrol(licensee: LicenseeId, request: Uint8Array): Answer<'enrol'> {
-    return this.#ask('enrol', { licensee, request });
+  /** An operator gives every host that needs one an enrolment code, by telephone. */
+  async enrol(licensee: LicenseeId, request: Uint8Array): Answer<'enrol'> {
+    const answer: Awaited<Answer<'enrol'>> = await this.#ask('enrol', { licensee, request });
+    if (answer.ok || answer.rejection.code !== 'enrolment-code-needed') return answer;
+    const issued: Result<{ readonly code: string }> = await this.#ask('invite', { licensee, credential: OPERATOR });
+    return issued.ok ? this.#ask('enrol', { licensee, request, code: issued.value.code }) : issued;
   }
 
   registerCustomers(licensee: LicenseeId, customers: readonly string[]): Answer<'registerCustomers'> {
@@ -71,6 +76,10 @@ export class ServerClient implements Like {
 
   fundsRequest(request: Uint8Array): Answer<'fundsRequest'> {
     return this.#ask('funds', { request });
+  }
+
+  deposit(licensee: LicenseeId): Answer<'deposit'> {
+    return this.#ask('deposit-balance', { licensee });
   }
 
   settlement(device: DeviceId): Answer<'settlement'> {

@@ -26,6 +26,7 @@ const unauthorised = refuse(rejection('unauthorised', {}));
 const OPERATORS_ONLY = new Set([
   'register-licensee',
   'deposit',
+  'invite',
   'devices',
   'evidence',
   'withdraw',
@@ -91,7 +92,9 @@ function handlersOf(parts: HttpParts): Readonly<Record<string, Handler>> {
         ? accept(parts.cdSessionSocket)
         : refuse(rejection('try-again', { reason: 'the cryptographic device does not answer' }));
     },
-    enrol: own((parameters, licensee) => parts.enrolment.enrol(licensee, parameters['request'] as Uint8Array)),
+    enrol: own((parameters, licensee) =>
+      parts.enrolment.enrol(licensee, parameters['request'] as Uint8Array, parameters['code'] as string | undefined),
+    ),
     customers: own(async (parameters, licensee) => {
       const all = await registry.addCustomers(licensee, parameters['customers'] as CustomerId[]);
       if (!all.ok) return all;
@@ -135,6 +138,9 @@ function handlersOf(parts: HttpParts): Readonly<Record<string, Handler>> {
       const licensee = await registry.deviceLicensee(envelope.value.key.holder);
       return licensee !== null && licensee !== caller ? unauthorised : parts.funds.grant(bytes);
     },
+    'deposit-balance': own(async (_parameters, licensee) =>
+      accept(await parts.ledger.balance(ACCOUNT.deposit(licensee))),
+    ),
     settlement: ofDevice(async (device, licensee) => {
       const { logged, delivered, evaluated, grantsCursor, drawableMills } = await parts.settlement.of(device, licensee);
       return accept({
@@ -195,6 +201,8 @@ async function operated(
       const booked = await parts.ledger.book([{ ref, kind: 'deposit', note: 'Paid in', atMs: parts.nowMs(), lines }]);
       return accept(booked.length);
     }
+    case 'invite':
+      return parts.codes.issue(licensee, operator, 7);
     case 'restore-funds':
       return parts.funds.restore(parameters['grant'] as Uint8Array);
     case 'devices':

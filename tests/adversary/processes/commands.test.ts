@@ -57,7 +57,8 @@ async function text(...args: string[]): Promise<string> {
 async function forkedDevice(): Promise<SimulatedDevice> {
   const device = new SimulatedDevice(LICENSEE);
   const request = Buffer.from(device.enrolmentRequest()).toString('base64url');
-  await askServer(server, 'POST', '/v1/devices', { licensee: LICENSEE, request });
+  const { code } = await ask<{ code: string }>('device', 'invite', LICENSEE);
+  await askServer(server, 'POST', '/v1/devices', { licensee: LICENSEE, request, code });
   device.receive(100_000n);
   const copy = device.copy();
   const answers = await submit(device.record({ pieces: 2 }), copy.record({ pieces: 3 }));

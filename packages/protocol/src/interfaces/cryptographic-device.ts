@@ -36,10 +36,18 @@ export const CRYPTOGRAPHIC_DEVICE = {
       sessionAuthority: field(3, bytes(1, 2_048)),
     }),
   ),
-  /** Verifies the request and issues the certificate. The device's key is thereby registered in the device's own store. */
+  /**
+   * Verifies the request and issues the certificate. The device's key is thereby registered in the device's own store. `known`: answers
+   * only for keys that it has certified before, and for rotations.
+   */
   enrol: operation(
     'enrol',
-    struct('enrol', { request: field(1, record), licensee: field(2, licenseeId), certified: field(3, bool) }),
+    struct('enrol', {
+      request: field(1, record),
+      licensee: field(2, licenseeId),
+      certified: field(3, bool),
+      known: optional(4, bool),
+    }),
     struct('enrolled', { certificate: field(1, message) }),
   ),
   /** Claim 1e: authenticates each record and attests it. */

@@ -97,6 +97,8 @@ export type FrankProgress = {
   /** The batch in hand. */
   readonly batch?: string;
   readonly customer?: string | null;
+  /** What is to be known before the first piece is franked, sentences for people; they stand in the answer's `warnings`, too. */
+  readonly warnings?: readonly string[];
 };
 
 export type BatchStateName = 'open' | 'closed' | 'held' | 'sent' | 'confirmed' | 'quarantined';
@@ -331,6 +333,45 @@ export type RefillAnswer = {
   readonly funds: FundsAnswer;
 };
 
+/** What the host asks for by itself while it franks; `refused`: why it does so no more, until a refill or the next mailing. */
+export type AutomaticRefillReport = {
+  /** It asks when the device has less than this. */
+  readonly belowMills: MillsText;
+  /** It asks for what is missing to this. */
+  readonly toMills: MillsText;
+  readonly refused: { readonly reason: string; readonly atMs: number } | null;
+};
+
+/** One answer of the server to a request for funds. It is signed; what it says was checked by the device that took it. */
+export type FundsReceipt = {
+  readonly number: number;
+  readonly grantedAtMs: number;
+  /** All of it: from the deposit, and the draws. */
+  readonly amountMills: MillsText;
+  readonly depositMills: MillsText;
+  readonly draws: readonly DrawReport[];
+  readonly refusal: string | null;
+  /** The job during which it was asked for. */
+  readonly job: string | null;
+  /** The device has taken it; false: it was cut off, and is asked for again under the same number. */
+  readonly taken: boolean;
+};
+/** `after`: only receipts of higher numbers; the answer has a bounded number of them. */
+export type FundsReportParameters = { readonly after?: number };
+export type FundsReportAnswer = {
+  readonly currency: string;
+  readonly exponent: number;
+  /** Null where the PSD does not answer; then `unreachable` says why. */
+  readonly funds: FundsAnswer | null;
+  readonly unreachable?: string;
+  /** Null: the host asks for nothing by itself. */
+  readonly automatic: AutomaticRefillReport | null;
+  /** By number. */
+  readonly receipts: readonly FundsReceipt[];
+  /** Where there are more: ask for those after this number. */
+  readonly next: number | null;
+};
+
 export type GrantParameters = { readonly digest: string };
 
 export type DeviceReport = {
@@ -391,6 +432,10 @@ export type HostStatusAnswer = {
       readonly pieces: number;
       readonly remaining: number;
     }[];
+    readonly currency: string;
+    readonly exponent: number;
+    /** Null: it asks for no funds by itself. */
+    readonly automaticRefill: AutomaticRefillReport | null;
   };
   /** Null where the PSD does not answer; then `unreachable` says why. */
   readonly device: DeviceReport | null;
@@ -424,7 +469,8 @@ export type RotateAnswer = {
   readonly device: DeviceReport;
 };
 
-export type EnrolParameters = { readonly customers?: readonly string[] };
+/** `code`: that an operator of the server issued; a new device needs it. */
+export type EnrolParameters = { readonly customers?: readonly string[]; readonly code?: string };
 export type TemplateParameters = { readonly customers?: boolean };
 
 export const HOST = {
@@ -450,6 +496,8 @@ export const HOST = {
   importConfirmations: jsonOperation<DirectoryParameters, ImportAnswer>('import-confirmations'),
   funds: jsonOperation<Nothing, FundsAnswer>('funds'),
   refill: jsonOperation<RefillParameters, RefillAnswer>('refill'),
+  /** Registers and refill receipts; answers also where the PSD is away. */
+  fundsReport: jsonOperation<FundsReportParameters, FundsReportAnswer>('funds-report'),
   grants: jsonOperation<Nothing, { readonly grants: readonly GrantReport[] }>('grants'),
   grant: jsonOperation<GrantParameters, GrantReport>('grant'),
   device: jsonOperation<Nothing, DeviceReport>('device'),
