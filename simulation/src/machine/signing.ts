@@ -93,15 +93,25 @@ export function equalMacs(one: Uint8Array, other: Uint8Array): boolean {
 }
 
 /** The same for (a, B) and (b, A): from both public keys in order, and a secret that only the two holders can ask for. */
+export function sharedSecret(privateKey: KeyObject, publicKey: KeyObject): Uint8Array {
+  const own = standIn(privateKey);
+  const peer = secrets.get(standIn(publicKey).point.toString('base64'));
+  if (own.secret === null) throw new TypeError('not a private key');
+  const halves = [own.secret, peer ?? standIn(publicKey).point].sort((one, other) => one.compare(other));
+  return sha256('agreed', Buffer.concat(halves));
+}
+
+export function deriveKey(
+  secret: Uint8Array,
+  options: { readonly salt: Uint8Array; readonly info: Uint8Array; readonly bytes: number },
+): Uint8Array {
+  return new Uint8Array(createHmac('sha256', secret).update(options.info).digest().subarray(0, options.bytes));
+}
+
 export function agreedKey(
   privateKey: KeyObject,
   publicKey: KeyObject,
   options: { readonly salt: Uint8Array; readonly info: Uint8Array; readonly bytes: number },
 ): Uint8Array {
-  const own = standIn(privateKey);
-  const peer = secrets.get(standIn(publicKey).point.toString('base64'));
-  if (own.secret === null) throw new TypeError('not a private key');
-  const halves = [own.secret, peer ?? standIn(publicKey).point].sort((one, other) => one.compare(other));
-  const shared = sha256('agreed', Buffer.concat(halves));
-  return new Uint8Array(createHmac('sha256', shared).update(options.info).digest().subarray(0, options.bytes));
+  return deriveKey(sharedSecret(privateKey, publicKey), options);
 }
