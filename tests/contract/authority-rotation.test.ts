@@ -32,7 +32,7 @@ describe('a device that has ended', () => {
     async (authentication) => {
       const licensee = `lic_ending-${authentication}`;
       const device = new TestDevice(roles, licensee, authentication);
-      const shown = async () => (await (await postal.request(`/v1/devices/${device.id}`)).json()) as unknown;
+      const shown = async () => (await postal.request(`/v1/devices/${device.id}`)).json();
       const before = device.frank(LETTERS, { customer: 'acme' });
       expect(await codes([device.certificate], [before])).toEqual(['accepted']);
       expect(await shown()).toMatchObject({ sequence: 1, suspended: '', ended: null });

@@ -164,6 +164,19 @@ describe('Nothing is refunded', () => {
     expect(await depositOf(id)).toBe(DEPOSIT_MILLS - FUNDS_MILLS);
   });
 
+  it('a second time for a device that is said to be dead after its end', async () => {
+    const { id, credential, device } = await funded('lic_closed-and-dead');
+    const declared = (reason: string) =>
+      ask(parties, parties.operator, `/v1/devices/${device.device}/death`, { reason });
+    await closed(device);
+    await submit(parties, credential, [device.finalStatement()]);
+    await settled(device);
+    const deposit = await depositOf(id);
+    expect((await declared('burnt')).json()).toMatchObject({ code: 'device-withdrawn' });
+    expect((await shown(device)).standing).toBe('closed');
+    expect(await depositOf(id)).toBe(deposit);
+  });
+
   it('of a device that is withdrawn or suspended: such a one is not closed', async () => {
     const { device } = await funded('lic_withdrawn');
     await ask(parties, parties.operator, `/v1/devices/${device.device}/withdrawal`, { reason: 'stolen' });

@@ -74,7 +74,10 @@ export class DeadDevices {
     return row === undefined ? null : deathOf(row);
   }
 
-  /** Declares the device dead: no effect before another operator confirms it. Rejections: `unknown-device`, `device-forked`. */
+  /**
+   * Declares the device dead: no effect before another operator confirms it.
+   * Rejections: `unknown-device`, `device-forked`, `device-withdrawn` (it has made its final statement).
+   */
   async declare(device: DeviceId, reason: string, operator: string): Promise<Result<Death>> {
     const { database, nowMs } = this.#parts;
     const unfit = await this.#unfit(device);
@@ -105,7 +108,7 @@ export class DeadDevices {
 
   /**
    * Confirms another operator's declaration: the device is withdrawn, and the scan window begins.
-   * Rejections: `unknown-device`, `device-forked`, `device-not-declared-dead`, `second-person-needed`, `try-again`.
+   * Rejections: `unknown-device`, `device-forked`, `device-withdrawn`, `device-not-declared-dead`, `second-person-needed`, `try-again`.
    */
   async confirm(device: DeviceId, operator: string): Promise<Result<Death>> {
     const { database, withdrawals, nowMs, scanWindowDays } = this.#parts;
@@ -226,8 +229,18 @@ export class DeadDevices {
 
   /** Why the device cannot be declared dead, or null. */
   async #unfit(device: DeviceId): Promise<Result<never> | null> {
-    const { registry, log } = this.#parts;
+    const { database, registry, log } = this.#parts;
     if ((await registry.deviceLicensee(device)) === null) return refuse(rejection('unknown-device', { device }));
+    // It said itself what it holds, and gave it up: its balance goes back by that, and not a second time.
+    const ended = await database.read(async (tables) =>
+      tables
+        .selectFrom('closure')
+        .select('device')
+        .where('device', '=', device)
+        .where('sequence', 'is not', null)
+        .executeTakeFirst(),
+    );
+    if (ended !== undefined) return refuse(rejection('device-withdrawn', { device }));
     const forked = (await log.evidence(device)).some(({ code }) => code === 'fork');
     return forked ? refuse(rejection('device-forked', { device })) : null;
   }
