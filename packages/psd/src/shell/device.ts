@@ -39,6 +39,7 @@ import { parseTrustBundle } from '@countermark/verify/trust-bundle';
 import { type Trust, type Verified, verifyMessage } from '@countermark/verify/verified';
 import { admitChunk } from '../core/franking.ts';
 import { enrolmentRequest, rotationRequest } from '../core/rotation.ts';
+import { certificateRequest } from './certificate-request.ts';
 import { notEnrolled, type Ports, type Step } from '../core/transition.ts';
 import { batchPieces, type DeviceState, type HeldRecord, type Identity, UNINITIALISED } from '../core/state.ts';
 import { batchState, deviceStatus } from '../core/status.ts';
@@ -200,6 +201,11 @@ export class Device {
   /** A request to be enrolled, signed with the key that it asks a certificate for. Each has a new nonce. */
   enrolmentRequest(): Uint8Array {
     return signedWith(this.#keys.signing, this.#enrolmentRequestOf(this.#identity));
+  }
+
+  /** A PKCS#10 request for an X.509 certificate of the signature key in use. */
+  certificateRequest(): Uint8Array {
+    return certificateRequest(this.#identity.device, this.#keys.signing);
   }
 
   /**

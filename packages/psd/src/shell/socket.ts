@@ -33,6 +33,7 @@ function handlersOf(device: Device, sessions: SessionSocket): RpcHandlers {
   return Object.fromEntries([
     served(PSD.status, () => accept(device.status())),
     served(PSD.enrolmentRequest, () => accept({ request: device.enrolmentRequest() })),
+    served(PSD.certificateRequest, () => accept({ request: device.certificateRequest() })),
     served(PSD.rotateBegin, () => device.rotateBegin()),
     served(PSD.rotate, ({ certificate }) => device.rotate(certificate)),
     served(PSD.install, ({ certificate, policy }) => device.install(certificate, policy)),
