@@ -21,6 +21,7 @@ const REPLACED = {
   'packages/node-platform/src/sign-workers.ts': 'sign-workers.ts',
   'packages/cryptographic-device/src/verify-workers.ts': 'verify-workers.ts',
   'packages/cryptographic-device/src/session-certificates.ts': 'session-certificates.ts',
+  'packages/cryptographic-device/src/identity-certificates.ts': 'identity-certificates.ts',
   'packages/server/src/http.ts': 'server-http.ts',
   'packages/server/src/authority-client.ts': 'authority-client.ts',
   'packages/authority/src/http.ts': 'authority-http.ts',

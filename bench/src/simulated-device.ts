@@ -4,7 +4,7 @@
  * Guarantees records that verify and continue their chain. It frank nothing, keeps nothing, and protects no key: for tests
  * and benchmarks only.
  */
-import { randomBytes } from 'node:crypto';
+import { type KeyObject, randomBytes } from 'node:crypto';
 import {
   agreedKey,
   generateSigningKey,
@@ -137,6 +137,11 @@ export class SimulatedDevice {
       receivedMills: mills(this.funds.receivedMills + amountMills),
       lastGrant: this.funds.lastGrant + 1,
     };
+  }
+
+  /** Of the signature key in use. */
+  get signatureKey(): KeyObject {
+    return this.#signing.privateKey;
   }
 
   fundsRequest(number: number, amountMills: bigint, changes: Partial<FundsRequest> = {}): Uint8Array {

@@ -1,6 +1,7 @@
 /**
  * Every command against a running installation, in both its forms: text for people, one JSON object for programs.
  */
+import { X509Certificate } from 'node:crypto';
 import { existsSync, readdirSync, writeFileSync } from 'node:fs';
 import type {
   BatchReport,
@@ -173,6 +174,16 @@ test('enrolment codes: up used one of its own; further ones are issued, listed a
   expect((await run('device', 'invite', 'lic_demo-bureau', '--days', '91')).code).toBe(2);
   // Enrolled already: nothing changes.
   expect(await text('device', 'enrol')).toContain(`${device} is enrolled for lic_demo-bureau, key epoch 1.`);
+});
+
+test('the device has an X.509 certificate, for whoever wants one', async () => {
+  const { device } = await ask<DeviceReport>('device', 'status');
+  const pem = await text('device', 'certificate', '--pem');
+  const authority = new X509Certificate(await text('device', 'certificate', '--authority', '--pem'));
+  const certificate = new X509Certificate(pem);
+  expect(certificate.subject).toBe(`CN=${device}\nO=lic_demo-bureau`);
+  expect(certificate.verify(authority.publicKey)).toBe(true);
+  expect(await text('device', 'certificate')).toMatch(new RegExp(`^Subject +CN=${device}, O=lic_demo-bureau$`, 'm'));
 });
 
 test('records and grants: listed, sent, verified by themselves', async () => {

@@ -1,8 +1,10 @@
 /**
- * `countermark device invite`, `invitations`, `uninvite` for operators, and `enrol` for the host: how a new device comes in.
+ * `countermark device invite`, `invitations`, `uninvite` for operators, `enrol` for the host: how a new device comes in; and
+ * `certificate`: what it then shows to programs that know X.509.
  *
  * An operator issues a code for a licensee; whoever has the device enrols it with that. The code is shown once, here, and nowhere else.
  */
+import { X509Certificate } from 'node:crypto';
 import { type Command, InvalidArgumentError } from 'commander';
 import { HOST } from '@countermark/protocol/interfaces/host';
 import { carryOut, type SharedOptions, userPath, withShared } from './command.ts';
@@ -10,7 +12,7 @@ import { withHost } from './host-client.ts';
 import { askServer } from './registration.ts';
 import { operatorAccess, type OperatorOptions, withOperator } from './server-operator.ts';
 import { timeText } from './summary.ts';
-import { formatTable } from './table.ts';
+import { formatPairs, formatTable } from './table.ts';
 import { note, print, printJson, style } from './terminal.ts';
 
 type EnrolmentCode = {
@@ -39,6 +41,28 @@ export function declareEnrolment(device: Command): void {
       const enrolled = await withHost(userPath(options.data), (host) => host.call(HOST.enrol, parameters));
       if (options.json === true) printJson(enrolled);
       else print(`${enrolled.device} is enrolled for ${enrolled.licensee ?? '?'}, key epoch ${enrolled.epoch}.`);
+      return undefined;
+    });
+  });
+
+  withShared(
+    device
+      .command('certificate')
+      .description(
+        "Has an X.509 certificate issued for the device's signature key: it names device, licensee and key epoch, for programs that know X.509. Countermark itself does not need it.",
+      )
+      .option('--pem', 'print it as PEM')
+      .option('--authority', 'the certificate of who issued it instead'),
+    [
+      'countermark device certificate --pem > device.pem',
+      'countermark device certificate --authority --pem > authority.pem && openssl verify -CAfile authority.pem device.pem',
+    ],
+  ).action(async (options: SharedOptions & { readonly pem?: boolean; readonly authority?: boolean }) => {
+    await carryOut(options, async () => {
+      const answer = await withHost(userPath(options.data), (host) => host.call(HOST.certificate, {}));
+      const pem = options.authority === true ? answer.authority : answer.certificate;
+      if (options.json === true) printJson(answer);
+      else print(options.pem === true ? pem.trimEnd() : certificateText(pem));
       return undefined;
     });
   });
@@ -104,6 +128,17 @@ export function declareEnrolment(device: Command): void {
       return undefined;
     });
   });
+}
+
+function certificateText(pem: string): string {
+  const { subject, issuer, subjectAltName, serialNumber, validFrom, validTo } = new X509Certificate(pem);
+  return formatPairs([
+    ['Subject', subject.replaceAll('\n', ', ')],
+    ['Issued by', issuer.replaceAll('\n', ', ')],
+    ['Names', subjectAltName ?? '(none)'],
+    ['Number', serialNumber],
+    ['Valid', `${validFrom} to ${validTo}`],
+  ]);
 }
 
 function pathOf(licensee: string): string {

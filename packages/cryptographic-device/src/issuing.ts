@@ -33,6 +33,7 @@ import type { DeviceRegister } from './device-register.ts';
 import { beyondCaps, type FundsCaps } from './funds-caps.ts';
 import type { KeyStore } from './key-store.ts';
 import { signMessage } from './role-messages.ts';
+import { deviceIdentityCertificate, openCertificateRequest } from './identity-certificates.ts';
 import { certifiedSessionKey, deviceSessionCertificate } from './session-certificates.ts';
 
 /** What the server decided about a funds request; `refusal` makes it a grant of zero. */
@@ -110,6 +111,24 @@ export class Issuing {
     // Another request may have been first.
     const stored = this.#register.certificate(device, epoch);
     return stored !== null && isOf(stored.message, message, licensee) ? accept(stored.bytes) : taken;
+  }
+
+  /**
+   * An X.509 certificate that names the device of a certified signature key, for programs that know X.509 and not COSE. Each is another
+   * one, of the same content. Nothing here is believed by it.
+   * Rejections: `malformed`, `bad-authenticator`, `unknown-device`, `device-withdrawn`.
+   */
+  async identify(request: Uint8Array): Promise<Result<Uint8Array>> {
+    const asked = await openCertificateRequest(request);
+    if (!asked.ok) return asked;
+    const { device, publicKey } = asked.value;
+    for (let epoch = this.#register.lastEpoch(device); epoch > 0; epoch -= 1) {
+      const certificate = this.#register.certificate(device, epoch)?.message;
+      if (certificate === undefined || !sameBytes(certificate.publicKey, publicKey)) continue;
+      if (this.#register.withdrawal(device) !== null) return refuse(rejection('device-withdrawn', { device }));
+      return accept(await deviceIdentityCertificate(this.#keys, certificate, this.#clock.nowMs()));
+    }
+    return refuse(rejection('unknown-device', { device }));
   }
 
   /** What is asked for, with both signatures verified where it is a further epoch; `usedEpoch` is 0 where it is the first. */

@@ -34,6 +34,10 @@ export function deviceOperations({ keys, authentication, issuing, sessionAuthori
     served(CRYPTOGRAPHIC_DEVICE.enrol, async ({ request, licensee, certified, known }) =>
       named('certificate', await issuing.enrol(request, licensee, certified, known === true)),
     ),
+    served(CRYPTOGRAPHIC_DEVICE.identify, async ({ request }) => {
+      const issued = await issuing.identify(request);
+      return issued.ok ? accept({ certificate: issued.value, authority: sessionAuthority }) : issued;
+    }),
     served(CRYPTOGRAPHIC_DEVICE.authenticate, async ({ records }) =>
       accept({
         results: (await authentication.authenticate(records)).map((result) => either('attestation', result)),

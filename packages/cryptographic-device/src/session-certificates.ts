@@ -1,27 +1,22 @@
 /**
  * X.509 certificates of the session: its authority, the devices' client certificates, the server end's own.
  *
- * Guarantees: the authority's key stays behind the key store, which signs for the generator; the library is loaded with the
- * first certificate that is made, not at start; the server end's certificate is valid for at most 24 hours.
+ * Guarantees: the server end's certificate is valid for at most 24 hours; what `x509-authority.ts` does.
  * Revocation is not here: the session's end looks the device up.
  */
-import { type KeyObject, randomBytes, webcrypto, X509Certificate } from 'node:crypto';
-import { generateSigningKey, publicKeyBytes, publicKeyInfo } from '@countermark/node-platform/signing';
-import type * as X509 from '@peculiar/x509';
+import { type KeyObject, X509Certificate } from 'node:crypto';
+import { generateSigningKey, publicKeyBytes } from '@countermark/node-platform/signing';
 import type { KeyStore } from './key-store.ts';
+import { AUTHORITY_NAME, create, library, SKEW_MS } from './x509-authority.ts';
 
 /** The name that the PSD expects at the session's other end. */
 const SESSION_SERVER_NAME = 'cryptographic-device';
 
-const AUTHORITY_NAME = 'CN=countermark session authority';
 const HOUR_MS = 3_600_000;
 const YEAR_MS = 365 * 24 * HOUR_MS;
-/** How far back validity begins, for clocks that differ. */
-const SKEW_MS = HOUR_MS;
 const SERVER_VALIDITY_MS = 24 * HOUR_MS;
 const DEVICE_VALIDITY_MS = 10 * YEAR_MS;
 const AUTHORITY_VALIDITY_MS = 25 * YEAR_MS;
-const ECDSA = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' };
 
 /** The server end's key and certificate, and until when it may be used. */
 export type SessionServerCredentials = {
@@ -81,53 +76,4 @@ export async function sessionServerCredentials(keys: KeyStore, nowMs: number): P
     extensions: [new ExtendedKeyUsageExtension(['1.3.6.1.5.5.7.3.1'])],
   });
   return { privateKey, certificate: certificate.toString('pem'), expiresAtMs };
-}
-
-async function library(): Promise<typeof X509> {
-  await import('reflect-metadata');
-  return import('@peculiar/x509');
-}
-
-type Wanted = {
-  readonly subject: string;
-  readonly point: Uint8Array;
-  readonly fromMs: number;
-  readonly toMs: number;
-  readonly extensions: readonly X509.Extension[];
-};
-
-async function create(keys: KeyStore, wanted: Wanted): Promise<X509.X509Certificate> {
-  const { X509CertificateGenerator } = await library();
-  return X509CertificateGenerator.create(
-    {
-      serialNumber: `01${randomBytes(15).toString('hex')}`,
-      subject: wanted.subject,
-      issuer: AUTHORITY_NAME,
-      notBefore: wholeSecond(wanted.fromMs),
-      notAfter: wholeSecond(wanted.toMs),
-      publicKey: publicKeyInfo(wanted.point),
-      signingKey: { algorithm: ECDSA },
-      signingAlgorithm: ECDSA,
-      extensions: [...wanted.extensions],
-    },
-    signingWith(keys),
-  );
-}
-
-/** Certificates carry whole seconds. */
-function wholeSecond(ms: number): Date {
-  return new Date(Math.floor(ms / 1_000) * 1_000);
-}
-
-/** Web Crypto whose signing is the key store's: the generator never sees the key. */
-function signingWith(keys: KeyStore): webcrypto.Crypto {
-  const sign = async (_algorithm: unknown, _key: unknown, input: ArrayBuffer): Promise<ArrayBuffer> => {
-    const [signature] = await keys.sign('session-authority', [new Uint8Array(input)]);
-    if (signature === undefined) throw new TypeError('one input gave no signature');
-    return Uint8Array.from(signature).buffer;
-  };
-  return {
-    subtle: { sign },
-    getRandomValues: (array: Uint8Array) => webcrypto.getRandomValues(array),
-  } as unknown as webcrypto.Crypto;
 }

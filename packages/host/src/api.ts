@@ -106,6 +106,7 @@ export function hostHandlers(service: HostService): RpcHandlers {
   serve(HOST.device, {}, [], async () => accept(await service.device.show()));
   serve(HOST.status, {}, [], async () => accept(await service.status()));
   serve(HOST.enrol, { customers: texts, code: text(64) }, [], (p) => service.device.enrol(p.customers ?? [], p.code));
+  serve(HOST.certificate, {}, [], () => service.device.certificate());
   serve(HOST.rotate, { to: count }, [], (p) => service.rotation.rotate(p.to));
   serve(HOST.template, { customers: flag }, [], (p) => accept({ csv: template(p.customers ?? true) }));
   return handlers;

@@ -1,22 +1,27 @@
 /**
- * The desk of the device: what it says of itself, and its enrolment with the licensee's customers.
+ * The desk of the device: what it says of itself, its enrolment with the licensee's customers, and its X.509 certificate.
  *
  * Guarantees: enrolling again changes nothing. Which customers are registered is the server's to say.
  */
+import { X509Certificate } from 'node:crypto';
 import { CUSTOMER_ID } from '@countermark/protocol/id';
-import type { DeviceReport } from '@countermark/protocol/interfaces/host';
+import type { CertificateAnswer, DeviceReport } from '@countermark/protocol/interfaces/host';
+import { PSD } from '@countermark/protocol/interfaces/psd';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import type { DeviceLink } from './device-link.ts';
 import { type PsdClient, statusOf } from './psd-client.ts';
 import { deviceReport } from './report.ts';
+import type { ServerClient } from './server-client.ts';
 
 export class DeviceDesk {
   readonly #psd: PsdClient;
+  readonly #server: Pick<ServerClient, 'identify'>;
   readonly #link: DeviceLink;
 
-  constructor(psd: PsdClient, link: DeviceLink) {
+  constructor(psd: PsdClient, server: Pick<ServerClient, 'identify'>, link: DeviceLink) {
     this.#psd = psd;
+    this.#server = server;
     this.#link = link;
   }
 
@@ -35,4 +40,19 @@ export class DeviceDesk {
       customers.length === 0 ? await this.#link.refreshPolicy(device) : await this.#link.register(device, customers);
     return updated.ok ? accept(deviceReport(updated.value)) : updated;
   }
+
+  /** An X.509 certificate of the device's signature key, and its authority's, made now (PEM). */
+  async certificate(): Promise<Result<CertificateAnswer>> {
+    const { device } = await statusOf(this.#psd);
+    const request = await this.#psd.call(PSD.certificateRequest, {});
+    if (!request.ok) return request;
+    const issued = await this.#server.identify(device, request.value.request);
+    if (!issued.ok) return issued;
+    const { certificate, authority } = issued.value;
+    return accept({ device, certificate: pem(certificate), authority: pem(authority) });
+  }
+}
+
+function pem(der: Uint8Array): string {
+  return new X509Certificate(der).toString();
 }

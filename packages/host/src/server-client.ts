@@ -92,6 +92,18 @@ export class ServerClient {
     return accept({ certificate: bytesOf(certificate, 'certificate'), policy: bytesOf(policy, 'policy') });
   }
 
+  /** An X.509 certificate of the device's signature key and its authority's (DER), by the device's PKCS#10 request. */
+  async identify(
+    device: DeviceId,
+    request: Uint8Array,
+  ): Promise<Result<{ certificate: Uint8Array; authority: Uint8Array }>> {
+    const path = `/v1/devices/${device}/identity-certificate`;
+    const answer = await this.#json('POST', path, { request: base64url(request) });
+    if (!answer.ok) return answer;
+    const { certificate, authority } = answer.value as { certificate?: unknown; authority?: unknown };
+    return accept({ certificate: bytesOf(certificate, 'certificate'), authority: bytesOf(authority, 'authority') });
+  }
+
   async registerCustomers(licensee: LicenseeId, customers: readonly string[]): Promise<Result<unknown>> {
     return this.#json('POST', `/v1/licensees/${licensee}/customers`, { customers });
   }

@@ -30,6 +30,8 @@ export type CryptographicDevice = {
   ): Promise<readonly Result<Uint8Array>[]>;
   /** `onlyKnown`: a certificate only for keys that were certified before, and for rotations. */
   enrol(request: Uint8Array, licensee: LicenseeId, onlyKnown: boolean): Promise<Result<Uint8Array>>;
+  /** An X.509 certificate for the key that signed this PKCS#10 request, and its authority's (DER). */
+  identify(request: Uint8Array): Promise<Result<{ readonly certificate: Uint8Array; readonly authority: Uint8Array }>>;
   fund(
     request: Uint8Array,
     decision: { readonly depositMills: bigint; readonly draws: readonly Draw[]; readonly refusal?: string | undefined },
@@ -43,7 +45,7 @@ export type CryptographicDevice = {
 /** The device behind the socket; connects at the first call. */
 export function connectCryptographicDevice(socket: string): CryptographicDevice {
   const rpc = lazyRpc(socket, { timeoutMs: TIMEOUT_MS });
-  const { authenticate, confirm, enrol, fund, signPolicy, signTime, suspend } = CRYPTOGRAPHIC_DEVICE;
+  const { authenticate, confirm, enrol, identify, fund, signPolicy, signTime, suspend } = CRYPTOGRAPHIC_DEVICE;
   return {
     authenticate: async (records) =>
       inCalls(
@@ -72,6 +74,7 @@ export function connectCryptographicDevice(socket: string): CryptographicDevice 
       const answer = await call(rpc, enrol, onlyKnown ? { ...asked, known: true } : asked);
       return answer.ok ? accept(answer.value.certificate) : answer;
     },
+    identify: (request) => call(rpc, identify, { request }),
     fund: async (request, { depositMills, draws, refusal }) => {
       const answer = await call(rpc, fund, {
         request,

@@ -95,6 +95,7 @@ const DeviceBody = Type.Object(
   { licensee: Licensee, request: Base64Url, code: Type.Optional(Type.String({ minLength: 1, maxLength: 64 })) },
   strict,
 );
+const RequestBody = Type.Object({ request: Base64Url }, strict);
 const CodeBody = Type.Object({ days: Type.Optional(Type.Integer({ minimum: 1, maximum: 90 })) }, strict);
 const CodeParams = Type.Object({ licensee: Licensee, id: Type.String({ pattern: '^[0-9a-f]{16}$' }) });
 const NothingBody = Type.Object({}, strict);
@@ -573,6 +574,28 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
         const requestBytes = new Uint8Array(Buffer.from(body.request, 'base64url'));
         const { certificate, policy } = taken(await parts.enrolment.enrol(licensee, requestBytes, body.code));
         return reply.code(201).send({ certificate: base64url(certificate), policy: base64url(policy) });
+      },
+    );
+
+    app.post(
+      '/v1/devices/:device/identity-certificate',
+      {
+        preHandler: anyone,
+        ...describe(
+          "An X.509 certificate (DER) of the device's signature key, by a PKCS#10 request that this key signed",
+          {
+            params: DeviceParams,
+            body: RequestBody,
+            response: { 201: Type.Object({ certificate: Base64Url, authority: Base64Url }) },
+          },
+        ),
+      },
+      async (request, reply) => {
+        await ownDevice(request);
+        const body = request.body as Static<typeof RequestBody>;
+        const asked = new Uint8Array(Buffer.from(body.request, 'base64url'));
+        const { certificate, authority } = taken(await parts.cryptographicDevice.identify(asked));
+        return reply.code(201).send({ certificate: base64url(certificate), authority: base64url(authority) });
       },
     );
 

@@ -38,6 +38,10 @@ export class ServerClient implements Like {
     return issued.ok ? this.#ask('enrol', { licensee, request, code: issued.value.code }) : issued;
   }
 
+  identify(device: DeviceId, request: Uint8Array): Answer<'identify'> {
+    return this.#ask('identify', { device, request });
+  }
+
   registerCustomers(licensee: LicenseeId, customers: readonly string[]): Answer<'registerCustomers'> {
     return this.#ask('customers', { licensee, customers });
   }

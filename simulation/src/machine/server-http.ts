@@ -95,6 +95,7 @@ function handlersOf(parts: HttpParts): Readonly<Record<string, Handler>> {
     enrol: own((parameters, licensee) =>
       parts.enrolment.enrol(licensee, parameters['request'] as Uint8Array, parameters['code'] as string | undefined),
     ),
+    identify: ofDevice((_device, _licensee, { request }) => parts.cryptographicDevice.identify(request as Uint8Array)),
     customers: own(async (parameters, licensee) => {
       const all = await registry.addCustomers(licensee, parameters['customers'] as CustomerId[]);
       if (!all.ok) return all;

@@ -50,6 +50,12 @@ export const CRYPTOGRAPHIC_DEVICE = {
     }),
     struct('enrolled', { certificate: field(1, message) }),
   ),
+  /** An X.509 certificate (DER) for a certified signature key, by a PKCS#10 request that this key signed; and who issued it. */
+  identify: operation(
+    'identify',
+    struct('identify', { request: field(1, bytes(1, 2_048)) }),
+    struct('identified', { certificate: field(1, bytes(1, 2_048)), authority: field(2, bytes(1, 2_048)) }),
+  ),
   /** Claim 1e: authenticates each record and attests it. */
   authenticate: operation(
     'authenticate',

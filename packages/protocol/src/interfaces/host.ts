@@ -457,6 +457,13 @@ export type WaitAnswer = {
   readonly pending: readonly PendingReport[];
 };
 
+/** PEM. The certificate of the device's signature key, for programs that know X.509, and that of who issued it. */
+export type CertificateAnswer = {
+  readonly device: string;
+  readonly certificate: string;
+  readonly authority: string;
+};
+
 /** `to`: the key epoch that the device shall come to, the next one or the one that it is in. Default: the next one. */
 export type RotateParameters = { readonly to?: number };
 /** `rotated`: by this call; else the device was in the epoch already. `resumed`: an interrupted rotation came to its end. */
@@ -504,6 +511,7 @@ export const HOST = {
   status: jsonOperation<Nothing, HostStatusAnswer>('status'),
   /** Brings the PSD's request to the server and installs the answer; registers customers. Idempotent. */
   enrol: jsonOperation<EnrolParameters, DeviceReport>('enrol'),
+  certificate: jsonOperation<Nothing, CertificateAnswer>('certificate'),
   /** Takes the device to the keys of its next epoch. Asked again after a crash it goes on where it stood. */
   rotate: jsonOperation<RotateParameters, RotateAnswer>('rotate'),
   template: jsonOperation<TemplateParameters, { readonly csv: string }>('template'),

@@ -156,6 +156,12 @@ export const PSD = {
     nothing,
     struct('enrolment-request-answer', { request: field(1, message) }),
   ),
+  /** A PKCS#10 request (DER) for an X.509 certificate of the signature key in use. */
+  certificateRequest: operation(
+    'certificate-request',
+    nothing,
+    struct('certificate-request-answer', { request: field(1, bytes(1, 2_048)) }),
+  ),
   /** Installs certificate and policy, whose signatures the PSD checks against the trust bundle pinned at its initialisation. */
   install: operation(
     'install',

@@ -40,6 +40,7 @@ import { type Trust, type Verified, verifyMessage } from '@countermark/verify/ve
 import { admitChunk } from '../core/franking.ts';
 import { enrolmentRequest, rotationRequest } from '../core/rotation.ts';
 import { stateName } from '../core/policy.ts';
+import { certificateRequest } from './certificate-request.ts';
 import { notEnrolled, type Ports, type Step } from '../core/transition.ts';
 import { batchPieces, type DeviceState, type HeldRecord, type Identity, UNINITIALISED } from '../core/state.ts';
 import { batchState, deviceStatus } from '../core/status.ts';
@@ -211,6 +212,13 @@ export class Device {
     return this.#keys === null
       ? refuse(this.#erased('enrolment-request'))
       : accept(signedWith(this.#keys.signing, this.#enrolmentRequestOf(this.#identity)));
+  }
+
+  /** A PKCS#10 request for an X.509 certificate of the signature key in use. Rejection: `wrong-state`. */
+  certificateRequest(): Result<Uint8Array> {
+    return this.#keys === null
+      ? refuse(this.#erased('certificate-request'))
+      : accept(certificateRequest(this.#identity.device, this.#keys.signing));
   }
 
   /**

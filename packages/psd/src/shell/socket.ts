@@ -36,6 +36,10 @@ function handlersOf(device: Device, sessions: SessionSocket): RpcHandlers {
       const request = device.enrolmentRequest();
       return request.ok ? accept({ request: request.value }) : request;
     }),
+    served(PSD.certificateRequest, () => {
+      const request = device.certificateRequest();
+      return request.ok ? accept({ request: request.value }) : request;
+    }),
     served(PSD.rotateBegin, () => device.rotateBegin()),
     served(PSD.rotate, ({ certificate }) => device.rotate(certificate)),
     served(PSD.install, ({ certificate, policy }) => device.install(certificate, policy)),
