@@ -634,6 +634,35 @@ export const CATALOGUE = {
     cure: 'Have another operator confirm it, with a credential of their own.',
     exit: 2,
   },
+  'second-person-dependent': {
+    verified: 'request',
+    happened:
+      'Of {operator} and {declarer}, who declared the device {device} dead, one gave the other their credential: they do not count as two people.',
+    state: 'The declaration stands and has no effect before somebody else confirms it.',
+    cure: 'Have an officer confirm it who neither added nor was added by {declarer} (countermark person list).',
+    exit: 2,
+  },
+  'person-exists': {
+    verified: 'request',
+    happened: 'The name {person} is taken.',
+    state: UNCHANGED,
+    cure: 'Choose another one: a name is never given twice, not even after its credential was revoked.',
+    exit: 3,
+  },
+  'unknown-person': {
+    verified: 'request',
+    happened: 'There is no person {person}.',
+    state: UNCHANGED,
+    cure: 'See countermark person list.',
+    exit: 3,
+  },
+  'too-many-requests': {
+    verified: 'nothing',
+    happened: 'Too many {what}: more than {limit} in {windowSeconds} seconds.',
+    state: UNCHANGED,
+    cure: 'Wait {retryAfterSeconds} seconds, then ask again.',
+    exit: 5,
+  },
   'device-enrolled': {
     verified: 'authenticator',
     happened: 'The device {device} is enrolled already with other keys, or for another licensee.',

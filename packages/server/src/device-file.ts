@@ -8,9 +8,9 @@ import type { Digest } from '@countermark/protocol/digest';
 import { parseEnvelope } from '@countermark/protocol/cose';
 import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
 import type { SqlDatabase } from '@countermark/sql/database';
+import { actsOf, type DeviceAct } from './audit-trail.ts';
 import type { DeadDevices, Death } from './dead-devices.ts';
 import { ACCOUNT, type Ledger } from './ledger.ts';
-import { type Act, actsOf } from './operator-acts.ts';
 import type { Registry } from './registry.ts';
 import type { DeviceHead, LogEntry, StatisticsLog } from './statistics-log.ts';
 import type { ServerTables } from './tables.ts';
@@ -34,7 +34,7 @@ export type DeviceLine = {
 export type DeviceFile = DeviceLine & {
   readonly head: DeviceHead;
   readonly death: Death | null;
-  readonly acts: readonly Act[];
+  readonly acts: readonly DeviceAct[];
 };
 
 /** A record with what verifies it. */

@@ -10,6 +10,7 @@ import { DEVICE_CERTIFICATE, type DeviceCertificate } from '@countermark/protoco
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { type KeySource, type Verified, verifyMessage } from '@countermark/verify/verified';
+import type { Actor } from './audit-trail.ts';
 import type { CryptographicDevice } from './cryptographic-device-client.ts';
 import type { Policies } from './policies.ts';
 import type { Registry } from './registry.ts';
@@ -19,6 +20,7 @@ export type EnrolmentParts = {
   readonly policies: Policies;
   readonly cryptographicDevice: CryptographicDevice;
   readonly roleKeys: KeySource;
+  readonly nowMs: () => number;
 };
 
 /** What an enrolled device installs. */
@@ -32,14 +34,14 @@ export class Enrolment {
   }
 
   /** Rejections: `unknown-licensee`, those of the cryptographic device's `enrol`, `try-again`. */
-  async enrol(licensee: LicenseeId, request: Uint8Array): Promise<Result<Enrolled>> {
-    const { registry, policies, cryptographicDevice, roleKeys } = this.#parts;
+  async enrol(licensee: LicenseeId, request: Uint8Array, by: Actor): Promise<Result<Enrolled>> {
+    const { registry, policies, cryptographicDevice, roleKeys, nowMs } = this.#parts;
     if ((await registry.licensee(licensee)) === null) return refuse(rejection('unknown-licensee', { licensee }));
     const issued = await cryptographicDevice.enrol(request, licensee);
     if (!issued.ok) return issued;
     const certificate = verifyMessage(DEVICE_CERTIFICATE, issued.value, { port: nodeVerification, keys: roleKeys });
     if (!certificate.ok) return certificate;
-    await registry.addDevice(request, certificate.value);
+    await registry.addDevice(request, certificate.value, by, nowMs());
     const policy = await policies.renewed(
       certificate.value.message.device,
       licensee,
@@ -53,8 +55,8 @@ export class Enrolment {
    * over cannot be asked for again, since the keys which spoke for them are gone. None is taken where one is not good.
    * Rejections: `unknown-licensee`, those of `verifyMessage`, `enrolment-mismatch`.
    */
-  async restore(licensee: LicenseeId, certificates: readonly Uint8Array[]): Promise<Result<void>> {
-    const { registry, roleKeys } = this.#parts;
+  async restore(licensee: LicenseeId, certificates: readonly Uint8Array[], by: Actor): Promise<Result<void>> {
+    const { registry, roleKeys, nowMs } = this.#parts;
     if ((await registry.licensee(licensee)) === null) return refuse(rejection('unknown-licensee', { licensee }));
     const verified: Verified<DeviceCertificate>[] = [];
     for (const bytes of certificates) {
@@ -65,7 +67,7 @@ export class Enrolment {
       }
       verified.push(certificate.value);
     }
-    for (const certificate of verified) await registry.addDevice(new Uint8Array(0), certificate);
+    for (const certificate of verified) await registry.addDevice(new Uint8Array(0), certificate, by, nowMs());
     return accept(undefined);
   }
 }

@@ -1,13 +1,13 @@
 /**
  * The server's HTTP interface (OpenAPI 3.1 at `/openapi.json`).
  *
- * Guarantees: every request but those of `/health`, `/openapi.json` and the trust bundle carries a credential, compared by its
- * hash; bodies are bounded, of exactly the media type that the route names, and validated before a handler sees them;
+ * Guarantees: who may ask what is `authorisation.ts`, seen to before a body is read; whoever is of a licensee or a customer gets that
+ * one's data only; bodies are bounded, of exactly the media type that the route names, and validated before a handler sees them;
  * amounts are texts; every error is problem+json with a code of the catalogue. Acceptance takes a bounded number of submissions
  * at once and answers `try-again` beyond.
  * Speaks plain HTTP: TLS in front of it is the operator's.
  */
-import { randomBytes, timingSafeEqual } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import type { Log } from '@countermark/node-platform/logs';
 import { dropUnread } from '@countermark/node-platform/unread-body';
 import { parseEnvelope } from '@countermark/protocol/cose';
@@ -15,31 +15,39 @@ import { type CustomerId, type DeviceId, DEVICE_ID, type LicenseeId, LICENSEE_ID
 import { archivedCertificatesSchema } from '@countermark/protocol/interfaces/archived-certificates';
 import { answersSchema, MAX_RECORD_BYTES, submissionSchema } from '@countermark/protocol/interfaces/answer';
 import { parsePayload } from '@countermark/protocol/message';
+import { BATCH_STATISTICS } from '@countermark/protocol/messages/batch-statistics';
 import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
-import { type Currency, MAX_MILLS } from '@countermark/protocol/money';
+import type { Currency } from '@countermark/protocol/money';
 import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import { bytes, encodeWith, field, list, type Of, parseBytes, struct } from '@countermark/protocol/schema';
+import type { SqlDatabase } from '@countermark/sql/database';
 import swagger from '@fastify/swagger';
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import { type Static, Type } from 'typebox';
 import type { Acceptance } from './acceptance.ts';
 import type { AuthorityClient } from './authority-client.ts';
-import { type OperatorCredential, FIRST_OPERATOR } from './config.ts';
+import { guardRoutes, mayAsk, SESSION_ROUTE } from './authorisation.ts';
+import type { Callers } from './callers.ts';
 import type { CryptographicDevice } from './cryptographic-device-client.ts';
 import type { DeadDevices } from './dead-devices.ts';
+import type { Deposits } from './deposits.ts';
 import type { DeviceFiles } from './device-file.ts';
 import { deviceRoutes } from './device-routes.ts';
 import type { Enrolment } from './enrolment.ts';
 import type { Funds } from './funds.ts';
 import type { GrantIntake } from './grant-intake.ts';
 import { ACCOUNT, type Ledger } from './ledger.ts';
+import type { People } from './people.ts';
+import { peopleRoutes } from './people-routes.ts';
 import type { Policies } from './policies.ts';
 import { type Defect, PROBLEM_TYPE, problemOf } from './problem.ts';
 import { Refusal, taken } from './refusal.ts';
-import { credentialHash, type Registry } from './registry.ts';
+import type { Registry } from './registry.ts';
+import type { Caller } from './role.ts';
 import { serveSessionUpgrades } from './session-upgrade.ts';
 import type { Settlement } from './settlement.ts';
 import type { StatisticsLog } from './statistics-log.ts';
+import type { ServerTables } from './tables.ts';
 import type { Withdrawals } from './withdrawals.ts';
 
 const CBOR = 'application/cbor';
@@ -134,6 +142,10 @@ const SettlementAnswer = Type.Object({
 });
 
 export type HttpParts = {
+  readonly database: SqlDatabase<ServerTables>;
+  readonly callers: Callers;
+  readonly people: People;
+  readonly deposits: Deposits;
   readonly acceptance: Acceptance;
   readonly authority: AuthorityClient;
   readonly cryptographicDevice: CryptographicDevice;
@@ -150,16 +162,10 @@ export type HttpParts = {
   readonly withdrawals: Withdrawals;
   readonly deadDevices: DeadDevices;
   readonly currency: Currency;
-  readonly operatorCredential: string;
-  readonly operators: readonly OperatorCredential[];
   readonly cdSessionSocket: string;
   readonly nowMs: () => number;
   readonly logs: Log;
 };
-
-type Caller =
-  | { readonly operator: true; readonly name: string }
-  | { readonly operator: false; readonly licensee: LicenseeId };
 
 /** The HTTP interface, not listening yet. */
 export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> {
@@ -178,55 +184,28 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
       answerError(error, request, reply, logs);
     },
   });
-  const first = { name: FIRST_OPERATOR, credential: parts.operatorCredential };
-  const operators = [first, ...parts.operators].map(({ name, credential }) => {
-    const hash = Buffer.from(credentialHash(credential) ?? '', 'hex');
-    if (hash.length === 0) throw new TypeError('an operator credential is not 32 bytes in hex');
-    return { name, hash };
-  });
-
-  const callerOf = async (authorization: string | undefined): Promise<Caller | null> => {
-    const credential = /^Bearer ([0-9a-f]{64})$/i.exec(authorization ?? '')?.[1];
-    if (credential === undefined) return null;
-    const hash = Buffer.from(credentialHash(credential) ?? '', 'hex');
-    const known = operators.find((one) => hash.length === one.hash.length && timingSafeEqual(hash, one.hash));
-    if (known !== undefined) return { operator: true, name: known.name };
-    const licensee = await registry.licenseeOf(credential);
-    return licensee === null ? null : { operator: false, licensee };
+  const callerOf = guardRoutes(app, (request) => parts.callers.of(request.headers.authorization));
+  const own = (request: FastifyRequest, licensee: LicenseeId): Caller => {
+    const caller = callerOf(request);
+    if (caller.licensee !== null && caller.licensee !== licensee) throw new Refusal(rejection('unauthorised', {}));
+    return caller;
   };
-  const callers = new WeakMap<FastifyRequest, Caller>();
-  const anyone = async (request: FastifyRequest): Promise<void> => {
-    const caller = await callerOf(request.headers.authorization);
-    if (caller === null) throw new Refusal(rejection('unauthorised', {}));
-    callers.set(request, caller);
-  };
-  const operator = async (request: FastifyRequest): Promise<void> => {
-    await anyone(request);
-    if (callers.get(request)?.operator !== true) throw new Refusal(rejection('unauthorised', {}));
-  };
-  const operatorOf = (request: FastifyRequest): string => {
-    const caller = callers.get(request);
-    if (caller?.operator !== true) throw new Refusal(rejection('unauthorised', {}));
-    return caller.name;
-  };
-  const own = (request: FastifyRequest, licensee: LicenseeId): void => {
-    const caller = callers.get(request);
-    if (caller === undefined || (!caller.operator && caller.licensee !== licensee)) {
-      throw new Refusal(rejection('unauthorised', {}));
-    }
-  };
-  const ownLicensee = async (request: FastifyRequest): Promise<LicenseeId> => {
+  const ownLicensee = async (
+    request: FastifyRequest,
+  ): Promise<{ licensee: LicenseeId; customer: CustomerId | null }> => {
     const { licensee } = request.params as Static<typeof LicenseeParams>;
-    own(request, licensee as LicenseeId);
+    const { customer } = own(request, licensee as LicenseeId);
     if ((await registry.licensee(licensee)) === null) throw new Refusal(rejection('unknown-licensee', { licensee }));
-    return licensee as LicenseeId;
+    return { licensee: licensee as LicenseeId, customer };
   };
-  const ownDevice = async (request: FastifyRequest): Promise<{ device: DeviceId; licensee: LicenseeId }> => {
+  const ownDevice = async (
+    request: FastifyRequest,
+  ): Promise<{ device: DeviceId; licensee: LicenseeId; customer: CustomerId | null }> => {
     const { device } = request.params as Static<typeof DeviceParams>;
     const licensee = await registry.deviceLicensee(device);
     if (licensee === null) throw new Refusal(rejection('unknown-device', { device }));
-    own(request, licensee);
-    return { device: device as DeviceId, licensee };
+    const { customer } = own(request, licensee);
+    return { device: device as DeviceId, licensee, customer };
   };
 
   app.removeAllContentTypeParsers();
@@ -282,7 +261,6 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     app.post(
       '/v1/licensees',
       {
-        preHandler: operator,
         ...describe('Registers a licensee and issues a credential for its hosts', { body: LicenseeBody }),
       },
       async (request, reply) => {
@@ -290,6 +268,7 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
         const known = await registry.licensee(body.licensee);
         const credential = await registry.addLicensee(
           { ...body, licensee: body.licensee as LicenseeId },
+          callerOf(request).actor,
           parts.nowMs(),
         );
         return reply.code(known === null ? 201 : 200).send({ licensee: body.licensee, credential });
@@ -299,7 +278,6 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     app.post(
       '/v1/licensees/:licensee/deposits',
       {
-        preHandler: operator,
         ...describe('Pays into the deposit, once for each Idempotency-Key', {
           params: LicenseeParams,
           body: DepositBody,
@@ -307,47 +285,29 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
         }),
       },
       async (request, reply) => {
-        const licensee = await ownLicensee(request);
+        const { licensee } = await ownLicensee(request);
         const amountMills = BigInt((request.body as Static<typeof DepositBody>).amountMills);
         const key = (request.headers as Static<typeof IdempotencyHeaders>)['idempotency-key'];
-        const lines = [
-          { account: ACCOUNT.world, amountMills: -amountMills },
-          { account: ACCOUNT.deposit(licensee), amountMills },
-        ];
-        const ref = `deposit:${licensee}:${key}`;
-        const paidMills = amountMills - (await ledger.balance(ACCOUNT.world));
-        if (paidMills > MAX_MILLS && (await ledger.amountOf(ref, ACCOUNT.deposit(licensee))) === null) {
-          const value = `${paidMills} mills`;
-          throw new Refusal(
-            rejection('limit-exceeded', { what: 'all that was paid in', value, limit: `${MAX_MILLS}` }),
-          );
-        }
-        const booked = await ledger.book([
-          { ref, kind: 'deposit', note: 'Paid into the deposit', atMs: parts.nowMs(), lines },
-        ]);
-        if (booked.length === 0 && (await ledger.amountOf(ref, ACCOUNT.deposit(licensee))) !== amountMills) {
-          throw new Refusal(rejection('idempotency-conflict', {}));
-        }
+        const { ref, isNew } = taken(await parts.deposits.pay(licensee, amountMills, key, callerOf(request).actor));
         const balanceMills = (await ledger.balance(ACCOUNT.deposit(licensee))).toString();
-        return reply
-          .code(booked.length === 0 ? 200 : 201)
-          .send({ ref, amountMills: amountMills.toString(), balanceMills });
+        return reply.code(isNew ? 201 : 200).send({ ref, amountMills: amountMills.toString(), balanceMills });
       },
     );
 
     app.post(
       '/v1/licensees/:licensee/customers',
       {
-        preHandler: anyone,
         ...describe('Registers customers; the policies of the devices are signed anew', {
           params: LicenseeParams,
           body: CustomersBody,
         }),
       },
       async (request) => {
-        const licensee = await ownLicensee(request);
+        const { licensee } = await ownLicensee(request);
         const { customers } = request.body as Static<typeof CustomersBody>;
-        const all = taken(await registry.addCustomers(licensee, customers as CustomerId[]));
+        const all = taken(
+          await registry.addCustomers(licensee, customers as CustomerId[], callerOf(request).actor, parts.nowMs()),
+        );
         for (const device of await registry.devicesOf(licensee))
           taken(await parts.policies.renewed(device, licensee, all));
         return { customers: all };
@@ -357,7 +317,6 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     app.get(
       '/v1/licensees/:licensee/accounts',
       {
-        preHandler: anyone,
         ...describe('The balances of all accounts', {
           params: LicenseeParams,
           response: {
@@ -368,8 +327,8 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
         }),
       },
       async (request) => {
-        const licensee = await ownLicensee(request);
-        const accounts = await ledger.accounts(licensee, await registry.devicesOf(licensee));
+        const { licensee, customer } = await ownLicensee(request);
+        const accounts = await ledger.accounts(licensee, await registry.devicesOf(licensee), customer);
         return {
           accounts: accounts.map(({ account, balanceMills }) => ({ account, balanceMills: balanceMills.toString() })),
         };
@@ -379,7 +338,6 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     app.get(
       '/v1/licensees/:licensee/entries',
       {
-        preHandler: anyone,
         ...describe('Ledger entries, oldest first', {
           params: LicenseeParams,
           querystring: PageQuery,
@@ -387,9 +345,10 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
         }),
       },
       async (request) => {
-        const licensee = await ownLicensee(request);
+        const { licensee, customer } = await ownLicensee(request);
         const { after = '0', limit = 200 } = request.query as Static<typeof PageQuery>;
-        const entries = await ledger.entries(licensee, await registry.devicesOf(licensee), BigInt(after), limit);
+        const devices = await registry.devicesOf(licensee);
+        const entries = await ledger.entries(licensee, devices, BigInt(after), limit, customer);
         return {
           entries: entries.map((entry) => ({
             ...entry,
@@ -403,7 +362,6 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     app.get(
       '/v1/licensees/:licensee/grants',
       {
-        preHandler: anyone,
         ...describe('Booked grants of the postal authority, oldest first', {
           params: LicenseeParams,
           querystring: PageQuery,
@@ -411,9 +369,9 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
         }),
       },
       async (request) => {
-        const licensee = await ownLicensee(request);
+        const { licensee, customer } = await ownLicensee(request);
         const { after = '0', limit = 200 } = request.query as Static<typeof PageQuery>;
-        const grants = await parts.grants.booked(licensee, BigInt(after), limit);
+        const grants = await parts.grants.booked(licensee, BigInt(after), limit, customer);
         return {
           grants: grants.map((grant) => ({
             cursor: grant.cursor.toString(),
@@ -431,7 +389,6 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     app.post(
       '/v1/devices',
       {
-        preHandler: anyone,
         ...describe('Enrols a device by its own signed request; the same request gets the same certificate', {
           body: DeviceBody,
           response: { 201: Type.Object({ certificate: Base64Url, policy: Base64Url }) },
@@ -442,17 +399,19 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
         const licensee = body.licensee as LicenseeId;
         own(request, licensee);
         const requestBytes = new Uint8Array(Buffer.from(body.request, 'base64url'));
-        const { certificate, policy } = taken(await parts.enrolment.enrol(licensee, requestBytes));
+        const { certificate, policy } = taken(
+          await parts.enrolment.enrol(licensee, requestBytes, callerOf(request).actor),
+        );
         return reply.code(201).send({ certificate: base64url(certificate), policy: base64url(policy) });
       },
     );
 
-    deviceRoutes(app, { ...parts, operatorOnly: operator, operatorOf });
+    deviceRoutes(app, { ...parts, callerOf });
+    peopleRoutes(app, { ...parts, callerOf });
 
     app.get(
       '/v1/devices/:device/policy',
       {
-        preHandler: anyone,
         ...describe("The device's newest policy, never of a version below `above`, which the device has", {
           params: DeviceParams,
           querystring: AboveQuery,
@@ -469,7 +428,7 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
 
     app.get(
       '/v1/devices/:device/time',
-      { preHandler: anyone, ...describe('The time, signed for the device', { params: DeviceParams, ...produced }) },
+      { ...describe('The time, signed for the device', { params: DeviceParams, ...produced }) },
       async (request, reply) => {
         const { device } = await ownDevice(request);
         return sendCbor(reply, taken(await parts.cryptographicDevice.signTime(device)));
@@ -479,7 +438,6 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     app.get(
       '/v1/devices/:device/suspension',
       {
-        preHandler: anyone,
         ...describe('The signed suspension of a suspended device', { params: DeviceParams, ...produced }),
       },
       async (request, reply) => {
@@ -492,7 +450,6 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     app.get(
       '/v1/devices/:device/settlement',
       {
-        preHandler: anyone,
         ...describe("How far the device's records have come: sequences that are logged, booked, delivered, evaluated", {
           params: DeviceParams,
           response: { 200: SettlementAnswer },
@@ -509,7 +466,6 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     app.post(
       '/v1/records',
       {
-        preHandler: anyone,
         bodyLimit: CBOR_BODY_BYTES,
         ...describe('Takes records of any device: one answer each (CDDL: submission, answers)', { ...cbor }),
       },
@@ -529,7 +485,6 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     app.post(
       '/v1/archived-records',
       {
-        preHandler: anyone,
         bodyLimit: CBOR_BODY_BYTES,
         ...describe(
           'Takes accepted records back from an archive, with their confirmations, after this server was restored from an older backup',
@@ -545,7 +500,6 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     app.post(
       '/v1/archived-certificates',
       {
-        preHandler: anyone,
         bodyLimit: CBOR_BODY_BYTES,
         ...describe(
           'Takes device certificates back from an archive, of every key epoch, after this server was restored from an older backup',
@@ -555,7 +509,7 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
       async (request, reply) => {
         const { licensee, certificates } = cborBody(archivedCertificatesSchema, request);
         own(request, licensee);
-        taken(await parts.enrolment.restore(licensee, certificates));
+        taken(await parts.enrolment.restore(licensee, certificates, callerOf(request).actor));
         return reply.code(204).send();
       },
     );
@@ -564,17 +518,18 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
       app.get(
         `/v1/devices/:device/records/:sequence/${kind}`,
         {
-          preHandler: anyone,
           ...describe(`What is stored of a record: its ${kind === 'record' ? 'bytes' : kind}`, {
             params: RecordParams,
             ...produced,
           }),
         },
         async (request, reply) => {
-          const { device } = await ownDevice(request);
+          const { device, customer } = await ownDevice(request);
           const { sequence } = request.params as Static<typeof RecordParams>;
-          const stored = (await log.entry(device, sequence))?.[kind] ?? null;
-          if (stored === null) throw new Refusal(rejection('unknown-record', { sequence }));
+          const entry = await log.entry(device, sequence);
+          const stored = entry?.[kind] ?? null;
+          const isOwn = customer === null || (entry !== null && customerOf(entry.record) === customer);
+          if (stored === null || !isOwn) throw new Refusal(rejection('unknown-record', { sequence }));
           return sendCbor(reply, stored);
         },
       );
@@ -583,7 +538,6 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     app.post(
       '/v1/funds-requests',
       {
-        preHandler: anyone,
         ...describe('Grants funds, at most once for each request; the same request gets the same grant', { ...cbor }),
       },
       async (request, reply) => {
@@ -599,7 +553,6 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     app.post(
       '/v1/archived-funds-grants',
       {
-        preHandler: anyone,
         ...describe('Books a funds grant from an archive, after this server was restored from an older backup', {
           consumes: [CBOR],
         }),
@@ -612,16 +565,22 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
       },
     );
 
-    app.get(
-      '/v1/programmes',
-      { preHandler: anyone, ...describe('The programmes of the postal authority') },
-      async (_request, reply) => reply.type('application/json').send(taken(await parts.authority.programmes())),
+    app.get('/v1/programmes', { ...describe('The programmes of the postal authority') }, async (_request, reply) =>
+      reply.type('application/json').send(taken(await parts.authority.programmes())),
     );
   });
 
   const endSessions = serveSessionUpgrades(app.server, {
     cdSessionSocket: parts.cdSessionSocket,
-    authorised: async (authorization) => (await callerOf(authorization)) !== null,
+    refusalOf: async ({ headers }) => {
+      try {
+        const { roles } = await parts.callers.of(headers.authorization);
+        return mayAsk(SESSION_ROUTE, roles) ? null : rejection('unauthorised', {});
+      } catch (error) {
+        if (error instanceof Refusal) return error.rejection;
+        throw error;
+      }
+    },
     requestId,
     log: logs,
   });
@@ -633,6 +592,13 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
 
 function requestId(): string {
   return `req_${randomBytes(8).toString('hex')}`;
+}
+
+/** The customer whose batch the record is of, or null. */
+function customerOf(record: Uint8Array): CustomerId | null {
+  const envelope = parseEnvelope(record);
+  const statistics = envelope.ok ? parsePayload(BATCH_STATISTICS, envelope.value) : envelope;
+  return statistics.ok ? (statistics.value.declaration.customer ?? null) : null;
 }
 
 function rawBody(request: FastifyRequest): Uint8Array {

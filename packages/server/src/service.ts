@@ -16,10 +16,13 @@ import type { KeySource } from '@countermark/verify/verified';
 import { Acceptance } from './acceptance.ts';
 import { serveAcceptance } from './acceptance-socket.ts';
 import { connectAuthority } from './authority-client.ts';
-import type { Config } from './config.ts';
+import { beginTrail } from './audit-trail.ts';
+import { Callers } from './callers.ts';
+import { type Config, FIRST_OPERATOR } from './config.ts';
 import { connectCryptographicDevice } from './cryptographic-device-client.ts';
 import { DeadDevices } from './dead-devices.ts';
 import { DeliveryFollower } from './delivery.ts';
+import { Deposits } from './deposits.ts';
 import { DeviceFiles } from './device-file.ts';
 import { Enrolment } from './enrolment.ts';
 import { follow } from './follower.ts';
@@ -29,6 +32,7 @@ import { httpInterface } from './http.ts';
 import { Ledger } from './ledger.ts';
 import { bookPostage } from './ledger-follower.ts';
 import { logTailProblem } from './log-check.ts';
+import { People } from './people.ts';
 import { Policies } from './policies.ts';
 import { Registry } from './registry.ts';
 import { Settlement } from './settlement.ts';
@@ -100,7 +104,8 @@ export type Service = {
   readonly wake: () => void;
 };
 
-/** Starts the server. Rejections: those of {@link openStore}; `store-damaged` where the end of the log contradicts itself. */
+/** Starts the server. Rejections: those of {@link openStore}; `store-damaged` where the end of the log contradicts itself;
+ * `config-invalid` where a configured operator has a person's name. */
 export async function startService(config: Config, party: ServiceContext): Promise<Result<Service>> {
   const opened = await openStore(config, party.onBroken);
   if (!opened.ok) return opened;
@@ -121,8 +126,16 @@ export async function startService(config: Config, party: ServiceContext): Promi
   if (damage !== null) {
     return refuse(rejection('store-damaged', { store: storeName(config), reason: damage.replace(/\.$/, '') }));
   }
+  const configured = new Set([FIRST_OPERATOR, ...config.operators.map(({ name }) => name)]);
+  const people = new People({ database, configured, nowMs });
+  const namesake = (await people.list()).find(({ name }) => configured.has(name));
+  if (namesake !== undefined) {
+    const reason = `${namesake.name} is a person already: what they do and what this credential does could not be told apart`;
+    return refuse(rejection('config-invalid', { file: 'of the server', reason }));
+  }
+  await beginTrail(database, nowMs());
   const policies = new Policies(registry, cryptographicDevice, config.policy);
-  const enrolment = new Enrolment({ registry, policies, cryptographicDevice, roleKeys });
+  const enrolment = new Enrolment({ registry, policies, cryptographicDevice, roleKeys, nowMs });
   const { currency, highestFundsMills } = config.policy;
   const funds = new Funds({
     database,
@@ -207,6 +220,10 @@ export async function startService(config: Config, party: ServiceContext): Promi
   const socket = await serveAcceptance(config.acceptanceSocket, acceptance, logs);
   party.onClose(() => socket.close());
   const app = await httpInterface({
+    database,
+    callers: new Callers({ ...config, registry, people }),
+    people,
+    deposits: new Deposits({ database, ledger, nowMs }),
     acceptance,
     authority,
     cryptographicDevice,
@@ -223,8 +240,6 @@ export async function startService(config: Config, party: ServiceContext): Promi
     withdrawals,
     deadDevices,
     currency,
-    operatorCredential: config.operatorCredential,
-    operators: config.operators,
     cdSessionSocket: config.cdSessionSocket,
     nowMs,
     logs,

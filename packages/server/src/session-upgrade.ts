@@ -22,7 +22,8 @@ const IDLE_MS = 120_000;
 
 export type SessionUpgradeOptions = {
   readonly cdSessionSocket: string;
-  readonly authorised: (authorization: string | undefined) => Promise<boolean>;
+  /** Why the caller gets no session, or null. */
+  readonly refusalOf: (request: IncomingMessage) => Promise<Rejection | null>;
   readonly requestId: () => string;
   readonly log: Log;
 };
@@ -54,8 +55,9 @@ export function serveSessionUpgrades(server: Server, options: SessionUpgradeOpti
         );
         return;
       }
-      if (!(await options.authorised(request.headers.authorization))) {
-        refuseWith(rejection('unauthorised', {}));
+      const refused = await options.refusalOf(request);
+      if (refused !== null) {
+        refuseWith(refused);
         return;
       }
       if (open.size >= SESSIONS_MAX) {
