@@ -35,7 +35,12 @@ async function person(name: string, role: string, of: object = {}): Promise<stri
 
 beforeAll(async () => {
   const configured = randomBytes(32).toString('hex');
-  parties = await startParties({ settings: { operators: [{ name: 'colleague', credential: configured }] } });
+  parties = await startParties({
+    settings: {
+      operators: [{ name: 'colleague', credential: configured }],
+      rateLimits: { failuresPerAddress: 10_000, failuresPerName: 10_000 },
+    },
+  });
   const host = await licensee(parties, ID);
   const simulated = await enrolled(parties, host, ID);
   simulated.receive(100_000n);

@@ -70,7 +70,7 @@ export function mayAsk(route: string, roles: readonly Role[]): boolean {
  */
 export function guardRoutes(
   app: FastifyInstance,
-  callerOf: (request: FastifyRequest) => Promise<Caller>,
+  callerOf: (request: FastifyRequest, route: string) => Promise<Caller>,
 ): (request: FastifyRequest) => Caller {
   const callers = new WeakMap<FastifyRequest, Caller>();
   app.addHook('onRoute', ({ method, url }) => {
@@ -86,7 +86,7 @@ export function guardRoutes(
     if (url === undefined) return;
     const route = routeName(request.method, url);
     if (allowedOf(route) === 'anyone') return;
-    const caller = await callerOf(request);
+    const caller = await callerOf(request, route);
     if (!mayAsk(route, caller.roles)) throw new Refusal(rejection('unauthorised', {}));
     callers.set(request, caller);
   });

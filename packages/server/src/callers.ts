@@ -19,6 +19,15 @@ export type CallerParts = {
   readonly operators: readonly OperatorCredential[];
 };
 
+/** Who keeps count of refused credentials; either may throw instead of a refusal as `unauthorised`. */
+export type Watch = {
+  /** Before a person's credential is verified that is not known to be good. */
+  readonly beforeVerifying: (name: string) => Promise<void>;
+  /** `name` is whose credential it claims to be, where it names one. */
+  readonly refused: (name: string | null) => Promise<void>;
+};
+const UNWATCHED: Watch = { beforeVerifying: async () => undefined, refused: async () => undefined };
+
 export class Callers {
   readonly #parts: CallerParts;
   readonly #configured: readonly { readonly hash: Buffer; readonly caller: Caller }[];
@@ -41,17 +50,20 @@ export class Callers {
     });
   }
 
-  /** Who has sent this header. @throws Refusal `unauthorised`, `try-again` */
-  async of(authorization: string | undefined): Promise<Caller> {
+  /** Who has sent this header. @throws Refusal `unauthorised`, `try-again`, and what the watch throws */
+  async of(authorization: string | undefined, watch = UNWATCHED): Promise<Caller> {
     const [, machine, person] =
       /^Bearer (?:([0-9a-f]{64})|([a-z0-9-]{1,32}\.[0-9a-f]{64}))$/i.exec(authorization ?? '') ?? [];
     const caller =
       machine !== undefined
         ? await this.#ofMachine(machine)
         : person !== undefined
-          ? await this.#ofPerson(person)
+          ? await this.#ofPerson(person, watch)
           : null;
-    if (caller === null) throw new Refusal(rejection('unauthorised', {}));
+    if (caller === null) {
+      await watch.refused(person?.replace(/\..*$/, '') ?? null);
+      throw new Refusal(rejection('unauthorised', {}));
+    }
     return caller;
   }
 
@@ -65,8 +77,8 @@ export class Callers {
       : { actor: { kind: 'host', name: licensee }, roles: ['host'], licensee, customer: null };
   }
 
-  async #ofPerson(credential: string): Promise<Caller | null> {
-    const person = await this.#parts.people.of(credential, async () => undefined);
+  async #ofPerson(credential: string, { beforeVerifying }: Watch): Promise<Caller | null> {
+    const person = await this.#parts.people.of(credential, beforeVerifying);
     if (person === null) return null;
     const { name, role, licensee, customer } = person;
     return { actor: { kind: 'person', name }, roles: [role], licensee, customer };

@@ -4,6 +4,7 @@
 import { isAbsolute, join } from 'node:path';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
+import { DEFAULT_LIMITS, type Limits } from './limits.ts';
 import { type PolicyValues, policyValues } from './policies.ts';
 
 export type Config = {
@@ -20,6 +21,8 @@ export type Config = {
   readonly operatorCredential: string;
   /** Further operators: what needs two people is done by two of these names. The one above is `operator`. */
   readonly operators: readonly OperatorCredential[];
+  /** How many a minute, where it differs from `DEFAULT_LIMITS`. */
+  readonly rateLimits: Limits;
   /** How long pieces of a dead device may still turn up: its balance is not paid back before. */
   readonly scanWindowDays: number;
   /** What differs from the default policy; amounts are texts of mills. */
@@ -41,6 +44,7 @@ const SETTINGS: readonly string[] = [
   'authority',
   'operators',
   'scanWindowDays',
+  'rateLimits',
   'policy',
 ];
 const CREDENTIAL = /^[0-9a-f]{64}$/;
@@ -86,6 +90,10 @@ export function parseConfig(json: unknown): Result<Config> {
   ) {
     return invalid('scanWindowDays must be 1 to 3650');
   }
+  const rateLimits = limitsOf(given['rateLimits'] ?? {});
+  if (rateLimits === null) {
+    return invalid(`rateLimits may have ${Object.keys(DEFAULT_LIMITS).join(', ')}, each 1 to 1000000 a minute`);
+  }
   const policy = policyValues(objectOf(given['policy'] ?? {}) ?? { form: null });
   if (!policy.ok) return policy;
   const { data, trustBundle, cdSocket, cdSessionSocket, acceptanceSocket, operatorCredential } = texts;
@@ -101,6 +109,7 @@ export function parseConfig(json: unknown): Result<Config> {
     operatorCredential,
     operators,
     scanWindowDays,
+    rateLimits,
     policy: policy.value,
   });
 }
@@ -119,6 +128,15 @@ function operatorsOf(given: unknown, first: string): readonly OperatorCredential
     operators.push({ name, credential });
   }
   return operators;
+}
+
+/** Null where one is unknown or no number of requests. */
+function limitsOf(given: unknown): Limits | null {
+  const limits = objectOf(given);
+  if (limits === null) return null;
+  const isLimit = ([name, most]: readonly [string, unknown]): boolean =>
+    Object.hasOwn(DEFAULT_LIMITS, name) && Number.isInteger(most) && Number(most) >= 1 && Number(most) <= 1_000_000;
+  return Object.entries(limits).every(isLimit) ? { ...DEFAULT_LIMITS, ...(limits as Partial<Limits>) } : null;
 }
 
 function objectOf(value: unknown): Readonly<Record<string, unknown>> | null {

@@ -26,6 +26,7 @@ import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest }
 import { type Static, Type } from 'typebox';
 import type { Acceptance } from './acceptance.ts';
 import type { AuthorityClient } from './authority-client.ts';
+import { BY_ITSELF, recordAct } from './audit-trail.ts';
 import { guardRoutes, mayAsk, SESSION_ROUTE } from './authorisation.ts';
 import type { Callers } from './callers.ts';
 import type { CryptographicDevice } from './cryptographic-device-client.ts';
@@ -41,6 +42,8 @@ import type { People } from './people.ts';
 import { peopleRoutes } from './people-routes.ts';
 import type { Policies } from './policies.ts';
 import { type Defect, PROBLEM_TYPE, problemOf } from './problem.ts';
+import type { Limits } from './limits.ts';
+import { RateLimits } from './rate-limits.ts';
 import { Refusal, taken } from './refusal.ts';
 import type { Registry } from './registry.ts';
 import type { Caller } from './role.ts';
@@ -162,6 +165,7 @@ export type HttpParts = {
   readonly withdrawals: Withdrawals;
   readonly deadDevices: DeadDevices;
   readonly currency: Currency;
+  readonly rateLimits: Limits;
   readonly cdSessionSocket: string;
   readonly nowMs: () => number;
   readonly logs: Log;
@@ -184,7 +188,21 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
       answerError(error, request, reply, logs);
     },
   });
-  const callerOf = guardRoutes(app, (request) => parts.callers.of(request.headers.authorization));
+  const limits = await RateLimits.of(app, parts.rateLimits, async (kind, which) => {
+    logs.warn('Credentials were refused too often', kind === 'address' ? { address: which } : { reason: which });
+    const words = `more than allowed in a minute, by ${kind}`;
+    const act = { act: 'credentials-refused' as const, by: BY_ITSELF, subject: which, words, atMs: parts.nowMs() };
+    await parts.database.transaction((tables) => recordAct(tables, act));
+  });
+  const callerAt = async (authorization: string | undefined, address: string, route: string): Promise<Caller> => {
+    const caller = await parts.callers.of(authorization, {
+      beforeVerifying: (name) => limits.beforeVerifying(address, name),
+      refused: (name) => limits.refused(address, name),
+    });
+    await limits.asked(caller, route);
+    return caller;
+  };
+  const callerOf = guardRoutes(app, (request, route) => callerAt(request.headers.authorization, request.ip, route));
   const own = (request: FastifyRequest, licensee: LicenseeId): Caller => {
     const caller = callerOf(request);
     if (caller.licensee !== null && caller.licensee !== licensee) throw new Refusal(rejection('unauthorised', {}));
@@ -572,9 +590,9 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
 
   const endSessions = serveSessionUpgrades(app.server, {
     cdSessionSocket: parts.cdSessionSocket,
-    refusalOf: async ({ headers }) => {
+    refusalOf: async ({ headers, socket }) => {
       try {
-        const { roles } = await parts.callers.of(headers.authorization);
+        const { roles } = await callerAt(headers.authorization, socket.remoteAddress ?? '', SESSION_ROUTE);
         return mayAsk(SESSION_ROUTE, roles) ? null : rejection('unauthorised', {});
       } catch (error) {
         if (error instanceof Refusal) return error.rejection;
@@ -629,6 +647,9 @@ function refuseWith(
 ): void {
   const problem = problemOf(refused, request.id, errors, status);
   if (problem.status === 503) void reply.header('retry-after', '1');
+  if (problem.code === 'too-many-requests') {
+    void reply.header('retry-after', String(problem.details['retryAfterSeconds'] ?? 1));
+  }
   if (problem.status === 401) void reply.header('www-authenticate', 'Bearer');
   void reply.code(problem.status).type(PROBLEM_TYPE).serializer(JSON.stringify).send(problem);
 }

@@ -240,6 +240,7 @@ export async function startService(config: Config, party: ServiceContext): Promi
     withdrawals,
     deadDevices,
     currency,
+    rateLimits: config.rateLimits,
     cdSessionSocket: config.cdSessionSocket,
     nowMs,
     logs,

@@ -37,8 +37,10 @@ export function serveSessionUpgrades(server: Server, options: SessionUpgradeOpti
     const refuseWith = (refused: Rejection, status?: number): void => {
       const problem = problemOf(refused, requestId, [], status);
       const body = JSON.stringify(problem);
+      const wait = refused.detail['retryAfterSeconds'];
+      const retry = wait === undefined ? '' : `Retry-After: ${wait}\r\n`;
       stream.end(
-        `HTTP/1.1 ${problem.status} Refused\r\nContent-Type: ${PROBLEM_TYPE}\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
+        `HTTP/1.1 ${problem.status} Refused\r\n${retry}Content-Type: ${PROBLEM_TYPE}\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
       );
     };
     const begin = async (): Promise<void> => {
