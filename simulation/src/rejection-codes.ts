@@ -26,6 +26,7 @@ const OUTSIDE: Readonly<Record<string, string>> = {
   'not-running': COMMANDS,
   'mac-needs-attestation': 'countermark verify, without an attestation',
   'config-invalid': STARTS,
+  'insecure-address': STARTS,
   'memory-too-small': STARTS,
   'store-in-use': STARTS,
   'session-clock': 'X.509 dates; sessions of a world have none',

@@ -153,8 +153,8 @@ export type Parties = {
   readonly socket: string;
   /** An operation of the cryptographic device. */
   call<Request, Answer>(operation: Operation<Request, Answer>, request: Request): Promise<Result<Answer>>;
-  /** Ends the server and starts it again on the same store, or on what the test makes of it in between. */
-  restart(between?: () => void): Promise<void>;
+  /** Ends the server and starts it again on the same store, or on what the test makes of it in between, or with other settings. */
+  restart(between?: () => void, settings?: object): Promise<void>;
   stop(): Promise<void>;
 };
 
@@ -187,7 +187,7 @@ export async function startParties(
   const bundle: TrustBundle = { ...keys, keys: [...keys.keys, granting] };
   writeFileSync(at('trust-bundle.json'), formatTrustBundle(bundle));
   const operator = randomBytes(32).toString('hex');
-  const config = value(
+  const configured = (settings: object) =>
     parseConfig({
       data: at('server'),
       ...(options.database === undefined ? {} : { database: options.database }),
@@ -199,11 +199,13 @@ export async function startParties(
       authority: { url, credential: authority.credential },
       operatorCredential: operator,
       ...options.settings,
-    }),
-  );
+      ...settings,
+    });
   let serverHooks: (() => Promise<void> | void)[] = [];
-  const startServer = async (): Promise<Service> =>
-    value(await startService(config, { clock, log, onClose: (hook) => void serverHooks.push(hook) }));
+  const startServer = async (settings: object = {}): Promise<Service> =>
+    value(
+      await startService(value(configured(settings)), { clock, log, onClose: (hook) => void serverHooks.push(hook) }),
+    );
   const stopServer = async (): Promise<void> => {
     for (const hook of serverHooks.reverse()) await hook();
     serverHooks = [];
@@ -216,10 +218,10 @@ export async function startParties(
     operator,
     ...sockets,
     call,
-    restart: async (between) => {
+    restart: async (between, settings) => {
       await stopServer();
       between?.();
-      parties.service = await startServer();
+      parties.service = await startServer(settings);
     },
     stop: async () => {
       await stopServer();

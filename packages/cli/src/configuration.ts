@@ -17,6 +17,7 @@ import {
   text,
   wholeNumber,
 } from '@countermark/node-platform/config';
+import { type Listening, unsafeListening } from '@countermark/node-platform/transport-security';
 import { LICENSEE_ID } from '@countermark/protocol/id';
 import { type Mills, parseDecimalMills } from '@countermark/protocol/money';
 import { rejection } from '@countermark/protocol/rejection';
@@ -54,6 +55,8 @@ const BLOCKS = {
   pages: flag(),
   database: text(/^postgres(ql)?:\/\/\S{1,500}$/, 'postgres://USER:PASSWORD@HOST:PORT/NAME'),
   listen: text(/^[0-9A-Za-z.:-]{1,64}$/, 'an address of this machine'),
+  certificate: text(/^\/[^\p{Cc}]{1,255}$/u, 'the absolute path of a PEM file'),
+  certificateKey: text(/^\/[^\p{Cc}]{1,255}$/u, 'the absolute path of a PEM file'),
   serverPort: wholeNumber(0, 65_535),
   authorityPort: wholeNumber(0, 65_535),
   recordCapacity: wholeNumber(1, 100_000),
@@ -67,9 +70,12 @@ type ReadBy<B> = B extends Block<infer T> ? T : never;
 /** Settings that were given; the others have their standard values. */
 export type GivenSettings = { readonly [K in SettingName]?: ReadBy<(typeof BLOCKS)[K]> };
 
-/** All settings. Without `database`, stores are embedded in the data folder. */
-export type Settings = { readonly [K in Exclude<SettingName, 'database'>]: ReadBy<(typeof BLOCKS)[K]> } & {
-  readonly database?: string;
+/** Settings that have no standard value. */
+type Optional = 'database' | 'certificate' | 'certificateKey';
+
+/** All settings. Without `database`, stores are embedded in the data folder; without `certificate`, plain HTTP on this machine. */
+export type Settings = { readonly [K in Exclude<SettingName, Optional>]: ReadBy<(typeof BLOCKS)[K]> } & {
+  readonly [K in Optional]?: string;
 };
 
 const FILE = table(
@@ -171,7 +177,21 @@ export const SETTINGS: readonly Setting[] = [
     name: 'listen',
     values: 'address',
     standard: '127.0.0.1',
-    meaning: 'The address on which server and authority listen.',
+    meaning:
+      'The address on which server and authority listen. One that is not of this machine itself needs certificate and certificateKey, and is then the name in that certificate.',
+  },
+  {
+    name: 'certificate',
+    values: 'path',
+    example: '/etc/countermark/certificate.pem',
+    meaning:
+      'The certificate (PEM, with the chain above it) with which server and authority speak TLS 1.3. Of a private authority the root must be known to all parties: NODE_EXTRA_CA_CERTS names its file.',
+  },
+  {
+    name: 'certificateKey',
+    values: 'path',
+    example: '/etc/countermark/certificate.key',
+    meaning: 'The key of that certificate (PEM).',
   },
   {
     name: 'serverPort',
@@ -222,7 +242,7 @@ export function checkSettings(given: Readonly<Record<string, unknown>>, origin: 
   return readConfig(FILE, given, origin);
 }
 
-/** Adds the standard values. Rejection: `config-invalid` where settings contradict each other. */
+/** Adds the standard values. Rejections: `config-invalid` where settings contradict each other, `insecure-address`. */
 export function completeSettings(given: GivenSettings, file: string): Result<Settings> {
   if (!STANDARD.ok) throw new TypeError('The standard settings are not valid.');
   const mailer = { licensee: 'lic_demo-mailer', submitter: 'Demo Mailer', preparer: 'Demo Mailer' };
@@ -234,7 +254,23 @@ export function completeSettings(given: GivenSettings, file: string): Result<Set
   if (settings.refill > settings.deposit) {
     return refuse(rejection('config-invalid', { file, reason: 'refill is more than deposit' }));
   }
-  return accept(settings);
+  if ((settings.certificate === undefined) !== (settings.certificateKey === undefined)) {
+    return refuse(rejection('config-invalid', { file, reason: 'certificate and certificateKey go together' }));
+  }
+  const exposed = unsafeListening(listeningBy(settings, 0));
+  return exposed === null ? accept(settings) : refuse(exposed);
+}
+
+/** Where a party listens by these settings. */
+export function listeningBy(
+  { listen, certificate, certificateKey }: Pick<Settings, 'listen' | Optional>,
+  port: number,
+): Listening {
+  const tls =
+    certificate === undefined || certificateKey === undefined
+      ? undefined
+      : { certFile: certificate, keyFile: certificateKey };
+  return { host: listen, port, ...(tls === undefined ? {} : { tls }) };
 }
 
 /** The name of a lasting setting that one start would change, or undefined. */

@@ -102,7 +102,7 @@ export class Installation {
     await waitForLeftovers(this.paths);
     const credentials = await this.#credentials();
     const ports = await choosePorts(settings);
-    const server = urlOf(settings.listen, ports.server);
+    const server = urlOf(settings, ports.server);
     const known = existsSync(this.paths.trustBundle);
     await this.#configure('cryptographic-device', cryptographicDeviceConfig(this.paths));
     await this.#configure('authority', authorityConfig(this.paths, settings, ports, credentials, this.#bareBundle));

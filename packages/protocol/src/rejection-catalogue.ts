@@ -555,6 +555,13 @@ export const CATALOGUE = {
     cure: 'Correct it; docs/configuration.md lists every setting.',
     exit: 2,
   },
+  'insecure-address': {
+    verified: 'nothing',
+    happened: '{what} is {address}: that leaves this machine, and has no TLS.',
+    state: 'Nothing was started, and nothing was sent.',
+    cure: 'Use https://, for a database sslmode=verify-full, to listen a certificate (docs/configuration.md); or stay on 127.0.0.1.',
+    exit: 2,
+  },
   'not-running': {
     verified: 'nothing',
     happened: 'No Countermark is running on {data}.',

@@ -69,7 +69,7 @@ describe("The server's configuration", () => {
 
   it.each([
     ['an unknown setting', { port: 1 }, /port is unknown/],
-    ['an unknown one of listen', { listen: { ...GOOD.listen, tls: true } }, /tls is unknown/],
+    ['an unknown one of listen', { listen: { ...GOOD.listen, path: '/' } }, /listen must/],
     ['an unknown one of the authority', { authority: { ...GOOD.authority, path: '/' } }, /path is unknown/],
     ['a missing one', { cdSocket: undefined }, /cdSocket is missing/],
     ['a relative folder', { data: 'data' }, /absolute/],

@@ -2,6 +2,7 @@
  * The server's configuration: JSON, strictly parsed; unknown settings are refused.
  */
 import { isAbsolute, join } from 'node:path';
+import { type Listening, listeningOf, unsafeListening, unsafeUrl } from '@countermark/node-platform/transport-security';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { DEFAULT_LIMITS, type Limits } from './limits.ts';
@@ -11,7 +12,7 @@ export type Config = {
   readonly data: string;
   /** `sqlite:///path` or `postgres://...`. Default: SQLite in `data`. */
   readonly database: string;
-  readonly listen: { readonly host: string; readonly port: number };
+  readonly listen: Listening;
   /** The file. */
   readonly trustBundle: string;
   readonly cdSocket: string;
@@ -49,7 +50,7 @@ const SETTINGS: readonly string[] = [
 ];
 const CREDENTIAL = /^[0-9a-f]{64}$/;
 
-/** Parses the configuration. Rejection: `config-invalid`. */
+/** Parses the configuration. Rejections: `config-invalid`, `insecure-address`. */
 export function parseConfig(json: unknown): Result<Config> {
   const invalid = (reason: string) => refuse(rejection('config-invalid', { file: 'of the server', reason }));
   const given = objectOf(json);
@@ -61,23 +62,27 @@ export function parseConfig(json: unknown): Result<Config> {
   const texts = given as Readonly<Record<(typeof TEXTS)[number], string>>;
   if (!isAbsolute(texts.data)) return invalid('data must be an absolute path');
   if (!CREDENTIAL.test(texts.operatorCredential)) return invalid('operatorCredential must be 32 bytes in hex');
-  const { host, port, ...besideListen } = objectOf(given['listen']) ?? {};
-  if (typeof host !== 'string' || typeof port !== 'number' || !Number.isInteger(port) || port < 0 || port > 65_535) {
-    return invalid('listen must have host and port');
-  }
+  const listen = listeningOf(given['listen']);
+  if (listen === null) return invalid('listen must have host and port, and may have tls with certFile and keyFile');
+  const exposed = unsafeListening(listen);
+  if (exposed !== null) return refuse(exposed);
   const { url, credential, ...besideAuthority } = objectOf(given['authority']) ?? {};
   if (typeof url !== 'string' || !URL.canParse(url)) return invalid('authority must have a url');
   if (typeof credential !== 'string' || !CREDENTIAL.test(credential)) {
     return invalid("the authority's credential must be 32 bytes in hex");
   }
-  const [stranger] = [...Object.keys(besideListen), ...Object.keys(besideAuthority)];
-  if (stranger !== undefined) return invalid(`the setting ${stranger} is unknown in listen or authority`);
+  const open = unsafeUrl(url, 'The authority');
+  if (open !== null) return refuse(open);
+  const [stranger] = Object.keys(besideAuthority);
+  if (stranger !== undefined) return invalid(`the setting ${stranger} is unknown in authority`);
   const own = new URL('sqlite:///');
   own.pathname = join(texts.data, 'server.sqlite');
   const database = given['database'] ?? own.href;
   if (typeof database !== 'string' || !/^(sqlite:\/\/\/|postgres(ql)?:\/\/)./.test(database)) {
     return invalid('database must be sqlite:///absolute/path or postgres://user@host/name');
   }
+  const plain = unsafeUrl(database, 'The database');
+  if (plain !== null) return refuse(plain);
   const operators = operatorsOf(given['operators'] ?? [], texts.operatorCredential);
   if (operators === null) {
     return invalid('operators must be a list of other names than "operator", each with a credential of its own');
@@ -100,7 +105,7 @@ export function parseConfig(json: unknown): Result<Config> {
   return accept({
     data,
     database,
-    listen: { host, port },
+    listen,
     trustBundle,
     cdSocket,
     cdSessionSocket,

@@ -5,10 +5,11 @@
  * one's data only; bodies are bounded, of exactly the media type that the route names, and validated before a handler sees them;
  * amounts are texts; every error is problem+json with a code of the catalogue. Acceptance takes a bounded number of submissions
  * at once and answers `try-again` beyond.
- * Speaks plain HTTP: TLS in front of it is the operator's.
+ * TLS 1.3 where a certificate is given; that nothing else leaves the machine is the configuration's (`config.ts`).
  */
 import { randomBytes } from 'node:crypto';
 import type { Log } from '@countermark/node-platform/logs';
+import type { TlsMaterial } from '@countermark/node-platform/transport-security';
 import { dropUnread } from '@countermark/node-platform/unread-body';
 import { parseEnvelope } from '@countermark/protocol/cose';
 import { type CustomerId, type DeviceId, DEVICE_ID, type LicenseeId, LICENSEE_ID } from '@countermark/protocol/id';
@@ -166,6 +167,8 @@ export type HttpParts = {
   readonly deadDevices: DeadDevices;
   readonly currency: Currency;
   readonly rateLimits: Limits;
+  /** Null where it speaks plain HTTP: on this machine, or behind what ends TLS. */
+  readonly tls: TlsMaterial | null;
   readonly cdSessionSocket: string;
   readonly nowMs: () => number;
   readonly logs: Log;
@@ -174,7 +177,9 @@ export type HttpParts = {
 /** The HTTP interface, not listening yet. */
 export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> {
   const { registry, log, ledger, logs } = parts;
-  const app = fastify({
+  // Null is plain HTTP.
+  const app: FastifyInstance = fastify({
+    https: parts.tls,
     bodyLimit: JSON_BODY_BYTES,
     requestTimeout: 60_000,
     keepAliveTimeout: 75_000,

@@ -8,6 +8,7 @@ import { readFileSync } from 'node:fs';
 import type { Clock } from '@countermark/node-platform/clock';
 import { errorCode, errorText } from '@countermark/node-platform/fault';
 import type { Log } from '@countermark/node-platform/logs';
+import { readTls } from '@countermark/node-platform/transport-security';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { openDatabase, type SqlDatabase } from '@countermark/sql/database';
@@ -104,9 +105,11 @@ export type Service = {
   readonly wake: () => void;
 };
 
-/** Starts the server. Rejections: those of {@link openStore}; `store-damaged` where the end of the log contradicts itself;
+/** Starts the server. Rejections: those of {@link openStore} and `readTls`; `store-damaged` where the end of the log contradicts itself;
  * `config-invalid` where a configured operator has a person's name. */
 export async function startService(config: Config, party: ServiceContext): Promise<Result<Service>> {
+  const tls = readTls(config.listen);
+  if (!tls.ok) return tls;
   const opened = await openStore(config, party.onBroken);
   if (!opened.ok) return opened;
   const { database, roleKeys, trustBundle } = opened.value;
@@ -241,11 +244,12 @@ export async function startService(config: Config, party: ServiceContext): Promi
     deadDevices,
     currency,
     rateLimits: config.rateLimits,
+    tls: tls.value,
     cdSessionSocket: config.cdSessionSocket,
     nowMs,
     logs,
   });
-  const url = await app.listen(config.listen);
+  const url = await app.listen({ host: config.listen.host, port: config.listen.port });
   party.onClose(() => app.close());
   const wake = (): void => {
     for (const follower of followers) follower.wake();
