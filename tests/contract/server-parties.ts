@@ -158,14 +158,23 @@ export type Parties = {
   stop(): Promise<void>;
 };
 
-/** Starts all of it. `database` as in the server's configuration; `settings` are further ones of it; `deviceClock` only for another than `clock`. */
+/** Starts all of it. `write` takes each line of the log, in every detail. `database` as in the server's configuration; `settings` are further ones of it; `deviceClock` only for another than `clock`. */
 export async function startParties(
-  options: { database?: string; clock?: Clock; deviceClock?: Clock; settings?: object } = {},
+  options: {
+    database?: string;
+    clock?: Clock;
+    deviceClock?: Clock;
+    settings?: object;
+    write?: (line: string) => void;
+  } = {},
 ): Promise<Parties> {
   const folder = mkdtempSync(join(tmpdir(), 'cms-'));
   const at = (name: string): string => join(folder, name);
   const clock = options.clock ?? systemClock;
-  const log = openLog('test', { write: () => undefined });
+  const log = openLog(
+    'test',
+    options.write === undefined ? { write: () => undefined } : { write: options.write, level: 'debug' },
+  );
   const closing: (() => Promise<void> | void)[] = [];
   const onClose = (hook: () => Promise<void> | void): void => void closing.push(hook);
   const sockets = { socket: at('cd.sock'), sessionSocket: at('cds.sock'), acceptanceSocket: at('acc.sock') };

@@ -18,7 +18,7 @@ const WINDOW_SECONDS = 60;
 const TOLD_PER_WINDOW = 10;
 
 /** By which hosts hand in what they have; each is bounded by what it takes at once, or by what devices have signed. */
-export const UNCOUNTED: ReadonlySet<string> = new Set([
+const UNCOUNTED: ReadonlySet<string> = new Set([
   'POST /v1/records',
   'POST /v1/archived-records',
   'POST /v1/archived-certificates',
