@@ -139,6 +139,7 @@ describe('What would leave the machine without TLS', () => {
     expect(parseAuthorityConfig({ ...authority, database })).toMatchObject(refused);
     expect(parseHostConfig({ ...hostConfig, server: { url: 'http://10.0.0.1', credential } })).toMatchObject(refused);
     expect(completeSettings({ listen: '0.0.0.0' }, 'f')).toMatchObject(refused);
+    expect(completeSettings({ database }, 'f')).toMatchObject(refused);
     expect(completeSettings({ certificate: '/c' }, 'f')).toMatchObject({ rejection: { code: 'config-invalid' } });
     expect(completeSettings({ listen: 'a.example', certificate: '/c', certificateKey: '/k' }, 'f')).toMatchObject({
       ok: true,

@@ -17,7 +17,7 @@ import {
   text,
   wholeNumber,
 } from '@countermark/node-platform/config';
-import { type Listening, unsafeListening } from '@countermark/node-platform/transport-security';
+import { type Listening, unsafeListening, unsafeUrl } from '@countermark/node-platform/transport-security';
 import { LICENSEE_ID } from '@countermark/protocol/id';
 import { type Mills, parseDecimalMills } from '@countermark/protocol/money';
 import { rejection } from '@countermark/protocol/rejection';
@@ -171,7 +171,7 @@ export const SETTINGS: readonly Setting[] = [
     example: 'postgres://user:password@localhost:5432/countermark',
     lasting: true,
     meaning:
-      'The PostgreSQL in which server and authority keep their data, each in a schema of its own. Where nothing is said, they use embedded stores in the data folder.',
+      'The PostgreSQL in which server and authority keep their data, each in a schema of its own. Where nothing is said, they use embedded stores in the data folder. On another machine it must be asked with ?sslmode=verify-full.',
   },
   {
     name: 'listen',
@@ -257,7 +257,9 @@ export function completeSettings(given: GivenSettings, file: string): Result<Set
   if ((settings.certificate === undefined) !== (settings.certificateKey === undefined)) {
     return refuse(rejection('config-invalid', { file, reason: 'certificate and certificateKey go together' }));
   }
-  const exposed = unsafeListening(listeningBy(settings, 0));
+  const exposed =
+    unsafeListening(listeningBy(settings, 0)) ??
+    (settings.database === undefined ? null : unsafeUrl(settings.database, 'The database'));
   return exposed === null ? accept(settings) : refuse(exposed);
 }
 
