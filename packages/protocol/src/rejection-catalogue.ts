@@ -575,7 +575,7 @@ export const CATALOGUE = {
     verified: 'nothing',
     happened: 'The caller is not allowed to do this.',
     state: UNCHANGED,
-    cure: 'Use the credential that was issued at enrolment.',
+    cure: 'Use a credential that may (docs/authorisation.md), that was issued here and not revoked.',
     exit: 2,
   },
   'unknown-licensee': {
