@@ -29,8 +29,8 @@ import type { SessionStream } from './machine/tls-ends.ts';
 import type { SimulatedProcess } from './process.ts';
 
 export const TRUST_BUNDLE = '/trust-bundle.json';
-export const SERVER_URL = 'http://server:1';
-export const AUTHORITY_URL = 'http://authority:1';
+export const SERVER_URL = 'http://127.0.0.1:1';
+export const AUTHORITY_URL = 'http://127.0.0.2:1';
 export const OPERATOR = 'ab'.repeat(32);
 /** Another person: what needs two is not done by one. */
 export const SECOND_OPERATOR = 'ba'.repeat(32);

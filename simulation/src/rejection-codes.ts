@@ -9,6 +9,8 @@ const FILES = 'files of people, at the command line and in the host’s own test
 const COMMANDS = 'the command line';
 const STARTS = 'starts with a configuration or store that is wrong: tests/bad-input, tests/loop/check';
 
+const PEOPLE = 'people and their credentials, which a world has not: tests/contract/server-people';
+
 /** By what meets them. */
 const OUTSIDE: Readonly<Record<string, string>> = {
   'file-unreadable': FILES,
@@ -24,12 +26,17 @@ const OUTSIDE: Readonly<Record<string, string>> = {
   'not-running': COMMANDS,
   'mac-needs-attestation': 'countermark verify, without an attestation',
   'config-invalid': STARTS,
+  'insecure-address': STARTS,
   'memory-too-small': STARTS,
   'store-in-use': STARTS,
   'session-clock': 'X.509 dates; sessions of a world have none',
   'cbor-too-deep': 'HTTP bodies and sockets: values cross a world as they are',
   'unknown-licensee': 'HTTP routes that a world has not',
   'idempotency-conflict': 'HTTP headers',
+  'second-person-dependent': PEOPLE,
+  'person-exists': PEOPLE,
+  'unknown-person': PEOPLE,
+  'too-many-requests': PEOPLE,
 };
 
 /** All that a world can meet. */

@@ -154,22 +154,32 @@ export type Parties = {
   readonly socket: string;
   /** An operation of the cryptographic device. */
   call<Request, Answer>(operation: Operation<Request, Answer>, request: Request): Promise<Result<Answer>>;
-  /** Ends the server and starts it again on the same store, or on what the test makes of it in between. */
-  restart(between?: () => void): Promise<void>;
+  /** Ends the server and starts it again on the same store, or on what the test makes of it in between, or with other settings. */
+  restart(between?: () => void, settings?: object): Promise<void>;
   stop(): Promise<void>;
 };
 
 /**
- * Starts all of it. `database` as in the server's configuration; `settings` are further ones of it; `deviceClock` only for another than
- * `clock`; `hsm`: the keys are on a token.
+ * Starts all of it. `write` takes each line of the log, in every detail. `database` as in the server's configuration; `settings` are further
+ * ones of it; `deviceClock` only for another than `clock`; `hsm`: the keys are on a token.
  */
 export async function startParties(
-  options: { database?: string; clock?: Clock; deviceClock?: Clock; settings?: object; hsm?: HsmConfig } = {},
+  options: {
+    database?: string;
+    clock?: Clock;
+    deviceClock?: Clock;
+    settings?: object;
+    hsm?: HsmConfig;
+    write?: (line: string) => void;
+  } = {},
 ): Promise<Parties> {
   const folder = mkdtempSync(join(tmpdir(), 'cms-'));
   const at = (name: string): string => join(folder, name);
   const clock = options.clock ?? systemClock;
-  const log = openLog('test', { write: () => undefined });
+  const log = openLog(
+    'test',
+    options.write === undefined ? { write: () => undefined } : { write: options.write, level: 'debug' },
+  );
   const closing: (() => Promise<void> | void)[] = [];
   const onClose = (hook: () => Promise<void> | void): void => void closing.push(hook);
   const sockets = { socket: at('cd.sock'), sessionSocket: at('cds.sock'), acceptanceSocket: at('acc.sock') };
@@ -194,7 +204,7 @@ export async function startParties(
   const bundle: TrustBundle = { ...keys, keys: [...keys.keys, granting] };
   writeFileSync(at('trust-bundle.json'), formatTrustBundle(bundle));
   const operator = randomBytes(32).toString('hex');
-  const config = value(
+  const configured = (settings: object) =>
     parseConfig({
       data: at('server'),
       ...(options.database === undefined ? {} : { database: options.database }),
@@ -206,11 +216,13 @@ export async function startParties(
       authority: { url, credential: authority.credential },
       operatorCredential: operator,
       ...options.settings,
-    }),
-  );
+      ...settings,
+    });
   let serverHooks: (() => Promise<void> | void)[] = [];
-  const startServer = async (): Promise<Service> =>
-    value(await startService(config, { clock, log, onClose: (hook) => void serverHooks.push(hook) }));
+  const startServer = async (settings: object = {}): Promise<Service> =>
+    value(
+      await startService(value(configured(settings)), { clock, log, onClose: (hook) => void serverHooks.push(hook) }),
+    );
   const stopServer = async (): Promise<void> => {
     for (const hook of serverHooks.reverse()) await hook();
     serverHooks = [];
@@ -223,10 +235,10 @@ export async function startParties(
     operator,
     ...sockets,
     call,
-    restart: async (between) => {
+    restart: async (between, settings) => {
       await stopServer();
       between?.();
-      parties.service = await startServer();
+      parties.service = await startServer(settings);
     },
     stop: async () => {
       await stopServer();

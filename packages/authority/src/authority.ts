@@ -6,6 +6,7 @@ import { mkdir, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { errorCode, errorText } from '@countermark/node-platform/fault';
 import type { Log } from '@countermark/node-platform/logs';
+import { readTls } from '@countermark/node-platform/transport-security';
 import { sameBytes } from '@countermark/protocol/digest';
 import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
@@ -30,7 +31,7 @@ export type Authority = {
 
 /**
  * Opens everything and listens; `onBroken` is told once when the store takes nothing more after a failed write: the process must
- * end. Rejections: `config-invalid`, `store-in-use`, `store-damaged`.
+ * end. Rejections: `config-invalid`, `file-unreadable`, `store-in-use`, `store-damaged`.
  */
 export async function startAuthority(
   config: Config,
@@ -38,6 +39,8 @@ export async function startAuthority(
   log: Log,
   onBroken?: (fault: unknown) => void,
 ): Promise<Result<Authority>> {
+  const tls = readTls(config.listen);
+  if (!tls.ok) return tls;
   const opened = await openParts(config, onBroken);
   if (!opened.ok) return opened;
   const { signer, bundle, store } = opened.value;
@@ -65,6 +68,7 @@ export async function startAuthority(
     store,
     programmes,
     log,
+    ...(tls.value === null ? {} : { tls: tls.value }),
     takeIn: async (delivery) => {
       const answers = await takeIn(delivery, { store, roles, nowMs, log });
       isTold ||= delivery.grantsCursor !== undefined;

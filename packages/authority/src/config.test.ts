@@ -14,7 +14,7 @@ describe('the configuration', () => {
       ok: true,
       value: { ...GIVEN, database: 'sqlite:///var/lib/countermark/authority/authority.db' },
     });
-    const all = { ...GIVEN, database: 'postgres://a@b/c', programmes: ['/p.json'] };
+    const all = { ...GIVEN, database: 'postgres://a@b/c?sslmode=verify-full', programmes: ['/p.json'] };
     expect(parseConfig(all)).toEqual({ ok: true, value: all });
   });
 

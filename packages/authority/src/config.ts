@@ -3,6 +3,7 @@
  */
 import { isAbsolute, join } from 'node:path';
 import { pathToFileURL } from 'node:url';
+import { type Listening, listeningOf, unsafeListening, unsafeUrl } from '@countermark/node-platform/transport-security';
 import { databaseKind } from '@countermark/sql/database';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
@@ -12,7 +13,7 @@ export type Config = {
   readonly data: string;
   /** `sqlite:///...` or `postgres://...`. */
   readonly database: string;
-  readonly listen: { readonly host: string; readonly port: number };
+  readonly listen: Listening;
   /** Path of the trust bundle; it may lack the authority's own key. */
   readonly trustBundle: string;
   /** With which the server delivers: 32 bytes in hex. */
@@ -21,7 +22,7 @@ export type Config = {
   readonly programmes?: readonly string[];
 };
 
-/** Rejection: `config-invalid`. */
+/** Rejections: `config-invalid`, `insecure-address`. */
 export function parseConfig(json: unknown): Result<Config> {
   const invalid = (reason: string) => refuse(rejection('config-invalid', { file: 'of the authority', reason }));
   if (!isObject(json)) return invalid('it is not an object');
@@ -33,19 +34,14 @@ export function parseConfig(json: unknown): Result<Config> {
   if (typeof credential !== 'string' || !/^[0-9a-f]{64}$/.test(credential)) {
     return invalid('credential is not 32 bytes in hex');
   }
-  if (
-    !isObject(listen) ||
-    Object.keys(listen).length !== 2 ||
-    typeof listen.host !== 'string' ||
-    typeof listen.port !== 'number' ||
-    !Number.isInteger(listen.port) ||
-    listen.port < 0 ||
-    listen.port > 65_535
-  ) {
-    return invalid('listen is not {host, port}');
-  }
+  const listening = listeningOf(listen);
+  if (listening === null) return invalid('listen is not {host, port}, with or without tls {certFile, keyFile}');
+  const exposed = unsafeListening(listening);
+  if (exposed !== null) return refuse(exposed);
   const url = database ?? defaultDatabase(data);
   if (!isDatabaseUrl(url)) return invalid('database is neither sqlite:///... nor postgres://...');
+  const plain = unsafeUrl(url, 'The database');
+  if (plain !== null) return refuse(plain);
   const files: unknown = programmes ?? [];
   if (!Array.isArray(files) || !files.every((file: unknown): file is string => typeof file === 'string')) {
     return invalid('programmes is no list of paths');
@@ -53,7 +49,7 @@ export function parseConfig(json: unknown): Result<Config> {
   return accept({
     data,
     database: url,
-    listen: { host: listen.host, port: listen.port },
+    listen: listening,
     trustBundle,
     credential,
     ...(programmes === undefined ? {} : { programmes: files }),

@@ -3,10 +3,12 @@
  *
  * Guarantees: nothing but `/health`, `/openapi.json` and `/v1/evidence`, which believes only what it verifies, answers without
  * the credential (compared as hashes, in constant time); bodies are bounded before they are read; every error is problem+json (RFC 9457) with a code of the catalogue and
- * the request's id. Not encrypted: it listens on the loopback address, or behind a proxy that ends TLS.
+ * the request's id. TLS 1.3 where a certificate is given; that nothing else leaves the
+ * machine is the configuration's (`config.ts`).
  */
 import { randomUUID, timingSafeEqual } from 'node:crypto';
 import swagger from '@fastify/swagger';
+import type { TlsMaterial } from '@countermark/node-platform/transport-security';
 import type { Log } from '@countermark/node-platform/logs';
 import { errorCode } from '@countermark/node-platform/fault';
 import { dropUnread } from '@countermark/node-platform/unread-body';
@@ -43,6 +45,8 @@ export type HttpOptions = {
   readonly store: AuthorityStore;
   readonly programmes: readonly Programme[];
   readonly log: Log;
+  /** Absent where it speaks plain HTTP: on this machine, or behind what ends TLS. */
+  readonly tls?: TlsMaterial;
   /** Takes a parsed delivery in; durable when it resolves. */
   readonly takeIn: (delivery: Delivery) => Promise<DeliveryAnswers>;
   /** Takes in what a host brings itself; durable when it resolves. */
@@ -123,7 +127,9 @@ const deviceAnswer = Type.Object({
 
 /** The API, ready to listen. */
 export async function authorityHttp(options: HttpOptions): Promise<FastifyInstance> {
-  const app = fastify({
+  // Null is plain HTTP.
+  const app: FastifyInstance = fastify({
+    https: options.tls ?? null,
     bodyLimit: DELIVERY_LIMITS.maxBytes,
     requestTimeout: 60_000,
     logger: false,

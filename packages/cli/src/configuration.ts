@@ -17,6 +17,7 @@ import {
   text,
   wholeNumber,
 } from '@countermark/node-platform/config';
+import { type Listening, unsafeListening, unsafeUrl } from '@countermark/node-platform/transport-security';
 import { LICENSEE_ID } from '@countermark/protocol/id';
 import { type Mills, parseDecimalMills } from '@countermark/protocol/money';
 import { rejection } from '@countermark/protocol/rejection';
@@ -55,6 +56,8 @@ const BLOCKS = {
   pages: flag(),
   database: text(/^postgres(ql)?:\/\/\S{1,500}$/, 'postgres://USER:PASSWORD@HOST:PORT/NAME'),
   listen: text(/^[0-9A-Za-z.:-]{1,64}$/, 'an address of this machine'),
+  certificate: text(/^\/[^\p{Cc}]{1,255}$/u, 'the absolute path of a PEM file'),
+  certificateKey: text(/^\/[^\p{Cc}]{1,255}$/u, 'the absolute path of a PEM file'),
   serverPort: wholeNumber(0, 65_535),
   authorityPort: wholeNumber(0, 65_535),
   recordCapacity: wholeNumber(1, 100_000),
@@ -75,9 +78,13 @@ type ReadBy<B> = B extends Block<infer T> ? T : never;
 /** Settings that were given; the others have their standard values. */
 export type GivenSettings = { readonly [K in SettingName]?: ReadBy<(typeof BLOCKS)[K]> };
 
-type Optional = 'database' | 'pkcs11Module' | 'pkcs11Token' | 'pkcs11PinFile';
+/** Settings that have no standard value. */
+type Optional = 'database' | 'certificate' | 'certificateKey' | 'pkcs11Module' | 'pkcs11Token' | 'pkcs11PinFile';
 
-/** All settings. Without `database`, stores are embedded in the data folder; without `pkcs11Module` keys lie in files. */
+/**
+ * All settings. Without `database`, stores are embedded in the data folder; without `certificate`, plain HTTP on this machine; without
+ * `pkcs11Module` keys lie in files.
+ */
 export type Settings = { readonly [K in Exclude<SettingName, Optional>]: ReadBy<(typeof BLOCKS)[K]> } & {
   readonly [K in Optional]?: string;
 };
@@ -175,13 +182,27 @@ export const SETTINGS: readonly Setting[] = [
     example: 'postgres://user:password@localhost:5432/countermark',
     lasting: true,
     meaning:
-      'The PostgreSQL in which server and authority keep their data, each in a schema of its own. Where nothing is said, they use embedded stores in the data folder.',
+      'The PostgreSQL in which server and authority keep their data, each in a schema of its own. Where nothing is said, they use embedded stores in the data folder. On another machine it must be asked with ?sslmode=verify-full.',
   },
   {
     name: 'listen',
     values: 'address',
     standard: '127.0.0.1',
-    meaning: 'The address on which server and authority listen.',
+    meaning:
+      'The address on which server and authority listen. One that is not of this machine itself needs certificate and certificateKey, and is then the name in that certificate.',
+  },
+  {
+    name: 'certificate',
+    values: 'path',
+    example: '/etc/countermark/certificate.pem',
+    meaning:
+      'The certificate (PEM, with the chain above it) with which server and authority speak TLS 1.3. Of a private authority the root must be known to all parties: NODE_EXTRA_CA_CERTS names its file.',
+  },
+  {
+    name: 'certificateKey',
+    values: 'path',
+    example: '/etc/countermark/certificate.key',
+    meaning: 'The key of that certificate (PEM).',
   },
   {
     name: 'serverPort',
@@ -285,7 +306,7 @@ const VARIABLES = {
   pkcs11PinFile: 'COUNTERMARK_PKCS11_PIN_FILE',
 } as const;
 
-/** Adds the standard values, and what the environment says. Rejection: `config-invalid` where settings contradict each other. */
+/** Adds the standard values, and what the environment says. Rejections: `config-invalid` where settings contradict each other, `insecure-address`. */
 export function completeSettings(
   given: GivenSettings,
   file: string,
@@ -321,7 +342,25 @@ export function completeSettings(
   if (settings.refillBelow > 0n && settings.refillTo <= settings.refillBelow) {
     return refuse(rejection('config-invalid', { file, reason: 'refillTo must be more than refillBelow' }));
   }
-  return accept(settings);
+  if ((settings.certificate === undefined) !== (settings.certificateKey === undefined)) {
+    return refuse(rejection('config-invalid', { file, reason: 'certificate and certificateKey go together' }));
+  }
+  const exposed =
+    unsafeListening(listeningBy(settings, 0)) ??
+    (settings.database === undefined ? null : unsafeUrl(settings.database, 'The database'));
+  return exposed === null ? accept(settings) : refuse(exposed);
+}
+
+/** Where a party listens by these settings. */
+export function listeningBy(
+  { listen, certificate, certificateKey }: Pick<Settings, 'listen' | Optional>,
+  port: number,
+): Listening {
+  const tls =
+    certificate === undefined || certificateKey === undefined
+      ? undefined
+      : { certFile: certificate, keyFile: certificateKey };
+  return { host: listen, port, ...(tls === undefined ? {} : { tls }) };
 }
 
 /** The name of a lasting setting that one start would change, or undefined. */

@@ -9,6 +9,7 @@ import { readFileSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { Command } from 'commander';
 import { Fault } from '@countermark/node-platform/fault';
+import { unsafeUrl } from '@countermark/node-platform/transport-security';
 import { parseEnvelope } from '@countermark/protocol/cose';
 import { digestText } from '@countermark/protocol/digest';
 import { deliveryAnswersSchema } from '@countermark/protocol/interfaces/delivery';
@@ -24,7 +25,7 @@ import { describeRejection, EXIT } from '@countermark/protocol/rejection';
 import { encodeWith, parseBytes } from '@countermark/protocol/schema';
 import { carryOut, type SharedOptions, userPath, withShared } from './command.ts';
 import { Evidence as Examination, findTrustBundle, messageFilesIn, RECORD_TYPES } from './evidence.ts';
-import { refuseUsage, valueOf } from './failure.ts';
+import { refuseCommand, refuseUsage, valueOf } from './failure.ts';
 import { partyUrl } from './server-operator.ts';
 import { countText } from './summary.ts';
 import { formatTable } from './table.ts';
@@ -155,6 +156,8 @@ function confirmationsBeside(files: readonly string[]): ReadonlyMap<string, Uint
 
 /** Brings them. @throws Fault where the authority cannot be reached, Refused with its code */
 async function brought(url: string, evidence: Evidence) {
+  const open = unsafeUrl(url, 'The authority');
+  if (open !== null) refuseCommand(open.code, open.detail);
   let response: Response;
   try {
     response = await fetch(new URL('/v1/evidence', url), {

@@ -109,7 +109,7 @@ export class Installation {
     await waitForLeftovers(this.paths);
     const credentials = await this.#credentials();
     const ports = await choosePorts(settings);
-    const server = urlOf(settings.listen, ports.server);
+    const server = urlOf(settings, ports.server);
     this.#operator = { url: server, credential: credentials.operator };
     const known = existsSync(this.paths.trustBundle);
     await this.#configure('cryptographic-device', cryptographicDeviceConfig(this.paths, settings));

@@ -20,6 +20,8 @@ const NOUNS: Readonly<Record<string, () => Promise<Noun>>> = {
   funds: () => import('./funds.ts'),
   grant: () => import('./grant.ts'),
   device: () => import('./device.ts'),
+  person: () => import('./person.ts'),
+  audit: () => import('./audit.ts'),
   evidence: () => import('./evidence-submit.ts'),
   verify: () => import('./verify.ts'),
   check: () => import('./check.ts'),

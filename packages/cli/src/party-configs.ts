@@ -4,7 +4,7 @@
  * Pure: paths, settings, ports and credentials in; configs out. Each party's main parses its own strictly.
  */
 import type { InstallationPaths } from './installation-paths.ts';
-import type { Settings } from './configuration.ts';
+import { listeningBy, type Settings } from './configuration.ts';
 
 /** Shared secrets of the local installation; 32 random bytes in hex each. */
 export type Credentials = {
@@ -23,6 +23,9 @@ export const OPERATORS: Readonly<Record<string, 'operator' | 'secondOperator'>> 
   operator: 'operator',
   'second-operator': 'secondOperator',
 };
+
+/** The settings of the network. */
+type Network = Pick<Settings, 'database' | 'listen' | 'certificate' | 'certificateKey'>;
 
 export type Ports = { readonly server: number; readonly authority: number };
 
@@ -46,7 +49,7 @@ export function cryptographicDeviceConfig(
 /** The authority's config; `trustBundle` may lack the authority's own key. */
 export function authorityConfig(
   paths: InstallationPaths,
-  settings: Pick<Settings, 'database' | 'listen'>,
+  settings: Network,
   ports: Ports,
   credentials: Credentials,
   trustBundle: string,
@@ -54,7 +57,7 @@ export function authorityConfig(
   return {
     data: paths.parties.authority,
     ...(settings.database === undefined ? {} : { database: settings.database }),
-    listen: { host: settings.listen, port: ports.authority },
+    listen: listeningBy(settings, ports.authority),
     trustBundle,
     credential: credentials.delivery,
   };
@@ -63,19 +66,19 @@ export function authorityConfig(
 /** The server's config. */
 export function serverConfig(
   paths: InstallationPaths,
-  settings: Pick<Settings, 'database' | 'listen'>,
+  settings: Network,
   ports: Ports,
   credentials: Credentials,
 ): object {
   return {
     data: paths.parties.server,
     ...(settings.database === undefined ? {} : { database: settings.database }),
-    listen: { host: settings.listen, port: ports.server },
+    listen: listeningBy(settings, ports.server),
     trustBundle: paths.trustBundle,
     cdSocket: paths.sockets.cryptographicDevice,
     cdSessionSocket: paths.sockets.cryptographicDeviceSession,
     acceptanceSocket: paths.sockets.serverAcceptance,
-    authority: { url: urlOf(settings.listen, ports.authority), credential: credentials.delivery },
+    authority: { url: urlOf(settings, ports.authority), credential: credentials.delivery },
     operatorCredential: credentials.operator,
     ...(credentials.secondOperator === undefined
       ? {}
@@ -130,6 +133,7 @@ export function hostConfig(
 }
 
 /** The URL of a party that listens there. */
-export function urlOf(listen: string, port: number): string {
-  return `http://${listen.includes(':') ? `[${listen}]` : listen}:${port}`;
+export function urlOf(settings: Network, port: number): string {
+  const { listen } = settings;
+  return `${listeningBy(settings, port).tls === undefined ? 'http' : 'https'}://${listen.includes(':') ? `[${listen}]` : listen}:${port}`;
 }

@@ -4,6 +4,7 @@
  * The first two can be done again without a second effect: the deposit stands under one Idempotency-Key.
  */
 import { Fault } from '@countermark/node-platform/fault';
+import { unsafeUrl } from '@countermark/node-platform/transport-security';
 import { isRejectionCode, type RejectionDetail } from '@countermark/protocol/rejection';
 import { refuseCommand } from './failure.ts';
 
@@ -49,7 +50,7 @@ export async function issueEnrolmentCode(server: ServerAccess, licensee: string)
   return code;
 }
 
-/** Asks the server. @throws Refused with the code of its problem report; Fault where it cannot be reached */
+/** Asks the server. @throws Refused with the code of its problem report, or `insecure-address`; Fault where it cannot be reached */
 export async function askServer(
   server: ServerAccess,
   method: 'GET' | 'POST',
@@ -57,6 +58,8 @@ export async function askServer(
   body?: unknown,
   idempotencyKey?: string,
 ): Promise<unknown> {
+  const open = unsafeUrl(server.url, 'The server');
+  if (open !== null) refuseCommand(open.code, open.detail);
   let response: Response;
   try {
     response = await fetch(new URL(path, server.url), {

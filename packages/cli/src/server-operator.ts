@@ -24,7 +24,7 @@ export function withOperator(command: Command, examples: readonly string[]): Com
     command
       .option('--operator <name>', `who asks: ${Object.keys(OPERATORS).join(' or ')} of the data folder`, 'operator')
       .option('--server <url>', 'another server than that of the data folder; with --credential')
-      .option('--credential <file>', 'file with the credential of the operator who asks'),
+      .option('--credential <file>', 'file with the credential of whoever asks'),
     examples,
   );
 }
@@ -35,8 +35,8 @@ export async function operatorAccess(options: OperatorOptions): Promise<ServerAc
   if (options.credential !== undefined) {
     const file = userPath(options.credential);
     const credential = existsSync(file) ? readFileSync(file, 'utf8').trim() : '';
-    if (/^[0-9a-f]{64}$/.test(credential)) return { url, credential };
-    refuseCommand('file-unreadable', { file, reason: 'it is not there, or has no credential of 64 hex digits' });
+    if (/^([a-z0-9][a-z0-9-]{0,31}\.)?[0-9a-f]{64}$/.test(credential)) return { url, credential };
+    refuseCommand('file-unreadable', { file, reason: 'it is not there, or has no credential in it' });
   }
   if (options.server !== undefined) refuseUsage('A server that is named needs --credential as well.');
   const { credentials: file } = runningPaths(userPath(options.data));

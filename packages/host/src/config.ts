@@ -4,9 +4,10 @@
  * Guarantees: unknown keys, wrong types and impossible combinations are refused with the name of the setting; every default
  * stands here and nowhere else. Does not look at the disk.
  */
+import { unsafeUrl } from '@countermark/node-platform/transport-security';
 import { LICENSEE_ID, type LicenseeId } from '@countermark/protocol/id';
 import { type Mills, mills } from '@countermark/protocol/money';
-import { rejection } from '@countermark/protocol/rejection';
+import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { SHIPPED_TARIFFS } from '@countermark/tariff/shipped';
 
@@ -78,15 +79,22 @@ const KEYS = [
   'recordsPerDay',
 ];
 
-class Unfit extends Error {}
+class Unfit extends Error {
+  readonly rejection: Rejection;
 
-/** Parses the JSON of a config file. Rejection: `config-invalid`. */
+  constructor(reason: string, refused = rejection('config-invalid', { file: 'host', reason })) {
+    super(reason);
+    this.rejection = refused;
+  }
+}
+
+/** Parses the JSON of a config file. Rejections: `config-invalid`, `insecure-address`. */
 export function parseHostConfig(json: unknown): Result<HostConfig> {
   try {
     return accept(read(json));
   } catch (error) {
     if (!(error instanceof Unfit)) throw error;
-    return refuse(rejection('config-invalid', { file: 'host', reason: error.message }));
+    return refuse(error.rejection);
   }
 }
 
@@ -101,6 +109,8 @@ function read(json: unknown): HostConfig {
   }
   const url = textOf(server.url, 'server.url');
   if (!/^https?:\/\//.test(url)) throw new Unfit('server.url must begin with http:// or https://');
+  const open = unsafeUrl(url, 'The server');
+  if (open !== null) throw new Unfit('the server is not asked with TLS', open);
   const licensee = text('licensee');
   if (!LICENSEE_ID.test(licensee)) throw new Unfit('licensee must be like lic_name');
   const tariff = text('tariff', SHIPPED_TARIFFS.at(-1)?.tariff.id);

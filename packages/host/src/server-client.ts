@@ -19,7 +19,7 @@ import {
 } from '@countermark/protocol/interfaces/answer';
 import { archivedCertificatesSchema } from '@countermark/protocol/interfaces/archived-certificates';
 import type { MillsText } from '@countermark/protocol/interfaces/host';
-import { type RejectionDetail, isRejectionCode, rejection } from '@countermark/protocol/rejection';
+import { type Rejection, type RejectionDetail, isRejectionCode, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { bytes, encodeWith, field, list, parseBytes, struct } from '@countermark/protocol/schema';
 import { FRAME_LIMITS } from '@countermark/protocol/cbor';
@@ -266,7 +266,7 @@ export class ServerClient {
         });
         response.on('error', failed);
         response.on('end', () => {
-          const refused = problemOf(Buffer.concat(chunks).toString('utf8'));
+          const refused = refusalIn(response.statusCode ?? 0, Buffer.concat(chunks).toString('utf8'));
           if (refused === null) failed(new Error(`the server answered ${response.statusCode ?? 0} to a session`));
           else resolve(refuse(refused));
         });
@@ -316,7 +316,7 @@ export class ServerClient {
       throw unreachable(error);
     }
     if (status >= 200 && status < 300) return accept(answer);
-    const refused = problemOf(Buffer.from(answer).toString('utf8'));
+    const refused = refusalIn(status, Buffer.from(answer).toString('utf8'));
     if (refused !== null) return refuse(refused);
     throw new Fault('server-unreachable', `the server answered ${method} ${path} with status ${status}`, {
       retry: status >= 500 || status === 429 ? 'later' : 'never',
@@ -335,6 +335,13 @@ async function bounded(response: Response): Promise<Uint8Array> {
     }
   }
   return Buffer.concat(chunks, length);
+}
+
+/** The rejection that an answer is, or null; too many requests are no refusal of what was asked, only of asking it now. */
+function refusalIn(status: number, text: string): Rejection | null {
+  const refused = problemOf(text);
+  if (status !== 429) return refused;
+  return rejection('try-again', { reason: String(refused?.detail['said'] ?? 'too many requests') });
 }
 
 /** The rejection in a problem (RFC 9457), or null where it is none of the catalogue. */

@@ -7,6 +7,8 @@
 import type { Duplex } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 
+const LISTENERS_MAX = 24;
+
 /** Relays until both ways have ended. Never rejects: returns the error that ended it, if one did. */
 export async function relay(one: Duplex, other: Duplex): Promise<Error | undefined> {
   const destroyBoth = (error: unknown): Error => {
@@ -14,6 +16,8 @@ export async function relay(one: Duplex, other: Duplex): Promise<Error | undefin
     other.destroy();
     return error instanceof Error ? error : new Error(String(error));
   };
+  // Two pipelines watch each stream; a TLS socket has listeners of its own besides.
+  for (const stream of [one, other]) stream.setMaxListeners(LISTENERS_MAX);
   const outcomes = await Promise.all(
     [pipeline(one, other), pipeline(other, one)].map(async (way) => way.then(() => undefined, destroyBoth)),
   );

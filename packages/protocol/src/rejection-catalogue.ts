@@ -592,6 +592,13 @@ export const CATALOGUE = {
     cure: 'Correct it; docs/configuration.md lists every setting.',
     exit: 2,
   },
+  'insecure-address': {
+    verified: 'nothing',
+    happened: '{what} is {address}: that leaves this machine, and has no TLS.',
+    state: 'Nothing was started, and nothing was sent.',
+    cure: 'Use https://, for a database sslmode=verify-full, to listen a certificate (docs/configuration.md); or stay on 127.0.0.1.',
+    exit: 2,
+  },
   'not-running': {
     verified: 'nothing',
     happened: 'No Countermark is running on {data}.',
@@ -605,7 +612,7 @@ export const CATALOGUE = {
     verified: 'nothing',
     happened: 'The caller is not allowed to do this.',
     state: UNCHANGED,
-    cure: 'Use the credential that was issued at enrolment.',
+    cure: 'Use a credential that may (docs/authorisation.md), that was issued here and not revoked.',
     exit: 2,
   },
   'unknown-licensee': {
@@ -698,6 +705,35 @@ export const CATALOGUE = {
     state: 'The declaration stands and has no effect before somebody else confirms it.',
     cure: 'Have another operator confirm it, with a credential of their own.',
     exit: 2,
+  },
+  'second-person-dependent': {
+    verified: 'request',
+    happened:
+      'Of {operator} and {declarer}, who declared the device {device} dead, one gave the other their credential: they do not count as two people.',
+    state: 'The declaration stands and has no effect before somebody else confirms it.',
+    cure: 'Have an officer confirm it who neither added nor was added by {declarer} (countermark person list).',
+    exit: 2,
+  },
+  'person-exists': {
+    verified: 'request',
+    happened: 'The name {person} is taken.',
+    state: UNCHANGED,
+    cure: 'Choose another one: a name is never given twice, not even after its credential was revoked.',
+    exit: 3,
+  },
+  'unknown-person': {
+    verified: 'request',
+    happened: 'There is no person {person}.',
+    state: UNCHANGED,
+    cure: 'See countermark person list.',
+    exit: 3,
+  },
+  'too-many-requests': {
+    verified: 'nothing',
+    happened: 'Too many {what}: more than {limit} in {windowSeconds} seconds.',
+    state: UNCHANGED,
+    cure: 'Wait {retryAfterSeconds} seconds, then ask again.',
+    exit: 5,
   },
   'device-enrolled': {
     verified: 'authenticator',

@@ -1,12 +1,13 @@
 /**
- * `check`: reads the server's store from its first record, log, registry and ledger, and holds it against what other parties testify.
+ * `check`: reads the server's store from its first record, log, registry, ledger and audit trail, and holds it against what other parties testify.
  *
- * Guarantees what `log-check.ts`, `ledger-check.ts`, `standing-check.ts` and `comparison.ts` do. Changes nothing, and makes no store where there is none.
+ * Guarantees what `log-check.ts`, `ledger-check.ts`, `standing-check.ts`, `audit-check.ts` and `comparison.ts` do. Changes nothing, and makes no store where there is none.
  */
 import { existsSync } from 'node:fs';
 import type { Examination } from '@countermark/node-platform/examination';
 import { accept, type Result } from '@countermark/protocol/result';
 import { CompiledQuery } from 'kysely';
+import { checkTrail } from './audit-check.ts';
 import { Comparison } from './comparison.ts';
 import type { Config } from './config.ts';
 import { Ledger } from './ledger.ts';
@@ -43,6 +44,7 @@ export async function checkServer(config: Config, examination: Examination): Pro
     const broken = await checkLog(parts, examination, (records) => ledger.page(records));
     await ledger.rest(new Ledger(database), broken === 0);
     await checkStanding(parts, examination);
+    await checkTrail(database, examination);
     await new Comparison(parts, examination, config.policy.currency).all();
     return accept(examination.problems);
   } finally {

@@ -12,8 +12,8 @@ import type { DeviceId } from '@countermark/protocol/id';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import type { SqlDatabase } from '@countermark/sql/database';
+import { type Actor, BY_ITSELF, recordAct } from './audit-trail.ts';
 import { ACCOUNT, type Ledger, type LedgerTransaction } from './ledger.ts';
-import { recordAct } from './operator-acts.ts';
 import type { Policies } from './policies.ts';
 import { moveToDeposit, refundRef } from './refund.ts';
 import type { Registry } from './registry.ts';
@@ -64,7 +64,7 @@ export class Closures {
    * Orders that the device be closed; again, it changes nothing. Its policy is signed at once where the cryptographic device answers.
    * Rejections: `unknown-device`, `device-withdrawn`, `device-suspended`.
    */
-  async close(device: DeviceId, words: string, operator: string): Promise<Result<Closure>> {
+  async close(device: DeviceId, words: string, by: Actor): Promise<Result<Closure>> {
     const { database, registry, log, policies, nowMs } = this.#parts;
     const licensee = await registry.deviceLicensee(device);
     if (licensee === null) return refuse(rejection('unknown-device', { device }));
@@ -79,7 +79,7 @@ export class Closures {
         .values({
           device,
           reason,
-          operator,
+          operator: by.name,
           at_ms: BigInt(atMs),
           sequence: null,
           returned_mills: null,
@@ -87,11 +87,11 @@ export class Closures {
           settled_at_ms: null,
         })
         .onConflict((conflict) =>
-          conflict.column('device').doUpdateSet({ reason, operator }).where('closure.operator', '=', ''),
+          conflict.column('device').doUpdateSet({ reason, operator: by.name }).where('closure.operator', '=', ''),
         )
         .returning('device')
         .executeTakeFirst();
-      if (ordered !== undefined) await recordAct(tables, { device, act: 'closing', operator, words: reason, atMs });
+      if (ordered !== undefined) await recordAct(tables, { act: 'closing', by, subject: device, words: reason, atMs });
     });
     await policies.renewed(device, licensee, await registry.customersOf(licensee));
     const closure = await this.of(device);
@@ -142,7 +142,7 @@ export class Closures {
       if (head?.suspended === 1n) {
         await done('withheld');
         const words = 'the device is suspended: a copy of it may have spent the same balance';
-        await recordAct(tables, { device, act: 'refund-withheld', operator: '', words, atMs });
+        await recordAct(tables, { act: 'refund-withheld', by: BY_ITSELF, subject: device, words, atMs });
         return true;
       }
       if ((await ledger.balanceIn(tables, ACCOUNT.device(device))) !== returnedMills) return false;
@@ -150,7 +150,7 @@ export class Closures {
       await moveToDeposit(tables, ledger, device, refundRef(device), atMs, note);
       await done('refunded');
       const words = `${returnedMills} mills to the deposit, by the final statement ${row.sequence}`;
-      await recordAct(tables, { device, act: 'refunded', operator: '', words, atMs });
+      await recordAct(tables, { act: 'refunded', by: BY_ITSELF, subject: device, words, atMs });
       return true;
     });
   }

@@ -77,9 +77,17 @@ describe("The server's configuration", () => {
     });
   });
 
+  it('takes other rate limits, each by its name', () => {
+    const rateLimits = { requestsPerPerson: 7 };
+    expect(parseConfig(GOOD)).toMatchObject({ value: { rateLimits: { requestsPerPerson: 600, failuresPerName: 10 } } });
+    expect(parseConfig({ ...GOOD, rateLimits })).toMatchObject({
+      value: { rateLimits: { requestsPerPerson: 7, failuresPerName: 10 } },
+    });
+  });
+
   it.each([
     ['an unknown setting', { port: 1 }, /port is unknown/],
-    ['an unknown one of listen', { listen: { ...GOOD.listen, tls: true } }, /tls is unknown/],
+    ['an unknown one of listen', { listen: { ...GOOD.listen, path: '/' } }, /listen must/],
     ['an unknown one of the authority', { authority: { ...GOOD.authority, path: '/' } }, /path is unknown/],
     ['a missing one', { cdSocket: undefined }, /cdSocket is missing/],
     ['a relative folder', { data: 'data' }, /absolute/],
@@ -102,6 +110,10 @@ describe("The server's configuration", () => {
     ],
     ['an operator without credential', { operators: [{ name: 'b' }] }, /operators/],
     ['operators that are no list', { operators: { b: '1'.repeat(64) } }, /operators/],
+    ['an unknown rate limit', { rateLimits: { perPerson: 7 } }, /rateLimits/],
+    ['a rate limit of nothing', { rateLimits: { failuresPerName: 0 } }, /rateLimits/],
+    ['a rate limit that is a text', { rateLimits: { failuresPerName: '7' } }, /rateLimits/],
+    ['rate limits that are none', { rateLimits: 7 }, /rateLimits/],
     ['a scan window of no days', { scanWindowDays: 0 }, /scanWindowDays/],
     ['a short operator credential', { operatorCredential: 'cd' }, /operatorCredential/],
     ['another database', { database: 'mysql://x' }, /database/],

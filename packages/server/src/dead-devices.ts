@@ -1,7 +1,8 @@
 /**
  * Dead devices: lost, burnt, broken for good. One operator declares it, another confirms it; the balance is paid back later.
  *
- * Guarantees: nobody confirms their own declaration; both names stand in the device's acts. A confirmed device is withdrawn. Its
+ * Guarantees: nobody confirms their own declaration, nor that of somebody whose credential they made or who made theirs; both names stand
+ * in the device's acts. A confirmed device is withdrawn. Its
  * balance (funds granted less confirmed postage) goes back to its licensee's deposit once, and not before the scan window has
  * passed by the server's clock and by the cryptographic device's own, and all its records in the log are booked. Whatever
  * is booked on it after that (a record that turns up, an archived grant) moves on to the deposit in the same unit of work, which
@@ -18,10 +19,10 @@ import { describeRejection, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import type { SqlDatabase } from '@countermark/sql/database';
 import { type KeySource, verifyMessage } from '@countermark/verify/verified';
+import { type Actor, BY_ITSELF, recordAct } from './audit-trail.ts';
 import type { CryptographicDevice } from './cryptographic-device-client.ts';
 import { LEDGER_FOLLOWER } from './ledger-follower.ts';
 import type { Ledger } from './ledger.ts';
-import { recordAct } from './operator-acts.ts';
 import { moveToDeposit, refundRef } from './refund.ts';
 import type { Registry } from './registry.ts';
 import type { StatisticsLog } from './statistics-log.ts';
@@ -78,7 +79,7 @@ export class DeadDevices {
    * Declares the device dead: no effect before another operator confirms it.
    * Rejections: `unknown-device`, `device-forked`, `device-withdrawn` (it has made its final statement).
    */
-  async declare(device: DeviceId, reason: string, operator: string): Promise<Result<Death>> {
+  async declare(device: DeviceId, reason: string, by: Actor): Promise<Result<Death>> {
     const { database, nowMs } = this.#parts;
     const unfit = await this.#unfit(device);
     if (unfit !== null) return unfit;
@@ -88,7 +89,7 @@ export class DeadDevices {
         .values({
           device,
           reason,
-          declared_by: operator,
+          declared_by: by.name,
           declared_at_ms: BigInt(nowMs()),
           confirmed_by: null,
           confirmed_at_ms: null,
@@ -101,17 +102,19 @@ export class DeadDevices {
         .returning('device')
         .executeTakeFirst();
       if (added === undefined) return;
-      await recordAct(tables, { device, act: 'declared-dead', operator, words: reason, atMs: nowMs() });
+      await recordAct(tables, { act: 'declared-dead', by, subject: device, words: reason, atMs: nowMs() });
     });
     return this.#stored(device);
   }
 
   /**
    * Confirms another operator's declaration: the device is withdrawn, and the scan window begins.
-   * Rejections: `unknown-device`, `device-forked`, `device-withdrawn`, `device-not-declared-dead`, `second-person-needed`, `try-again`.
+   * Rejections: `unknown-device`, `device-forked`, `device-withdrawn`, `device-not-declared-dead`, `second-person-needed`,
+   * `second-person-dependent`, `try-again`.
    */
-  async confirm(device: DeviceId, operator: string): Promise<Result<Death>> {
+  async confirm(device: DeviceId, by: Actor): Promise<Result<Death>> {
     const { database, withdrawals, nowMs, scanWindowDays } = this.#parts;
+    const operator = by.name;
     const declared = await this.of(device);
     if (declared === null) {
       const unfit = await this.#unfit(device);
@@ -119,6 +122,9 @@ export class DeadDevices {
     }
     if (declared.declaredBy === operator) return refuse(rejection('second-person-needed', { operator, device }));
     if (declared.confirmedBy !== null) return accept(declared);
+    if (await this.#dependent(declared.declaredBy, operator)) {
+      return refuse(rejection('second-person-dependent', { operator, declarer: declared.declaredBy, device }));
+    }
     const unfit = await this.#unfit(device);
     if (unfit !== null) return unfit;
     const time = await this.#signedTimeMs(device);
@@ -140,7 +146,7 @@ export class DeadDevices {
         .executeTakeFirst();
       if (confirmed === undefined) return;
       await addWithdrawal(tables, device, fitting(reason), atMs);
-      await recordAct(tables, { device, act: 'confirmed-dead', operator, words: declared.reason, atMs });
+      await recordAct(tables, { act: 'confirmed-dead', by, subject: device, words: declared.reason, atMs });
     });
     await withdrawals.announced(device);
     return this.#stored(device);
@@ -212,7 +218,7 @@ export class DeadDevices {
           .where('device', '=', device)
           .execute();
         const words = `two different records for sequence ${fork.sequence}`;
-        await recordAct(tables, { device, act: 'refund-withheld', operator: '', words, atMs });
+        await recordAct(tables, { act: 'refund-withheld', by: BY_ITSELF, subject: device, words, atMs });
         return true;
       }
       const refundedMills = await moveToDeposit(tables, ledger, device, refundRef(device), atMs);
@@ -222,9 +228,26 @@ export class DeadDevices {
         .where('device', '=', device)
         .execute();
       const words = `${refundedMills} mills to the deposit`;
-      await recordAct(tables, { device, act: 'refunded', operator: '', words, atMs });
+      await recordAct(tables, { act: 'refunded', by: BY_ITSELF, subject: device, words, atMs });
       return true;
     });
+  }
+
+  /** Whether one of the two has made the other's credential, and could have kept it. */
+  async #dependent(one: string, other: string): Promise<boolean> {
+    const added = await this.#parts.database.read(async (tables) =>
+      tables
+        .selectFrom('person')
+        .select('name')
+        .where((eb) =>
+          eb.or([
+            eb.and([eb('name', '=', one), eb('added_by', '=', other)]),
+            eb.and([eb('name', '=', other), eb('added_by', '=', one)]),
+          ]),
+        )
+        .executeTakeFirst(),
+    );
+    return added !== undefined;
   }
 
   /** Why the device cannot be declared dead, or null. */

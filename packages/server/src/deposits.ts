@@ -2,13 +2,14 @@
  * Money into a licensee's deposit and out of it, as an operator was paid it, or pays it out.
  *
  * Guarantees: one entry for each key of a licensee, the same answer at every repeat, another amount under the same key refused; nothing
- * is paid out that the deposit does not hold at that moment. What was paid by whom outside, nothing here knows.
+ * is paid out that the deposit does not hold at that moment; the entry in the audit trail is in the same unit of work. What was paid by whom outside, nothing here knows.
  */
 import type { LicenseeId } from '@countermark/protocol/id';
 import { type Currency, MAX_MILLS } from '@countermark/protocol/money';
 import { inCurrency, type Rejection, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import type { SqlDatabase } from '@countermark/sql/database';
+import { type Actor, recordAct } from './audit-trail.ts';
 import { ACCOUNT, type Ledger, type LedgerTransaction } from './ledger.ts';
 import type { ServerTables } from './tables.ts';
 
@@ -35,8 +36,8 @@ export class Deposits {
   }
 
   /** Rejections: `idempotency-conflict`, `limit-exceeded`. */
-  payIn(licensee: LicenseeId, amountMills: bigint, key: string): Promise<Result<Moved>> {
-    return this.#move('deposit', licensee, amountMills, key, async (tables) => {
+  payIn(licensee: LicenseeId, amountMills: bigint, key: string, by: Actor): Promise<Result<Moved>> {
+    return this.#move('deposit', licensee, amountMills, key, by, async (tables) => {
       const paidMills = amountMills - (await this.#parts.ledger.balanceIn(tables, ACCOUNT.world));
       if (paidMills <= MAX_MILLS) return null;
       const value = `${paidMills} mills`;
@@ -45,8 +46,8 @@ export class Deposits {
   }
 
   /** Rejections: `idempotency-conflict`, `insufficient-deposit`. */
-  payOut(licensee: LicenseeId, amountMills: bigint, key: string): Promise<Result<Moved>> {
-    return this.#move('payout', licensee, amountMills, key, async (tables) => {
+  payOut(licensee: LicenseeId, amountMills: bigint, key: string, by: Actor): Promise<Result<Moved>> {
+    return this.#move('payout', licensee, amountMills, key, by, async (tables) => {
       const { ledger, currency } = this.#parts;
       const availableMills = await ledger.balanceIn(tables, ACCOUNT.deposit(licensee));
       if (amountMills <= availableMills) return null;
@@ -63,6 +64,7 @@ export class Deposits {
     licensee: LicenseeId,
     amountMills: bigint,
     key: string,
+    by: Actor,
     obstacle: (tables: LedgerTransaction) => Promise<Rejection | null>,
   ): Promise<Result<Moved>> {
     const { database, ledger, nowMs } = this.#parts;
@@ -79,7 +81,16 @@ export class Deposits {
           { account: ACCOUNT.world, amountMills: -intoMills },
           { account, amountMills: intoMills },
         ];
-        await ledger.bookIn(tables, [{ ref, kind, note, atMs: nowMs(), lines }]);
+        const atMs = nowMs();
+        await ledger.bookIn(tables, [{ ref, kind, note, atMs, lines }]);
+        const act = kind === 'deposit' ? 'deposit-paid' : 'deposit-paid-out';
+        await recordAct(tables, {
+          act,
+          by,
+          subject: licensee,
+          words: `${amountMills} mills under the key ${key}`,
+          atMs,
+        });
       } else if (bookedMills !== intoMills) return refuse(rejection('idempotency-conflict', {}));
       const balanceMills = await ledger.balanceIn(tables, account);
       return accept({ ref, fresh: bookedMills === null, amountMills, balanceMills });

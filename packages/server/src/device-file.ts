@@ -8,10 +8,10 @@ import type { Digest } from '@countermark/protocol/digest';
 import { parseEnvelope } from '@countermark/protocol/cose';
 import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
 import type { SqlDatabase } from '@countermark/sql/database';
+import { actsOf, type DeviceAct } from './audit-trail.ts';
 import type { Closure, Closures } from './closures.ts';
 import type { DeadDevices, Death } from './dead-devices.ts';
 import { ACCOUNT, type Ledger } from './ledger.ts';
-import { type Act, actsOf } from './operator-acts.ts';
 import type { Registry } from './registry.ts';
 import type { DeviceHead, LogEntry, StatisticsLog } from './statistics-log.ts';
 import type { ServerTables } from './tables.ts';
@@ -44,7 +44,7 @@ export type DeviceFile = DeviceLine & {
   readonly inspectedAtMs: number | null;
   /** The newest that was signed, 0 for none; the device may have an older one. */
   readonly policyVersion: number;
-  readonly acts: readonly Act[];
+  readonly acts: readonly DeviceAct[];
 };
 
 /** A record with what verifies it. */

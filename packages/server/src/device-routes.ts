@@ -1,7 +1,7 @@
 /**
  * The operators' routes about devices: list, file, evidence, withdrawal, and the two steps of a declaration of death.
  *
- * Guarantees that only operators are heard, and that what is done bears the name of the credential with which it was asked.
+ * Guarantees that what is done bears the name of the credential with which it was asked. Who is heard: `authorisation.ts`.
  */
 import { type DeviceId, DEVICE_ID } from '@countermark/protocol/id';
 import { digestText } from '@countermark/protocol/digest';
@@ -15,6 +15,7 @@ import type { DeviceFiles, Exhibit } from './device-file.ts';
 import { Refusal, taken } from './refusal.ts';
 import type { Registry } from './registry.ts';
 import type { DeviceSettings } from './device-settings.ts';
+import type { Caller } from './role.ts';
 import type { Withdrawals } from './withdrawals.ts';
 
 export type DeviceRouteParts = {
@@ -25,10 +26,7 @@ export type DeviceRouteParts = {
   readonly deviceSettings: DeviceSettings;
   readonly closures: Closures;
   readonly currency: Currency;
-  /** Refuses who is no operator. */
-  readonly operatorOnly: (request: FastifyRequest) => Promise<void>;
-  /** The operator's name, once heard. */
-  readonly operatorOf: (request: FastifyRequest) => string;
+  readonly callerOf: (request: FastifyRequest) => Caller;
 };
 
 const Device = Type.String({ pattern: DEVICE_ID.source, description: 'A device: psd_ and 16 hex digits' });
@@ -132,8 +130,7 @@ const WithdrawalAnswer = Type.Object({ reason: Type.String(), suspension: nullab
 
 /** Adds the routes. */
 export function deviceRoutes(app: FastifyInstance, parts: DeviceRouteParts): void {
-  const { registry, deviceFiles, withdrawals, deadDevices, deviceSettings, closures, currency, operatorOf } = parts;
-  const preHandler = parts.operatorOnly;
+  const { registry, deviceFiles, withdrawals, deadDevices, deviceSettings, closures, currency, callerOf } = parts;
   const known = async (request: FastifyRequest) => {
     const { device } = request.params as Static<typeof DeviceParams>;
     const licensee = await registry.deviceLicensee(device);
@@ -141,7 +138,6 @@ export function deviceRoutes(app: FastifyInstance, parts: DeviceRouteParts): voi
     return { device: device as DeviceId, licensee };
   };
   const describe = (summary: string, answer: object, rest: object = {}) => ({
-    preHandler,
     schema: { summary, response: { 200: answer }, ...rest },
   });
   const of = { params: DeviceParams };
@@ -202,7 +198,7 @@ export function deviceRoutes(app: FastifyInstance, parts: DeviceRouteParts): voi
     async (request) => {
       const { device } = await known(request);
       const { reason } = request.body as Static<typeof ReasonBody>;
-      const { suspension, ...withdrawal } = taken(await withdrawals.withdraw(device, reason, operatorOf(request)));
+      const { suspension, ...withdrawal } = taken(await withdrawals.withdraw(device, reason, callerOf(request).actor));
       return { ...withdrawal, suspension: suspension === null ? null : base64url(suspension) };
     },
   );
@@ -217,7 +213,7 @@ export function deviceRoutes(app: FastifyInstance, parts: DeviceRouteParts): voi
     async (request) => {
       const { device } = await known(request);
       const { reason } = request.body as Static<typeof ReasonBody>;
-      return closureJson(taken(await closures.close(device, reason, operatorOf(request))));
+      return closureJson(taken(await closures.close(device, reason, callerOf(request).actor)));
     },
   );
 
@@ -230,7 +226,7 @@ export function deviceRoutes(app: FastifyInstance, parts: DeviceRouteParts): voi
     async (request) => {
       const { device } = await known(request);
       const { profile } = request.body as Static<typeof ProfileBody>;
-      return taken(await deviceSettings.choose(device, profile, operatorOf(request)));
+      return taken(await deviceSettings.choose(device, profile, callerOf(request).actor));
     },
   );
 
@@ -243,7 +239,7 @@ export function deviceRoutes(app: FastifyInstance, parts: DeviceRouteParts): voi
     async (request) => {
       const { device } = await known(request);
       const { reason } = request.body as Static<typeof ReasonBody>;
-      return taken(await deviceSettings.inspected(device, reason, operatorOf(request)));
+      return taken(await deviceSettings.inspected(device, reason, callerOf(request).actor));
     },
   );
 
@@ -256,7 +252,7 @@ export function deviceRoutes(app: FastifyInstance, parts: DeviceRouteParts): voi
     async (request) => {
       const { device } = await known(request);
       const { reason } = request.body as Static<typeof ReasonBody>;
-      return deathJson(taken(await deadDevices.declare(device, reason, operatorOf(request))));
+      return deathJson(taken(await deadDevices.declare(device, reason, callerOf(request).actor)));
     },
   );
 
@@ -272,7 +268,7 @@ export function deviceRoutes(app: FastifyInstance, parts: DeviceRouteParts): voi
     ),
     async (request) => {
       const { device } = await known(request);
-      return deathJson(taken(await deadDevices.confirm(device, operatorOf(request))));
+      return deathJson(taken(await deadDevices.confirm(device, callerOf(request).actor)));
     },
   );
 }

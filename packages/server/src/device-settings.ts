@@ -9,7 +9,7 @@ import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import type { SqlDatabase } from '@countermark/sql/database';
-import { type Act, recordAct } from './operator-acts.ts';
+import { type Actor, type NewAct, recordAct } from './audit-trail.ts';
 import { OWN_PROFILE, type Policies, PROFILES } from './policies.ts';
 import type { DeviceSetting, Registry } from './registry.ts';
 import type { ServerTables } from './tables.ts';
@@ -32,25 +32,25 @@ export class DeviceSettings {
   }
 
   /** Chooses the deadlines of the device; `standard` is the server's own. Rejections: `usage`, `unknown-device`. */
-  async choose(device: DeviceId, profile: string, operator: string): Promise<Result<Chosen>> {
+  async choose(device: DeviceId, profile: string, by: Actor): Promise<Result<Chosen>> {
     if (profile !== OWN_PROFILE && !Object.hasOwn(PROFILES, profile)) {
       const known = [OWN_PROFILE, ...Object.keys(PROFILES)].join(', ');
       return refuse(rejection('usage', { reason: `The profile ${profile} is unknown; there are ${known}.` }));
     }
     const named = profile === OWN_PROFILE ? '' : profile;
-    return this.#set(device, { profile: named }, { act: 'profile-chosen', operator, words: profile });
+    return this.#set(device, { profile: named }, { act: 'profile-chosen', by, words: profile });
   }
 
   /** Notes that the device was inspected now. Rejection: `unknown-device`. */
-  async inspected(device: DeviceId, words: string, operator: string): Promise<Result<Chosen>> {
+  async inspected(device: DeviceId, words: string, by: Actor): Promise<Result<Chosen>> {
     const inspected_at_ms = BigInt(this.#parts.nowMs());
-    return this.#set(device, { inspected_at_ms }, { act: 'inspected', operator, words });
+    return this.#set(device, { inspected_at_ms }, { act: 'inspected', by, words });
   }
 
   async #set(
     device: DeviceId,
     change: { readonly profile: string } | { readonly inspected_at_ms: bigint },
-    act: Pick<Act, 'act' | 'operator' | 'words'>,
+    act: Pick<NewAct, 'act' | 'by' | 'words'>,
   ): Promise<Result<Chosen>> {
     const { database, registry, policies, nowMs } = this.#parts;
     const licensee: LicenseeId | null = await registry.deviceLicensee(device);
@@ -61,7 +61,7 @@ export class DeviceSettings {
         .values({ profile: '', inspected_at_ms: null, ...change, device })
         .onConflict((conflict) => conflict.column('device').doUpdateSet(change))
         .execute();
-      await recordAct(tables, { ...act, device, atMs: nowMs() });
+      await recordAct(tables, { ...act, subject: device, atMs: nowMs() });
     });
     const signed = await policies.renewed(device, licensee, await registry.customersOf(licensee));
     return accept({ ...(await registry.setting(device)), policySigned: signed.ok });

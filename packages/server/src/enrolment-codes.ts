@@ -12,6 +12,7 @@ import { type DeviceId, hex, type LicenseeId, unhex } from '@countermark/protoco
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import type { SqlDatabase } from '@countermark/sql/database';
+import { type Actor, recordAct } from './audit-trail.ts';
 import type { ServerTables } from './tables.ts';
 
 const DAY_MS = 86_400_000;
@@ -46,7 +47,7 @@ export class EnrolmentCodes {
   /** A new code; it is not to be had again. Rejection: `limit-exceeded`. */
   async issue(
     licensee: LicenseeId,
-    operator: string,
+    by: Actor,
     days: number,
   ): Promise<Result<EnrolmentCode & { readonly code: string }>> {
     const code = randomBytes(CODE_BYTES).toString('hex');
@@ -69,14 +70,17 @@ export class EnrolmentCodes {
       const row = {
         hash,
         licensee,
-        issued_by: operator,
+        issued_by: by.name,
         issued_at_ms: BigInt(atMs),
         ends_at_ms: BigInt(atMs + days * DAY_MS),
         revoked_by: null,
         device: null,
       };
       await tables.insertInto('enrolment_code').values(row).execute();
-      return accept({ ...codeOf(row, atMs), code });
+      const issued = codeOf(row, atMs);
+      const words = `${issued.id}, for ${days} days`;
+      await recordAct(tables, { act: 'code-issued', by, subject: licensee, words, atMs });
+      return accept({ ...issued, code });
     });
   }
 
@@ -96,7 +100,7 @@ export class EnrolmentCodes {
   }
 
   /** Revokes a code that is not used; one that is used stays so. Rejection: `unknown-enrolment-code`. */
-  async revoke(licensee: LicenseeId, id: string, operator: string): Promise<Result<EnrolmentCode>> {
+  async revoke(licensee: LicenseeId, id: string, by: Actor): Promise<Result<EnrolmentCode>> {
     return this.#database.transaction(async (tables): Promise<Result<EnrolmentCode>> => {
       const found = () =>
         tables
@@ -108,14 +112,19 @@ export class EnrolmentCodes {
           .executeTakeFirst();
       const row = await found();
       if (row === undefined) return refuse(rejection('unknown-enrolment-code', { id, licensee }));
-      await tables
+      const revoked = await tables
         .updateTable('enrolment_code')
-        .set({ revoked_by: operator })
+        .set({ revoked_by: by.name })
         .where('hash', '=', row.hash)
         .where('device', 'is', null)
         .where('revoked_by', 'is', null)
-        .execute();
-      return accept(codeOf((await found()) ?? row, this.#nowMs()));
+        .returning('hash')
+        .executeTakeFirst();
+      const atMs = this.#nowMs();
+      if (revoked !== undefined) {
+        await recordAct(tables, { act: 'code-revoked', by, subject: licensee, words: codeOf(row, atMs).id, atMs });
+      }
+      return accept(codeOf((await found()) ?? row, atMs));
     });
   }
 

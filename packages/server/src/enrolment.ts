@@ -12,6 +12,7 @@ import { DEVICE_CERTIFICATE, type DeviceCertificate } from '@countermark/protoco
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { type KeySource, type Verified, verifyEnrolmentRequest, verifyMessage } from '@countermark/verify/verified';
+import type { Actor } from './audit-trail.ts';
 import type { CryptographicDevice } from './cryptographic-device-client.ts';
 import type { EnrolmentCodes } from './enrolment-codes.ts';
 import type { Policies } from './policies.ts';
@@ -23,6 +24,7 @@ export type EnrolmentParts = {
   readonly cryptographicDevice: CryptographicDevice;
   readonly codes: EnrolmentCodes;
   readonly roleKeys: KeySource;
+  readonly nowMs: () => number;
 };
 
 /** What an enrolled device installs. */
@@ -39,14 +41,14 @@ export class Enrolment {
    * Rejections: `unknown-licensee`, `enrolment-code-needed`, `enrolment-code-refused`, those of the cryptographic device's
    * `enrol`, `try-again`.
    */
-  async enrol(licensee: LicenseeId, request: Uint8Array, code?: string): Promise<Result<Enrolled>> {
-    const { registry, policies, roleKeys } = this.#parts;
+  async enrol(licensee: LicenseeId, request: Uint8Array, by: Actor, code?: string): Promise<Result<Enrolled>> {
+    const { registry, policies, roleKeys, nowMs } = this.#parts;
     if ((await registry.licensee(licensee)) === null) return refuse(rejection('unknown-licensee', { licensee }));
     const issued = await this.#issued(licensee, request, code);
     if (!issued.ok) return issued;
     const certificate = verifyMessage(DEVICE_CERTIFICATE, issued.value, { port: nodeVerification, keys: roleKeys });
     if (!certificate.ok) return certificate;
-    await registry.addDevice(request, certificate.value);
+    await registry.addDevice(request, certificate.value, by, nowMs());
     const policy = await policies.renewed(
       certificate.value.message.device,
       licensee,
@@ -76,8 +78,8 @@ export class Enrolment {
    * over cannot be asked for again, since the keys which spoke for them are gone. None is taken where one is not good.
    * Rejections: `unknown-licensee`, those of `verifyMessage`, `enrolment-mismatch`.
    */
-  async restore(licensee: LicenseeId, certificates: readonly Uint8Array[]): Promise<Result<void>> {
-    const { registry, roleKeys } = this.#parts;
+  async restore(licensee: LicenseeId, certificates: readonly Uint8Array[], by: Actor): Promise<Result<void>> {
+    const { registry, roleKeys, nowMs } = this.#parts;
     if ((await registry.licensee(licensee)) === null) return refuse(rejection('unknown-licensee', { licensee }));
     const verified: Verified<DeviceCertificate>[] = [];
     for (const bytes of certificates) {
@@ -88,7 +90,7 @@ export class Enrolment {
       }
       verified.push(certificate.value);
     }
-    for (const certificate of verified) await registry.addDevice(new Uint8Array(0), certificate);
+    for (const certificate of verified) await registry.addDevice(new Uint8Array(0), certificate, by, nowMs());
     return accept(undefined);
   }
 }

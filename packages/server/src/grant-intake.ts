@@ -11,7 +11,7 @@ import { Fault } from '@countermark/node-platform/fault';
 import { nodeVerification } from '@countermark/node-platform/verification';
 import { parseEnvelope } from '@countermark/protocol/cose';
 import { digestText } from '@countermark/protocol/digest';
-import type { LicenseeId } from '@countermark/protocol/id';
+import type { CustomerId, LicenseeId } from '@countermark/protocol/id';
 import type { Currency } from '@countermark/protocol/money';
 import { CREDIT_GRANT, DISCOUNT_GRANT, type Grant } from '@countermark/protocol/messages/grant';
 import { describeRejection } from '@countermark/protocol/rejection';
@@ -101,13 +101,19 @@ export class GrantIntake {
   }
 
   /** Booked grants of a licensee after a cursor, oldest first. */
-  async booked(licensee: LicenseeId, after: bigint, limit: number): Promise<readonly BookedGrant[]> {
+  async booked(
+    licensee: LicenseeId,
+    after: bigint,
+    limit: number,
+    customer: CustomerId | null = null,
+  ): Promise<readonly BookedGrant[]> {
     const rows = await this.#parts.database.read(async (tables) =>
       tables
         .selectFrom('booked_grant')
         .selectAll()
         .where('licensee', '=', licensee)
         .where('cursor', '>', after)
+        .$if(customer !== null, (query) => query.where('customer', '=', customer ?? ''))
         .orderBy('cursor')
         .limit(limit)
         .execute(),

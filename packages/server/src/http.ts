@@ -1,30 +1,35 @@
 /**
  * The server's HTTP interface (OpenAPI 3.1 at `/openapi.json`).
  *
- * Guarantees: every request but those of `/health`, `/openapi.json` and the trust bundle carries a credential, compared by its
- * hash; bodies are bounded, of exactly the media type that the route names, and validated before a handler sees them;
+ * Guarantees: who may ask what is `authorisation.ts`, seen to before a body is read; whoever is of a licensee or a customer gets that
+ * one's data only; bodies are bounded, of exactly the media type that the route names, and validated before a handler sees them;
  * amounts are texts; every error is problem+json with a code of the catalogue. Acceptance takes a bounded number of submissions
  * at once and answers `try-again` beyond.
- * Speaks plain HTTP: TLS in front of it is the operator's.
+ * TLS 1.3 where a certificate is given; that nothing else leaves the machine is the configuration's (`config.ts`).
  */
-import { randomBytes, timingSafeEqual } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import type { Log } from '@countermark/node-platform/logs';
+import type { TlsMaterial } from '@countermark/node-platform/transport-security';
 import { dropUnread } from '@countermark/node-platform/unread-body';
 import { parseEnvelope } from '@countermark/protocol/cose';
 import { type CustomerId, type DeviceId, DEVICE_ID, type LicenseeId, LICENSEE_ID } from '@countermark/protocol/id';
 import { archivedCertificatesSchema } from '@countermark/protocol/interfaces/archived-certificates';
 import { answersSchema, MAX_RECORD_BYTES, submissionSchema } from '@countermark/protocol/interfaces/answer';
 import { parsePayload } from '@countermark/protocol/message';
+import { BATCH_STATISTICS } from '@countermark/protocol/messages/batch-statistics';
 import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
 import type { Currency } from '@countermark/protocol/money';
 import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import { bytes, encodeWith, field, list, type Of, parseBytes, struct } from '@countermark/protocol/schema';
+import type { SqlDatabase } from '@countermark/sql/database';
 import swagger from '@fastify/swagger';
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import { type Static, Type } from 'typebox';
 import type { Acceptance } from './acceptance.ts';
 import type { AuthorityClient } from './authority-client.ts';
-import { type OperatorCredential, FIRST_OPERATOR } from './config.ts';
+import { BY_ITSELF, recordAct } from './audit-trail.ts';
+import { guardRoutes, mayAsk, SESSION_ROUTE } from './authorisation.ts';
+import type { Callers } from './callers.ts';
 import type { CryptographicDevice } from './cryptographic-device-client.ts';
 import type { DeadDevices } from './dead-devices.ts';
 import type { Closures } from './closures.ts';
@@ -37,14 +42,20 @@ import type { Enrolment } from './enrolment.ts';
 import type { Funds } from './funds.ts';
 import type { GrantIntake } from './grant-intake.ts';
 import type { Ledger } from './ledger.ts';
+import type { People } from './people.ts';
+import { peopleRoutes } from './people-routes.ts';
 import type { Policies } from './policies.ts';
 import { type Defect, PROBLEM_TYPE, problemOf } from './problem.ts';
+import type { Limits } from './limits.ts';
+import { RateLimits } from './rate-limits.ts';
 import { Refusal, taken } from './refusal.ts';
-import { credentialHash, type Registry } from './registry.ts';
+import type { Registry } from './registry.ts';
+import type { Caller } from './role.ts';
 import { serveSessionUpgrades } from './session-upgrade.ts';
 import type { Settlement } from './settlement.ts';
 import type { Spoiled, SpoiledPostage } from './spoiled-postage.ts';
 import type { StatisticsLog } from './statistics-log.ts';
+import type { ServerTables } from './tables.ts';
 import type { Withdrawals } from './withdrawals.ts';
 
 const CBOR = 'application/cbor';
@@ -177,6 +188,9 @@ const SettlementAnswer = Type.Object({
 });
 
 export type HttpParts = {
+  readonly database: SqlDatabase<ServerTables>;
+  readonly callers: Callers;
+  readonly people: People;
   readonly acceptance: Acceptance;
   readonly authority: AuthorityClient;
   readonly cryptographicDevice: CryptographicDevice;
@@ -198,21 +212,20 @@ export type HttpParts = {
   readonly deviceSettings: DeviceSettings;
   readonly closures: Closures;
   readonly currency: Currency;
-  readonly operatorCredential: string;
-  readonly operators: readonly OperatorCredential[];
+  readonly rateLimits: Limits;
+  /** Null where it speaks plain HTTP: on this machine, or behind what ends TLS. */
+  readonly tls: TlsMaterial | null;
   readonly cdSessionSocket: string;
   readonly nowMs: () => number;
   readonly logs: Log;
 };
 
-type Caller =
-  | { readonly operator: true; readonly name: string }
-  | { readonly operator: false; readonly licensee: LicenseeId };
-
 /** The HTTP interface, not listening yet. */
 export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> {
   const { registry, log, ledger, logs } = parts;
-  const app = fastify({
+  // Null is plain HTTP.
+  const app: FastifyInstance = fastify({
+    https: parts.tls,
     bodyLimit: JSON_BODY_BYTES,
     requestTimeout: 60_000,
     keepAliveTimeout: 75_000,
@@ -226,55 +239,42 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
       answerError(error, request, reply, logs);
     },
   });
-  const first = { name: FIRST_OPERATOR, credential: parts.operatorCredential };
-  const operators = [first, ...parts.operators].map(({ name, credential }) => {
-    const hash = Buffer.from(credentialHash(credential) ?? '', 'hex');
-    if (hash.length === 0) throw new TypeError('an operator credential is not 32 bytes in hex');
-    return { name, hash };
+  const limits = await RateLimits.of(app, parts.rateLimits, async (kind, which) => {
+    logs.warn('Credentials were refused too often', kind === 'address' ? { address: which } : { reason: which });
+    const words = `more than allowed in a minute, by ${kind}`;
+    const act = { act: 'credentials-refused' as const, by: BY_ITSELF, subject: which, words, atMs: parts.nowMs() };
+    await parts.database.transaction((tables) => recordAct(tables, act));
   });
-
-  const callerOf = async (authorization: string | undefined): Promise<Caller | null> => {
-    const credential = /^Bearer ([0-9a-f]{64})$/i.exec(authorization ?? '')?.[1];
-    if (credential === undefined) return null;
-    const hash = Buffer.from(credentialHash(credential) ?? '', 'hex');
-    const known = operators.find((one) => hash.length === one.hash.length && timingSafeEqual(hash, one.hash));
-    if (known !== undefined) return { operator: true, name: known.name };
-    const licensee = await registry.licenseeOf(credential);
-    return licensee === null ? null : { operator: false, licensee };
+  const callerAt = async (authorization: string | undefined, address: string, route: string): Promise<Caller> => {
+    const caller = await parts.callers.of(authorization, {
+      beforeVerifying: (name) => limits.beforeVerifying(address, name),
+      refused: (name) => limits.refused(address, name),
+    });
+    await limits.asked(caller, route);
+    return caller;
   };
-  const callers = new WeakMap<FastifyRequest, Caller>();
-  const anyone = async (request: FastifyRequest): Promise<void> => {
-    const caller = await callerOf(request.headers.authorization);
-    if (caller === null) throw new Refusal(rejection('unauthorised', {}));
-    callers.set(request, caller);
+  const callerOf = guardRoutes(app, (request, route) => callerAt(request.headers.authorization, request.ip, route));
+  const own = (request: FastifyRequest, licensee: LicenseeId): Caller => {
+    const caller = callerOf(request);
+    if (caller.licensee !== null && caller.licensee !== licensee) throw new Refusal(rejection('unauthorised', {}));
+    return caller;
   };
-  const operator = async (request: FastifyRequest): Promise<void> => {
-    await anyone(request);
-    if (callers.get(request)?.operator !== true) throw new Refusal(rejection('unauthorised', {}));
-  };
-  const operatorOf = (request: FastifyRequest): string => {
-    const caller = callers.get(request);
-    if (caller?.operator !== true) throw new Refusal(rejection('unauthorised', {}));
-    return caller.name;
-  };
-  const own = (request: FastifyRequest, licensee: LicenseeId): void => {
-    const caller = callers.get(request);
-    if (caller === undefined || (!caller.operator && caller.licensee !== licensee)) {
-      throw new Refusal(rejection('unauthorised', {}));
-    }
-  };
-  const ownLicensee = async (request: FastifyRequest): Promise<LicenseeId> => {
+  const ownLicensee = async (
+    request: FastifyRequest,
+  ): Promise<{ licensee: LicenseeId; customer: CustomerId | null }> => {
     const { licensee } = request.params as Static<typeof LicenseeParams>;
-    own(request, licensee as LicenseeId);
+    const { customer } = own(request, licensee as LicenseeId);
     if ((await registry.licensee(licensee)) === null) throw new Refusal(rejection('unknown-licensee', { licensee }));
-    return licensee as LicenseeId;
+    return { licensee: licensee as LicenseeId, customer };
   };
-  const ownDevice = async (request: FastifyRequest): Promise<{ device: DeviceId; licensee: LicenseeId }> => {
+  const ownDevice = async (
+    request: FastifyRequest,
+  ): Promise<{ device: DeviceId; licensee: LicenseeId; customer: CustomerId | null }> => {
     const { device } = request.params as Static<typeof DeviceParams>;
     const licensee = await registry.deviceLicensee(device);
     if (licensee === null) throw new Refusal(rejection('unknown-device', { device }));
-    own(request, licensee);
-    return { device: device as DeviceId, licensee };
+    const { customer } = own(request, licensee);
+    return { device: device as DeviceId, licensee, customer };
   };
 
   app.removeAllContentTypeParsers();
@@ -330,7 +330,6 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     app.post(
       '/v1/licensees',
       {
-        preHandler: operator,
         ...describe('Registers a licensee and issues a credential for its hosts', { body: LicenseeBody }),
       },
       async (request, reply) => {
@@ -338,6 +337,7 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
         const known = await registry.licensee(body.licensee);
         const credential = await registry.addLicensee(
           { ...body, licensee: body.licensee as LicenseeId },
+          callerOf(request).actor,
           parts.nowMs(),
         );
         return reply.code(known === null ? 201 : 200).send({ licensee: body.licensee, credential });
@@ -347,7 +347,6 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     app.post(
       '/v1/licensees/:licensee/deposits',
       {
-        preHandler: operator,
         ...describe('Pays into the deposit, once for each Idempotency-Key', {
           params: LicenseeParams,
           body: DepositBody,
@@ -355,17 +354,16 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
         }),
       },
       async (request, reply) => {
-        const licensee = await ownLicensee(request);
+        const { licensee } = await ownLicensee(request);
         const amountMills = BigInt((request.body as Static<typeof DepositBody>).amountMills);
         const key = (request.headers as Static<typeof IdempotencyHeaders>)['idempotency-key'];
-        return sendMoved(reply, taken(await parts.deposits.payIn(licensee, amountMills, key)));
+        return sendMoved(reply, taken(await parts.deposits.payIn(licensee, amountMills, key, callerOf(request).actor)));
       },
     );
 
     app.post(
       '/v1/licensees/:licensee/payouts',
       {
-        preHandler: operator,
         ...describe('Pays out of the deposit, once for each Idempotency-Key, never more than it holds', {
           params: LicenseeParams,
           body: DepositBody,
@@ -373,17 +371,19 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
         }),
       },
       async (request, reply) => {
-        const licensee = await ownLicensee(request);
+        const { licensee } = await ownLicensee(request);
         const amountMills = BigInt((request.body as Static<typeof DepositBody>).amountMills);
         const key = (request.headers as Static<typeof IdempotencyHeaders>)['idempotency-key'];
-        return sendMoved(reply, taken(await parts.deposits.payOut(licensee, amountMills, key)));
+        return sendMoved(
+          reply,
+          taken(await parts.deposits.payOut(licensee, amountMills, key, callerOf(request).actor)),
+        );
       },
     );
 
     app.get(
       '/v1/licensees/:licensee/spoiled-postage',
       {
-        preHandler: anyone,
         ...describe('Postage of spoiled pieces, newest first: when it comes back to the deposit, or that it does not', {
           params: LicenseeParams,
           querystring: LimitQuery,
@@ -391,7 +391,7 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
         }),
       },
       async (request) => {
-        const licensee = await ownLicensee(request);
+        const { licensee } = await ownLicensee(request);
         const { limit = 200 } = request.query as Static<typeof LimitQuery>;
         const spoiled = await parts.spoiledPostage.of(licensee, limit);
         return { currency: parts.currency, spoiled: spoiled.map(spoiledAnswer) };
@@ -401,7 +401,6 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     app.post(
       '/v1/devices/:device/records/:sequence/spoiled-postage/withholding',
       {
-        preHandler: operator,
         ...describe('Withholds the spoiled postage of a record for good, as long as it is not paid back', {
           params: RecordParams,
           body: ReasonBody,
@@ -412,23 +411,26 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
         const { device } = await ownDevice(request);
         const { sequence } = request.params as Static<typeof RecordParams>;
         const { reason } = request.body as Static<typeof ReasonBody>;
-        return spoiledAnswer(taken(await parts.spoiledPostage.withhold(device, sequence, reason, operatorOf(request))));
+        return spoiledAnswer(
+          taken(await parts.spoiledPostage.withhold(device, sequence, reason, callerOf(request).actor)),
+        );
       },
     );
 
     app.post(
       '/v1/licensees/:licensee/customers',
       {
-        preHandler: anyone,
         ...describe('Registers customers; the policies of the devices are signed anew', {
           params: LicenseeParams,
           body: CustomersBody,
         }),
       },
       async (request) => {
-        const licensee = await ownLicensee(request);
+        const { licensee } = await ownLicensee(request);
         const { customers } = request.body as Static<typeof CustomersBody>;
-        const all = taken(await registry.addCustomers(licensee, customers as CustomerId[]));
+        const all = taken(
+          await registry.addCustomers(licensee, customers as CustomerId[], callerOf(request).actor, parts.nowMs()),
+        );
         for (const device of await registry.devicesOf(licensee))
           taken(await parts.policies.renewed(device, licensee, all));
         return { customers: all };
@@ -438,7 +440,6 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     app.get(
       '/v1/licensees/:licensee/accounts',
       {
-        preHandler: anyone,
         ...describe('The balances of all accounts', {
           params: LicenseeParams,
           response: {
@@ -449,8 +450,8 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
         }),
       },
       async (request) => {
-        const licensee = await ownLicensee(request);
-        const accounts = await ledger.accounts(licensee, await registry.devicesOf(licensee));
+        const { licensee, customer } = await ownLicensee(request);
+        const accounts = await ledger.accounts(licensee, await registry.devicesOf(licensee), customer);
         return {
           accounts: accounts.map(({ account, balanceMills }) => ({ account, balanceMills: balanceMills.toString() })),
         };
@@ -460,7 +461,6 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     app.get(
       '/v1/licensees/:licensee/entries',
       {
-        preHandler: anyone,
         ...describe('Ledger entries, oldest first', {
           params: LicenseeParams,
           querystring: PageQuery,
@@ -468,9 +468,10 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
         }),
       },
       async (request) => {
-        const licensee = await ownLicensee(request);
+        const { licensee, customer } = await ownLicensee(request);
         const { after = '0', limit = 200 } = request.query as Static<typeof PageQuery>;
-        const entries = await ledger.entries(licensee, await registry.devicesOf(licensee), BigInt(after), limit);
+        const devices = await registry.devicesOf(licensee);
+        const entries = await ledger.entries(licensee, devices, BigInt(after), limit, customer);
         return {
           entries: entries.map((entry) => ({
             ...entry,
@@ -484,7 +485,6 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     app.get(
       '/v1/licensees/:licensee/grants',
       {
-        preHandler: anyone,
         ...describe('Booked grants of the postal authority, oldest first', {
           params: LicenseeParams,
           querystring: PageQuery,
@@ -492,9 +492,9 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
         }),
       },
       async (request) => {
-        const licensee = await ownLicensee(request);
+        const { licensee, customer } = await ownLicensee(request);
         const { after = '0', limit = 200 } = request.query as Static<typeof PageQuery>;
-        const grants = await parts.grants.booked(licensee, BigInt(after), limit);
+        const grants = await parts.grants.booked(licensee, BigInt(after), limit, customer);
         return {
           grants: grants.map((grant) => ({
             cursor: grant.cursor.toString(),
@@ -512,7 +512,6 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     app.post(
       '/v1/licensees/:licensee/enrolment-codes',
       {
-        preHandler: operator,
         ...describe('Issues a code with which the licensee enrols one new device; it is said once', {
           params: LicenseeParams,
           body: CodeBody,
@@ -520,28 +519,29 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
         }),
       },
       async (request, reply) => {
-        const licensee = await ownLicensee(request);
+        const { licensee } = await ownLicensee(request);
         const { days = CODE_DAYS } = request.body as Static<typeof CodeBody>;
-        return reply.code(201).send(taken(await parts.codes.issue(licensee, operatorOf(request), days)));
+        return reply.code(201).send(taken(await parts.codes.issue(licensee, callerOf(request).actor, days)));
       },
     );
 
     app.get(
       '/v1/licensees/:licensee/enrolment-codes',
       {
-        preHandler: anyone,
         ...describe('Enrolment codes of the licensee, newest first, without the codes themselves', {
           params: LicenseeParams,
           response: { 200: Type.Object({ codes: Type.Array(Type.Object(codeFields)) }) },
         }),
       },
-      async (request) => ({ codes: await parts.codes.of(await ownLicensee(request)) }),
+      async (request) => {
+        const { licensee } = await ownLicensee(request);
+        return { codes: await parts.codes.of(licensee) };
+      },
     );
 
     app.post(
       '/v1/licensees/:licensee/enrolment-codes/:id/revocation',
       {
-        preHandler: operator,
         ...describe('Revokes an enrolment code that is not used', {
           params: CodeParams,
           body: NothingBody,
@@ -549,16 +549,15 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
         }),
       },
       async (request) => {
-        const licensee = await ownLicensee(request);
+        const { licensee } = await ownLicensee(request);
         const { id } = request.params as Static<typeof CodeParams>;
-        return taken(await parts.codes.revoke(licensee, id, operatorOf(request)));
+        return taken(await parts.codes.revoke(licensee, id, callerOf(request).actor));
       },
     );
 
     app.post(
       '/v1/devices',
       {
-        preHandler: anyone,
         ...describe(
           'Enrols a device by its own signed request, a new one with an enrolment code; the same request gets the same certificate',
           {
@@ -572,7 +571,8 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
         const licensee = body.licensee as LicenseeId;
         own(request, licensee);
         const requestBytes = new Uint8Array(Buffer.from(body.request, 'base64url'));
-        const { certificate, policy } = taken(await parts.enrolment.enrol(licensee, requestBytes, body.code));
+        const { actor } = callerOf(request);
+        const { certificate, policy } = taken(await parts.enrolment.enrol(licensee, requestBytes, actor, body.code));
         return reply.code(201).send({ certificate: base64url(certificate), policy: base64url(policy) });
       },
     );
@@ -580,7 +580,6 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     app.post(
       '/v1/devices/:device/identity-certificate',
       {
-        preHandler: anyone,
         ...describe(
           "An X.509 certificate (DER) of the device's signature key, by a PKCS#10 request that this key signed",
           {
@@ -599,12 +598,12 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
       },
     );
 
-    deviceRoutes(app, { ...parts, operatorOnly: operator, operatorOf });
+    deviceRoutes(app, { ...parts, callerOf });
+    peopleRoutes(app, { ...parts, callerOf });
 
     app.get(
       '/v1/devices/:device/policy',
       {
-        preHandler: anyone,
         ...describe("The device's newest policy, never of a version below `above`, which the device has", {
           params: DeviceParams,
           querystring: AboveQuery,
@@ -621,7 +620,7 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
 
     app.get(
       '/v1/devices/:device/time',
-      { preHandler: anyone, ...describe('The time, signed for the device', { params: DeviceParams, ...produced }) },
+      { ...describe('The time, signed for the device', { params: DeviceParams, ...produced }) },
       async (request, reply) => {
         const { device } = await ownDevice(request);
         return sendCbor(reply, taken(await parts.cryptographicDevice.signTime(device)));
@@ -631,7 +630,6 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     app.get(
       '/v1/devices/:device/suspension',
       {
-        preHandler: anyone,
         ...describe('The signed suspension of a suspended device', { params: DeviceParams, ...produced }),
       },
       async (request, reply) => {
@@ -644,7 +642,6 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     app.get(
       '/v1/devices/:device/settlement',
       {
-        preHandler: anyone,
         ...describe("How far the device's records have come: sequences that are logged, booked, delivered, evaluated", {
           params: DeviceParams,
           response: { 200: SettlementAnswer },
@@ -661,7 +658,6 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     app.post(
       '/v1/records',
       {
-        preHandler: anyone,
         bodyLimit: CBOR_BODY_BYTES,
         ...describe('Takes records of any device: one answer each (CDDL: submission, answers)', { ...cbor }),
       },
@@ -681,7 +677,6 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     app.post(
       '/v1/archived-records',
       {
-        preHandler: anyone,
         bodyLimit: CBOR_BODY_BYTES,
         ...describe(
           'Takes accepted records back from an archive, with their confirmations, after this server was restored from an older backup',
@@ -697,7 +692,6 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     app.post(
       '/v1/archived-certificates',
       {
-        preHandler: anyone,
         bodyLimit: CBOR_BODY_BYTES,
         ...describe(
           'Takes device certificates back from an archive, of every key epoch, after this server was restored from an older backup',
@@ -707,7 +701,7 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
       async (request, reply) => {
         const { licensee, certificates } = cborBody(archivedCertificatesSchema, request);
         own(request, licensee);
-        taken(await parts.enrolment.restore(licensee, certificates));
+        taken(await parts.enrolment.restore(licensee, certificates, callerOf(request).actor));
         return reply.code(204).send();
       },
     );
@@ -716,17 +710,18 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
       app.get(
         `/v1/devices/:device/records/:sequence/${kind}`,
         {
-          preHandler: anyone,
           ...describe(`What is stored of a record: its ${kind === 'record' ? 'bytes' : kind}`, {
             params: RecordParams,
             ...produced,
           }),
         },
         async (request, reply) => {
-          const { device } = await ownDevice(request);
+          const { device, customer } = await ownDevice(request);
           const { sequence } = request.params as Static<typeof RecordParams>;
-          const stored = (await log.entry(device, sequence))?.[kind] ?? null;
-          if (stored === null) throw new Refusal(rejection('unknown-record', { sequence }));
+          const entry = await log.entry(device, sequence);
+          const stored = entry?.[kind] ?? null;
+          const isOwn = customer === null || (entry !== null && customerOf(entry.record) === customer);
+          if (stored === null || !isOwn) throw new Refusal(rejection('unknown-record', { sequence }));
           return sendCbor(reply, stored);
         },
       );
@@ -735,7 +730,6 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     app.post(
       '/v1/funds-requests',
       {
-        preHandler: anyone,
         ...describe('Grants funds, at most once for each request; the same request gets the same grant', { ...cbor }),
       },
       async (request, reply) => {
@@ -751,7 +745,6 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
     app.post(
       '/v1/archived-funds-grants',
       {
-        preHandler: anyone,
         ...describe('Books a funds grant from an archive, after this server was restored from an older backup', {
           consumes: [CBOR],
         }),
@@ -764,16 +757,22 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
       },
     );
 
-    app.get(
-      '/v1/programmes',
-      { preHandler: anyone, ...describe('The programmes of the postal authority') },
-      async (_request, reply) => reply.type('application/json').send(taken(await parts.authority.programmes())),
+    app.get('/v1/programmes', { ...describe('The programmes of the postal authority') }, async (_request, reply) =>
+      reply.type('application/json').send(taken(await parts.authority.programmes())),
     );
   });
 
   const endSessions = serveSessionUpgrades(app.server, {
     cdSessionSocket: parts.cdSessionSocket,
-    authorised: async (authorization) => (await callerOf(authorization)) !== null,
+    refusalOf: async ({ headers, socket }) => {
+      try {
+        const { roles } = await callerAt(headers.authorization, socket.remoteAddress ?? '', SESSION_ROUTE);
+        return mayAsk(SESSION_ROUTE, roles) ? null : rejection('unauthorised', {});
+      } catch (error) {
+        if (error instanceof Refusal) return error.rejection;
+        throw error;
+      }
+    },
     requestId,
     log: logs,
   });
@@ -795,6 +794,13 @@ function spoiledAnswer({ customer, amountMills, ...rest }: Spoiled) {
 
 function requestId(): string {
   return `req_${randomBytes(8).toString('hex')}`;
+}
+
+/** The customer whose batch the record is of, or null. */
+function customerOf(record: Uint8Array): CustomerId | null {
+  const envelope = parseEnvelope(record);
+  const statistics = envelope.ok ? parsePayload(BATCH_STATISTICS, envelope.value) : envelope;
+  return statistics.ok ? (statistics.value.declaration.customer ?? null) : null;
 }
 
 function rawBody(request: FastifyRequest): Uint8Array {
@@ -825,6 +831,9 @@ function refuseWith(
 ): void {
   const problem = problemOf(refused, request.id, errors, status);
   if (problem.status === 503) void reply.header('retry-after', '1');
+  if (problem.code === 'too-many-requests') {
+    void reply.header('retry-after', String(problem.details['retryAfterSeconds'] ?? 1));
+  }
   if (problem.status === 401) void reply.header('www-authenticate', 'Bearer');
   void reply.code(problem.status).type(PROBLEM_TYPE).serializer(JSON.stringify).send(problem);
 }

@@ -157,25 +157,33 @@ export class Ledger {
     return line?.amount_mills ?? 0n;
   }
 
-  /** The accounts of a licensee and of these devices, by name. */
-  async accounts(licensee: LicenseeId, devices: readonly DeviceId[]): Promise<readonly Balance[]> {
+  /** The accounts of a licensee and of these devices, by name; only those of its customer, where one is given. */
+  async accounts(
+    licensee: LicenseeId,
+    devices: readonly DeviceId[],
+    customer: CustomerId | null = null,
+  ): Promise<readonly Balance[]> {
     const rows = await this.#database.read(async (tables) =>
       tables
         .selectFrom('balance')
         .selectAll()
-        .where((eb) => eb.or(ownAccounts(licensee, devices).map(([op, name]) => eb('account', op, name))))
+        .where((eb) => eb.or(ownAccounts(licensee, devices, customer).map(([op, name]) => eb('account', op, name))))
         .orderBy('account')
         .execute(),
     );
     return rows.map((row) => ({ account: row.account, balanceMills: row.balance_mills }));
   }
 
-  /** Entries that touch the licensee's accounts, after a number, oldest first. */
+  /**
+   * Entries that touch the licensee's accounts, after a number, oldest first. For a customer those that touch its own, with the lines of
+   * these accounts alone: what else an entry moves is not the customer's to see.
+   */
   async entries(
     licensee: LicenseeId,
     devices: readonly DeviceId[],
     after: bigint,
     limit: number,
+    customer: CustomerId | null = null,
   ): Promise<readonly Entry[]> {
     return this.#database.read(async (tables) => {
       const numbers = await tables
@@ -183,7 +191,7 @@ export class Ledger {
         .select('entry')
         .distinct()
         .where('entry', '>', after)
-        .where((eb) => eb.or(ownAccounts(licensee, devices).map(([op, name]) => eb('account', op, name))))
+        .where((eb) => eb.or(ownAccounts(licensee, devices, customer).map(([op, name]) => eb('account', op, name))))
         .orderBy('entry')
         .limit(limit)
         .execute();
@@ -199,6 +207,11 @@ export class Ledger {
         .selectFrom('entry_line')
         .selectAll()
         .where('entry', 'in', wanted)
+        .$if(customer !== null, (query) =>
+          query.where((eb) =>
+            eb.or(ownAccounts(licensee, devices, customer).map(([op, name]) => eb('account', op, name))),
+          ),
+        )
         .orderBy('account')
         .execute();
       return entries.map((entry) => ({
@@ -265,7 +278,14 @@ function merged(lines: readonly Line[]): readonly Line[] {
 }
 
 /** How a licensee's accounts are named, as conditions. Ids have no characters that LIKE knows, but for `_`, which stands for itself too. */
-function ownAccounts(licensee: LicenseeId, devices: readonly DeviceId[]): (readonly ['=' | 'like', string])[] {
+function ownAccounts(
+  licensee: LicenseeId,
+  devices: readonly DeviceId[],
+  customer: CustomerId | null,
+): (readonly ['=' | 'like', string])[] {
+  if (customer !== null) {
+    return (['postage', 'discount', 'credit'] as const).map((kind) => ['=', ACCOUNT.of(kind, licensee, customer)]);
+  }
   const own: (readonly ['=' | 'like', string])[] = [
     ['=', ACCOUNT.deposit(licensee)],
     ['=', ACCOUNT.drawn(licensee)],

@@ -7,7 +7,7 @@
  */
 import { randomBytes } from 'node:crypto';
 import { nodeVerification, sha256 } from '@countermark/node-platform/verification';
-import type { Digest } from '@countermark/protocol/digest';
+import { type Digest, digestText } from '@countermark/protocol/digest';
 import { type CustomerId, type DeviceId, hex, type LicenseeId, unhex } from '@countermark/protocol/id';
 import { DEVICE_CERTIFICATE, type DeviceCertificate } from '@countermark/protocol/messages/enrolment';
 import { rejection } from '@countermark/protocol/rejection';
@@ -15,6 +15,7 @@ import { accept, type Result, refuse } from '@countermark/protocol/result';
 import type { SqlDatabase } from '@countermark/sql/database';
 import { type KeySource, type Verified, verifyMessage } from '@countermark/verify/verified';
 import type { Kysely } from 'kysely';
+import { type Actor, recordAct } from './audit-trail.ts';
 import type { ServerTables } from './tables.ts';
 
 export type LicenseeKind = 'mailer' | 'bureau';
@@ -42,7 +43,7 @@ export class Registry {
   }
 
   /** Registers the licensee where it is not, and answers a new credential for its hosts; earlier ones stay good. */
-  async addLicensee({ licensee, name, kind }: Licensee, nowMs: number): Promise<string> {
+  async addLicensee({ licensee, name, kind }: Licensee, by: Actor, nowMs: number): Promise<string> {
     const credential = randomBytes(32).toString('hex');
     await this.#database.transaction(async (tables) => {
       await tables
@@ -54,6 +55,8 @@ export class Registry {
         .insertInto('credential')
         .values({ hash: credentialHash(credential) ?? '', licensee })
         .execute();
+      const words = `${kind} ${name}: a credential for its hosts`;
+      await recordAct(tables, { act: 'licensee-registered', by, subject: licensee, words, atMs: nowMs });
     });
     return credential;
   }
@@ -94,7 +97,12 @@ export class Registry {
    * Registers customers that are not yet, and answers all of the licensee's, in order; none where a policy could not name
    * them all. Rejection: `limit-exceeded`.
    */
-  async addCustomers(licensee: LicenseeId, customers: readonly CustomerId[]): Promise<Result<readonly CustomerId[]>> {
+  async addCustomers(
+    licensee: LicenseeId,
+    customers: readonly CustomerId[],
+    by: Actor,
+    nowMs: number,
+  ): Promise<Result<readonly CustomerId[]>> {
     return this.#database.transaction(async (tables) => {
       const known = await customersIn(tables, licensee);
       const all = [...new Set([...known, ...customers])].sort((one, other) => (one < other ? -1 : 1));
@@ -109,12 +117,22 @@ export class Registry {
           .onConflict((conflict) => conflict.doNothing())
           .execute();
       }
+      const added = all.filter((customer) => !known.includes(customer));
+      if (added.length > 0) {
+        const words = `${added.length}: ${added.join(', ')}`;
+        await recordAct(tables, { act: 'customers-registered', by, subject: licensee, words, atMs: nowMs });
+      }
       return accept(all);
     });
   }
 
-  /** Stores a device's certificate if there is none for its epoch. */
-  async addDevice(request: Uint8Array, certificate: Verified<DeviceCertificate>): Promise<void> {
+  /** Stores a device's certificate if there is none for its epoch; without request where it comes back from an archive. */
+  async addDevice(
+    request: Uint8Array,
+    certificate: Verified<DeviceCertificate>,
+    by: Actor,
+    nowMs: number,
+  ): Promise<void> {
     const { device, licensee, epoch } = certificate.message;
     await this.#database.transaction(async (tables) => {
       await tables
@@ -122,7 +140,7 @@ export class Registry {
         .values({ device, licensee, suspension: null })
         .onConflict((conflict) => conflict.doNothing())
         .execute();
-      await tables
+      const added = await tables
         .insertInto('certificate')
         .values({
           device,
@@ -132,7 +150,12 @@ export class Registry {
           digest: certificate.digest,
         })
         .onConflict((conflict) => conflict.doNothing())
-        .execute();
+        .returning('epoch')
+        .executeTakeFirst();
+      if (added === undefined) return;
+      const act = request.length === 0 ? 'certificate-restored' : 'certificate-issued';
+      const words = `key epoch ${epoch} of ${licensee}, ${digestText(certificate.digest)}`;
+      await recordAct(tables, { act, by, subject: device, words, atMs: nowMs });
     });
   }
 

@@ -8,6 +8,7 @@ import { readFileSync } from 'node:fs';
 import type { Clock } from '@countermark/node-platform/clock';
 import { errorCode, errorText } from '@countermark/node-platform/fault';
 import type { Log } from '@countermark/node-platform/logs';
+import { readTls } from '@countermark/node-platform/transport-security';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { openDatabase, type SqlDatabase } from '@countermark/sql/database';
@@ -16,7 +17,9 @@ import type { KeySource } from '@countermark/verify/verified';
 import { Acceptance } from './acceptance.ts';
 import { serveAcceptance } from './acceptance-socket.ts';
 import { connectAuthority } from './authority-client.ts';
-import type { Config } from './config.ts';
+import { beginTrail } from './audit-trail.ts';
+import { Callers } from './callers.ts';
+import { type Config, FIRST_OPERATOR } from './config.ts';
 import { connectCryptographicDevice } from './cryptographic-device-client.ts';
 import { DeadDevices } from './dead-devices.ts';
 import { DeliveryFollower } from './delivery.ts';
@@ -33,6 +36,7 @@ import { httpInterface } from './http.ts';
 import { Ledger } from './ledger.ts';
 import { bookPostage } from './ledger-follower.ts';
 import { logTailProblem } from './log-check.ts';
+import { People } from './people.ts';
 import { Policies } from './policies.ts';
 import { Registry } from './registry.ts';
 import { Settlement } from './settlement.ts';
@@ -108,8 +112,11 @@ export type Service = {
   readonly wake: () => void;
 };
 
-/** Starts the server. Rejections: those of {@link openStore}; `store-damaged` where the end of the log contradicts itself. */
+/** Starts the server. Rejections: those of {@link openStore} and `readTls`; `store-damaged` where the end of the log contradicts itself;
+ * `config-invalid` where a configured operator has a person's name. */
 export async function startService(config: Config, party: ServiceContext): Promise<Result<Service>> {
+  const tls = readTls(config.listen);
+  if (!tls.ok) return tls;
   const opened = await openStore(config, party.onBroken);
   if (!opened.ok) return opened;
   const { database, roleKeys, trustBundle } = opened.value;
@@ -129,9 +136,17 @@ export async function startService(config: Config, party: ServiceContext): Promi
   if (damage !== null) {
     return refuse(rejection('store-damaged', { store: storeName(config), reason: damage.replace(/\.$/, '') }));
   }
+  const configured = new Set([FIRST_OPERATOR, ...config.operators.map(({ name }) => name)]);
+  const people = new People({ database, configured, nowMs });
+  const namesake = (await people.list()).find(({ name }) => configured.has(name));
+  if (namesake !== undefined) {
+    const reason = `${namesake.name} is a person already: what they do and what this credential does could not be told apart`;
+    return refuse(rejection('config-invalid', { file: 'of the server', reason }));
+  }
+  await beginTrail(database, nowMs());
   const policies = new Policies(registry, cryptographicDevice, config.policy);
   const codes = new EnrolmentCodes(database, nowMs);
-  const enrolment = new Enrolment({ registry, policies, cryptographicDevice, codes, roleKeys });
+  const enrolment = new Enrolment({ registry, policies, cryptographicDevice, codes, roleKeys, nowMs });
   const { currency, highestFundsMills } = config.policy;
   const funds = new Funds({
     database,
@@ -238,6 +253,9 @@ export async function startService(config: Config, party: ServiceContext): Promi
   const socket = await serveAcceptance(config.acceptanceSocket, acceptance, logs);
   party.onClose(() => socket.close());
   const app = await httpInterface({
+    database,
+    callers: new Callers({ ...config, registry, people }),
+    people,
     acceptance,
     authority,
     cryptographicDevice,
@@ -259,13 +277,13 @@ export async function startService(config: Config, party: ServiceContext): Promi
     closures,
     deviceSettings: new DeviceSettings({ database, registry, policies, nowMs }),
     currency,
-    operatorCredential: config.operatorCredential,
-    operators: config.operators,
+    rateLimits: config.rateLimits,
+    tls: tls.value,
     cdSessionSocket: config.cdSessionSocket,
     nowMs,
     logs,
   });
-  const url = await app.listen(config.listen);
+  const url = await app.listen({ host: config.listen.host, port: config.listen.port });
   party.onClose(() => app.close());
   const wake = (): void => {
     for (const follower of followers) follower.wake();

@@ -22,7 +22,8 @@ const IDLE_MS = 120_000;
 
 export type SessionUpgradeOptions = {
   readonly cdSessionSocket: string;
-  readonly authorised: (authorization: string | undefined) => Promise<boolean>;
+  /** Why the caller gets no session, or null. */
+  readonly refusalOf: (request: IncomingMessage) => Promise<Rejection | null>;
   readonly requestId: () => string;
   readonly log: Log;
 };
@@ -36,8 +37,10 @@ export function serveSessionUpgrades(server: Server, options: SessionUpgradeOpti
     const refuseWith = (refused: Rejection, status?: number): void => {
       const problem = problemOf(refused, requestId, [], status);
       const body = JSON.stringify(problem);
+      const wait = refused.detail['retryAfterSeconds'];
+      const retry = wait === undefined ? '' : `Retry-After: ${wait}\r\n`;
       stream.end(
-        `HTTP/1.1 ${problem.status} Refused\r\nContent-Type: ${PROBLEM_TYPE}\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
+        `HTTP/1.1 ${problem.status} Refused\r\n${retry}Content-Type: ${PROBLEM_TYPE}\r\nContent-Length: ${Buffer.byteLength(body)}\r\nConnection: close\r\n\r\n${body}`,
       );
     };
     const begin = async (): Promise<void> => {
@@ -54,8 +57,9 @@ export function serveSessionUpgrades(server: Server, options: SessionUpgradeOpti
         );
         return;
       }
-      if (!(await options.authorised(request.headers.authorization))) {
-        refuseWith(rejection('unauthorised', {}));
+      const refused = await options.refusalOf(request);
+      if (refused !== null) {
+        refuseWith(refused);
         return;
       }
       if (open.size >= SESSIONS_MAX) {

@@ -14,8 +14,8 @@ import type { BatchStatistics } from '@countermark/protocol/messages/batch-stati
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import type { SqlDatabase } from '@countermark/sql/database';
+import { type Actor, BY_ITSELF, recordAct } from './audit-trail.ts';
 import { ACCOUNT, type Ledger, type LedgerTransaction, type Line } from './ledger.ts';
-import { recordAct } from './operator-acts.ts';
 import type { LogEntry } from './statistics-log.ts';
 import type { ServerTables } from './tables.ts';
 
@@ -124,7 +124,7 @@ export class SpoiledPostage {
       await settleAs(tables, digest, against === null ? 'refunded' : 'withheld', atMs, against ?? '');
       if (against !== null) {
         const words = `spoiled postage of record ${row.sequence}: ${against}`;
-        await recordAct(tables, { device, act: 'refund-withheld', operator: '', words, atMs });
+        await recordAct(tables, { act: 'refund-withheld', by: BY_ITSELF, subject: device, words, atMs });
         return;
       }
       await ledger.bookIn(tables, [
@@ -143,7 +143,7 @@ export class SpoiledPostage {
    * Withholds what a record says was spoiled, for good. Asked again it changes nothing.
    * Rejections: `unknown-record` (nothing of it waits, or ever did), `spoiled-refunded`.
    */
-  async withhold(device: DeviceId, sequence: number, reason: string, operator: string): Promise<Result<Spoiled>> {
+  async withhold(device: DeviceId, sequence: number, reason: string, by: Actor): Promise<Result<Spoiled>> {
     const { database, nowMs } = this.#parts;
     return database.transaction(async (tables): Promise<Result<Spoiled>> => {
       const found = () =>
@@ -160,7 +160,7 @@ export class SpoiledPostage {
         const atMs = nowMs();
         await settleAs(tables, row.digest, 'withheld', atMs, reason);
         const words = `spoiled postage of record ${sequence}: ${reason}`;
-        await recordAct(tables, { device, act: 'refund-withheld', operator, words, atMs });
+        await recordAct(tables, { act: 'refund-withheld', by, subject: device, words, atMs });
       }
       return accept(spoiledOf((await found()) ?? row));
     });

@@ -14,8 +14,8 @@ import { SUSPENSION } from '@countermark/protocol/messages/policy';
 import { describeRejection } from '@countermark/protocol/rejection';
 import type { SqlDatabase } from '@countermark/sql/database';
 import { type KeySource, verifyMessage } from '@countermark/verify/verified';
+import { actsOf } from './audit-trail.ts';
 import { ACCOUNT } from './ledger.ts';
-import { actsOf } from './operator-acts.ts';
 import { LATER, refundRef } from './refund.ts';
 import type { ServerTables } from './tables.ts';
 

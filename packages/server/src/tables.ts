@@ -2,7 +2,7 @@
  * The server's tables, for SQLite and PostgreSQL alike, and their migrations.
  *
  * Three truths lie here: the statistics log (`log_position`, `head`, `record`, `confirmation`, `evidence`), the registry
- * (`licensee` to `policy`), with what operators did to devices and chose for them (`withdrawal`, `death`, `closure`, `device_setting`, `operator_act`), and the ledger's own
+ * (`licensee` to `policy`), with people and what they did (`person`, `withdrawal`, `death`, `closure`, `device_setting`, `audit_entry`, `operator_act`), and the ledger's own
  * entries (`entry`, `entry_line`, `funds`, `booked_grant`, `entitled`). What derives from the log follows it by `follower`. Times are milliseconds, amounts mills, flags 0 and 1.
  */
 import type { Migration } from '@countermark/sql/migrations';
@@ -116,7 +116,7 @@ export interface ServerTables {
     settled_at_ms: bigint | null;
     refunded_mills: bigint | null;
   };
-  /** What operators did to devices; append-only. `operator` is empty for what follows by itself. */
+  /** What operators did to devices before there was an audit trail; nothing is added, and the trail's first entry covers it. */
   operator_act: { number: bigint; device: string; act: string; operator: string; words: string; at_ms: bigint };
   /** What operators chose for a device; `profile` is empty for the server's own, `inspected_at_ms` null before its first inspection here. */
   device_setting: { device: string; profile: string; inspected_at_ms: bigint | null };
@@ -155,6 +155,29 @@ export interface ServerTables {
     settled: string;
     settled_at_ms: bigint | null;
     reason: string;
+  };
+  /** People with their role; `hash`: of the secret in their credential, argon2id. Rows are never removed. */
+  person: {
+    name: string;
+    role: string;
+    licensee: string | null;
+    customer: string | null;
+    hash: string;
+    added_by: string;
+    added_at_ms: bigint;
+    revoked_by: string | null;
+    revoked_at_ms: bigint | null;
+  };
+  /** What people did; append-only. `digest` covers the entry and the digest before it. */
+  audit_entry: {
+    number: bigint;
+    at_ms: bigint;
+    actor_kind: string;
+    actor: string;
+    act: string;
+    subject: string;
+    words: string;
+    digest: Uint8Array;
   };
   /** How far a follower has come; `digest` is of the message that it has under this cursor, where that is another party's. */
   follower: { name: string; cursor: bigint; digest: Uint8Array | null };
@@ -230,6 +253,14 @@ export const MIGRATIONS: readonly Migration[] = [
       'CREATE INDEX spoilage_licensee ON spoilage (licensee, refund_after_ms)',
       'CREATE TABLE enrolment_code (hash {text} PRIMARY KEY, licensee {text} NOT NULL REFERENCES licensee (licensee), issued_by {text} NOT NULL, issued_at_ms {integer} NOT NULL, ends_at_ms {integer} NOT NULL, revoked_by {text}, device {text}){strict}',
       'CREATE INDEX enrolment_code_licensee ON enrolment_code (licensee, issued_at_ms)',
+    ],
+  },
+  {
+    name: 'people and the audit trail',
+    statements: [
+      'CREATE TABLE person (name {text} PRIMARY KEY, role {text} NOT NULL, licensee {text} REFERENCES licensee (licensee), customer {text}, hash {text} NOT NULL, added_by {text} NOT NULL, added_at_ms {integer} NOT NULL, revoked_by {text}, revoked_at_ms {integer}){strict}',
+      'CREATE TABLE audit_entry (number {integer} PRIMARY KEY, at_ms {integer} NOT NULL, actor_kind {text} NOT NULL, actor {text} NOT NULL, act {text} NOT NULL, subject {text} NOT NULL, words {text} NOT NULL, digest {bytes} NOT NULL){strict}',
+      'CREATE INDEX audit_entry_subject ON audit_entry (subject, number)',
     ],
   },
 ];

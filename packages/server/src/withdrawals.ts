@@ -10,8 +10,8 @@ import type { DeviceId } from '@countermark/protocol/id';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import type { SqlDatabase } from '@countermark/sql/database';
+import { type Actor, recordAct } from './audit-trail.ts';
 import type { LedgerTransaction } from './ledger.ts';
-import { recordAct } from './operator-acts.ts';
 import type { Registry } from './registry.ts';
 import type { StatisticsLog } from './statistics-log.ts';
 import type { Suspensions } from './suspensions.ts';
@@ -38,14 +38,14 @@ export class Withdrawals {
   }
 
   /** Withdraws the device; one that is withdrawn already stays so, for its first reason. Rejection: `unknown-device`. */
-  async withdraw(device: DeviceId, words: string, operator: string): Promise<Result<Withdrawal>> {
+  async withdraw(device: DeviceId, words: string, by: Actor): Promise<Result<Withdrawal>> {
     const { database, nowMs } = this.#parts;
     const reason = fitting(words);
     const known = await this.suspend(device, reason);
     if (!known.ok) return known;
     await database.transaction(async (tables) => {
       if (await addWithdrawal(tables, device, reason, nowMs())) {
-        await recordAct(tables, { device, act: 'withdrawn', operator, words: reason, atMs: nowMs() });
+        await recordAct(tables, { act: 'withdrawn', by, subject: device, words: reason, atMs: nowMs() });
       }
     });
     return this.announced(device);

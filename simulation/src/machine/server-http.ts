@@ -12,15 +12,17 @@ import { parsePayload } from '@countermark/protocol/message';
 import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
-import type { HttpParts } from '@countermark/server/http';
-import { FIRST_OPERATOR } from '@countermark/server/config';
 import { ACCOUNT } from '@countermark/server/ledger';
+import type { HttpParts } from '@countermark/server/http';
+import type { Actor } from '@countermark/server/audit-trail';
+import { Refusal } from '@countermark/server/refusal';
 import { ProcessEnded } from '../process.ts';
 import { machine, runningProcess } from './machine.ts';
 
 type Parameters = Readonly<Record<string, unknown>>;
 type Handler = (parameters: Parameters, caller: LicenseeId) => Promise<Result<unknown>>;
 
+const host = (name: LicenseeId): Actor => ({ kind: 'host', name });
 const unauthorised = refuse(rejection('unauthorised', {}));
 /** What is nobody's to ask but an operator's. */
 const OPERATORS_ONLY = new Set([
@@ -47,10 +49,8 @@ export async function httpInterface(parts: HttpParts): Promise<{
         handle: async (operation, given) => {
           const parameters = given as Parameters;
           try {
-            const operator = operatorOf(parts, String(parameters['credential']));
-            if (operator !== null) return await operated(parts, operation, parameters, operator);
-            const caller = await parts.registry.licenseeOf(String(parameters['credential']));
-            if (caller === null) return unauthorised;
+            const { actor, licensee: caller } = await parts.callers.of(`Bearer ${String(parameters['credential'])}`);
+            if (caller === null) return await operated(parts, operation, parameters, actor);
             if (OPERATORS_ONLY.has(operation)) return unauthorised;
             return await (handlers[operation] ?? (async () => refuse(rejection('unknown-operation', { operation }))))(
               parameters,
@@ -58,6 +58,7 @@ export async function httpInterface(parts: HttpParts): Promise<{
             );
           } catch (error) {
             if (error instanceof ProcessEnded) throw error;
+            if (error instanceof Refusal) return refuse(error.rejection);
             parts.logs.error('A request failed', error, { operation });
             return refuse(rejection('try-again', { reason: errorText(error).slice(0, 200) }));
           }
@@ -93,11 +94,21 @@ function handlersOf(parts: HttpParts): Readonly<Record<string, Handler>> {
         : refuse(rejection('try-again', { reason: 'the cryptographic device does not answer' }));
     },
     enrol: own((parameters, licensee) =>
-      parts.enrolment.enrol(licensee, parameters['request'] as Uint8Array, parameters['code'] as string | undefined),
+      parts.enrolment.enrol(
+        licensee,
+        parameters['request'] as Uint8Array,
+        host(licensee),
+        parameters['code'] as string | undefined,
+      ),
     ),
     identify: ofDevice((_device, _licensee, { request }) => parts.cryptographicDevice.identify(request as Uint8Array)),
     customers: own(async (parameters, licensee) => {
-      const all = await registry.addCustomers(licensee, parameters['customers'] as CustomerId[]);
+      const all = await registry.addCustomers(
+        licensee,
+        parameters['customers'] as CustomerId[],
+        host(licensee),
+        parts.nowMs(),
+      );
       if (!all.ok) return all;
       for (const device of await registry.devicesOf(licensee)) {
         const renewed = await parts.policies.renewed(device, licensee, all.value);
@@ -122,7 +133,7 @@ function handlersOf(parts: HttpParts): Readonly<Record<string, Handler>> {
       stored(parts, device, Number(sequence), part as 'record'),
     ),
     'restore-certificates': own(async ({ certificates }, licensee) =>
-      parts.enrolment.restore(licensee, certificates as readonly Uint8Array[]),
+      parts.enrolment.restore(licensee, certificates as readonly Uint8Array[], host(licensee)),
     ),
     'restore-funds': async ({ grant }, caller) => {
       const bytes = grant as Uint8Array;
@@ -173,35 +184,23 @@ async function stored(
   return bytes === null ? refuse(rejection('unknown-record', { sequence })) : accept(bytes);
 }
 
-/** The name of an operator by the credential, or null. */
-function operatorOf(parts: HttpParts, credential: string): string | null {
-  if (credential === parts.operatorCredential) return FIRST_OPERATOR;
-  return parts.operators.find((one) => one.credential === credential)?.name ?? null;
-}
-
 /** What only the operators may ask; those of devices are `server/device-routes.ts`. */
 async function operated(
   parts: HttpParts,
   operation: string,
   parameters: Parameters,
-  operator: string,
+  operator: Actor,
 ): Promise<Result<unknown>> {
   const device = String(parameters['device']) as DeviceId;
   const reason = String(parameters['reason']);
   const licensee = String(parameters['licensee']) as LicenseeId;
   switch (operation) {
     case 'register-licensee':
-      return accept(await parts.registry.addLicensee({ licensee, name: licensee, kind: 'bureau' }, parts.nowMs()));
-    case 'deposit': {
-      const amountMills = parameters['amountMills'] as bigint;
-      const lines = [
-        { account: ACCOUNT.world, amountMills: -amountMills },
-        { account: ACCOUNT.deposit(licensee), amountMills },
-      ];
-      const ref = `deposit:${licensee}:${String(parameters['key'])}`;
-      const booked = await parts.ledger.book([{ ref, kind: 'deposit', note: 'Paid in', atMs: parts.nowMs(), lines }]);
-      return accept(booked.length);
-    }
+      return accept(
+        await parts.registry.addLicensee({ licensee, name: licensee, kind: 'bureau' }, operator, parts.nowMs()),
+      );
+    case 'deposit':
+      return parts.deposits.payIn(licensee, parameters['amountMills'] as bigint, String(parameters['key']), operator);
     case 'invite':
       return parts.codes.issue(licensee, operator, 7);
     case 'restore-funds':
