@@ -6,10 +6,12 @@
  * gets the same bytes; and no call was answered by a fault.
  */
 import { join as joinPath } from 'node:path';
+import { X509Certificate } from 'node:crypto';
 import { startService } from '@countermark/cryptographic-device/service';
 import { systemClock } from '@countermark/node-platform/clock';
 import { openLog } from '@countermark/node-platform/logs';
 import { connectRpc } from '@countermark/node-platform/rpc';
+import { publicKeyBytes } from '@countermark/node-platform/signing';
 import { sha256 } from '@countermark/node-platform/verification';
 import { decode, encode, FRAME_LIMITS } from '@countermark/protocol/cbor';
 import { messageDigest, parseEnvelope } from '@countermark/protocol/cose';
@@ -23,6 +25,7 @@ import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
 import { parsePayload, type MessageType } from '@countermark/protocol/message';
 import { MAX_MILLS, mills } from '@countermark/protocol/money';
 import { parseValue } from '@countermark/protocol/schema';
+import { certificateRequest } from '@countermark/psd/shell/certificate-request';
 import { SimulatedDevice } from '../../../bench/src/simulated-device.ts';
 import { mutateCbor } from '../cbor-tree.ts';
 import { Random } from '../random.ts';
@@ -98,6 +101,12 @@ async function openCryptographicDevice(folder: string): Promise<Opened> {
         const draws = [{ amountMills: mills(BigInt(random.below(1_000))) }];
         return { request: device.fundsRequest(Math.max(1, fundsNumber), 1_000n), depositMills: mills(1_000n), draws };
       }
+      case 'identify': {
+        const request = certificateRequest(device.device, device.signatureKey);
+        const at = random.below(request.length);
+        if (!random.once(3)) request[at] = (request[at] ?? 0) ^ (1 << random.below(8));
+        return { request };
+      }
       case 'sign-time':
         return { device: device.device };
       case 'sign-policy':
@@ -123,6 +132,13 @@ async function openCryptographicDevice(folder: string): Promise<Opened> {
           'a record is confirmed that no device authenticated',
         );
       }
+    } else if (name === 'identify') {
+      const { certificate } = told as { certificate: Uint8Array };
+      const certified = publicKeyBytes(new X509Certificate(certificate).publicKey);
+      must(
+        devices.some(({ signatureKey }) => Buffer.compare(publicKeyBytes(signatureKey), certified) === 0),
+        'a key is certified that no device has',
+      );
     } else if (name === 'fund') {
       const { request } = asked as { request: Uint8Array };
       const { grant } = told as { grant: Uint8Array };
