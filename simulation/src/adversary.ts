@@ -32,11 +32,14 @@ export const PEOPLE_FAULTS = [
   'PSD copied in secret',
   'PSD dead',
   'PSD said to be dead',
+  'device closed',
   'PSD killed after each reply',
   ...HOST_MISDEEDS,
   ...SERVER_MISDEEDS,
 ] as const;
 
+/** What takes piece records of an open batch from its host. */
+const JOURNAL_LOST = ['host put back', 'host disk gone', 'PSD and host put back'] as const;
 const MINUTE_MS = 60_000;
 const HOUR_MS = 60 * MINUTE_MS;
 /** Numbers of copies: no line has them. */
@@ -94,6 +97,9 @@ export class Adversary {
     occasions.nowAndThen('PSD said to be dead', 12 * HOUR_MS, (random) => {
       this.#die(random, false);
     });
+    occasions.nowAndThen('device closed', 12 * HOUR_MS, (random) => {
+      this.#close(random);
+    });
     occasions.nowAndThen('device keys rotated', 3 * HOUR_MS, (random) => {
       const mailer = this.#anyLine(random);
       if (mailer !== undefined) this.#does(this.#rotate(mailer));
@@ -142,6 +148,16 @@ export class Adversary {
       });
     }
     operators.declareDead(device);
+  }
+
+  /** A line is taken down in good order, and its funds go back. Piece records that are gone for good would want somebody to close the batch without them. */
+  #close(random: RandomStream): void {
+    const { occasions, seen, operators, mailers } = this.#options;
+    const mailer = this.#anyLine(random);
+    if (mailer === undefined || mailers.length > LINES_MOST || JOURNAL_LOST.some((kind) => occasions.has(kind))) return;
+    const device = seen.deviceOfLine.get(mailer.line.line);
+    if (device === undefined || seen.branched.has(device)) return;
+    operators.close(device, mailer.line.line);
   }
 
   /** No more of it; what was begun comes to its end. */

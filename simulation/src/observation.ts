@@ -14,6 +14,7 @@ import { LAYOUTS, parseIndicium, type Indicium } from '@countermark/protocol/lay
 import { parsePayload } from '@countermark/protocol/message';
 import { BATCH_STATISTICS, type BatchStatistics } from '@countermark/protocol/messages/batch-statistics';
 import { CONFIRMATION } from '@countermark/protocol/messages/confirmation';
+import { FINAL_STATEMENT } from '@countermark/protocol/messages/final-statement';
 import { KEY_ROTATION } from '@countermark/protocol/messages/key-rotation';
 import type { Result } from '@countermark/protocol/result';
 import { parseBytes, parseValue } from '@countermark/protocol/schema';
@@ -227,11 +228,11 @@ export class Observation {
   }
 }
 
-/** The statistics in a record's bytes; null for a key rotation. @throws Error for anything else. */
+/** The statistics in a record's bytes; null for a key rotation and a final statement. @throws Error for anything else. */
 export function statisticsOf(bytes: Uint8Array): BatchStatistics | null {
   const envelope = parseEnvelope(bytes);
   if (!envelope.ok) throw new Error(`a record that is none: ${envelope.rejection.code}`);
-  if (envelope.value.type === KEY_ROTATION.type) return null;
+  if (envelope.value.type === KEY_ROTATION.type || envelope.value.type === FINAL_STATEMENT.type) return null;
   const parsed = parsePayload(BATCH_STATISTICS, envelope.value);
   if (!parsed.ok) throw new Error(`a record that is none: ${parsed.rejection.code}`);
   return parsed.value;

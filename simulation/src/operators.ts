@@ -20,6 +20,8 @@ export class Operators {
   /** Devices that are to be withdrawn, and why. */
   readonly #withdrawn = new Map<string, string>();
   readonly #dead = new Set<string>();
+  /** Devices that are to be closed, and their lines. */
+  readonly #closed = new Map<string, number>();
   #atRest = false;
 
   /** `onEnded` is told of each device that is withdrawn, when it is decided. */
@@ -53,6 +55,25 @@ export class Operators {
     this.#atRest = false;
     this.#world.count('devices withdrawn');
     this.#onEnded(device);
+  }
+
+  /** Decides that the device is closed, on its owner's wish. */
+  close(device: string, line: number): void {
+    if (this.#closed.has(device) || this.#dead.has(device) || this.#withdrawn.has(device)) return;
+    this.#closed.set(device, line);
+    this.#atRest = false;
+    this.#world.count('devices closed');
+    this.#onEnded(device);
+  }
+
+  /** Whether the device of a line has nothing left to do: one that is closed has made its final statement and erased its keys. */
+  hasEnded(line: number): boolean {
+    if (![...this.#closed.values()].includes(line)) return true;
+    const [psd] = this.#world.disks.rows<{ readonly keys: bigint }>(
+      STORE.psd(line),
+      'SELECT (SELECT count(*) FROM secret) AS keys FROM device WHERE final_sequence IS NOT NULL',
+    );
+    return psd?.keys === 0n;
   }
 
   /** Two of them decide that the device is dead. */
@@ -100,8 +121,26 @@ export class Operators {
       left += 1;
       await this.ask('withdraw', { device, reason });
     }
+    for (const device of this.#closed.keys()) if (!(await this.#ended(device, standings.get(device)))) left += 1;
     for (const device of this.#dead) if (!(await this.#buried(device, standings.get(device)))) left += 1;
     this.#atRest = left === 0;
+  }
+
+  /** Whether nothing is to do about a device that is closed: its balance went back, once it has reported all. */
+  async #ended(device: string, standing: Standing | undefined): Promise<boolean> {
+    // Never enrolled; or it forked, or died, and ends otherwise.
+    if (standing === undefined) return true;
+    if (standing === 'suspended' || standing === 'withdrawn' || standing === 'dead') {
+      this.#closed.delete(device);
+      return true;
+    }
+    const [closure] = this.#world.disks.rows<{ readonly settled: string }>(
+      STORE.server,
+      "SELECT settled FROM closure WHERE device = ? AND operator <> ''",
+      device,
+    );
+    if (closure === undefined) await this.ask('close-device', { device, reason: 'the line is taken down' });
+    return closure !== undefined && closure.settled !== '';
   }
 
   /** Whether nothing is to do about a dead device any more: its balance is settled, or waits for a clock that was years ahead. */

@@ -179,7 +179,7 @@ class Run {
     await this.#converge(
       () => (adversary?.atRest ?? true) && (this.#operators?.atRest ?? true),
       () => [...checkers.contradictions(), ...(standing?.contradictions() ?? [])],
-      (line) => standing?.hasReported(line) ?? true,
+      (line) => (standing?.hasReported(line) ?? true) && (this.#operators?.hasEnded(line) ?? true),
     );
   }
 

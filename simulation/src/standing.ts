@@ -236,6 +236,7 @@ export class Standing {
       this.#refunds,
     )) {
       this.#refunds = number;
+      if (this.#closed(device, violated)) continue;
       const [death] = disks.rows<{
         readonly declared_by: string;
         readonly confirmed_by: string | null;
@@ -251,6 +252,33 @@ export class Standing {
       if (fork !== undefined) violated(`${what}, which forked`);
       this.#world.count('dead devices refunded');
     }
+  }
+
+  /** Whether the device was closed on its owner's wish: refunded what its final statement, in the log, gave back, by an operator's order. */
+  #closed(device: string, violated: (what: string) => void): boolean {
+    const { disks } = this.#world;
+    const [closure] = disks.rows<{
+      readonly operator: string;
+      readonly returned_mills: bigint | null;
+      readonly logged: bigint;
+      readonly refunded: bigint | null;
+    }>(
+      STORE.server,
+      `SELECT operator, returned_mills,
+              (SELECT count(*) FROM record r WHERE r.device = c.device AND r.sequence = c.sequence) AS logged,
+              (SELECT -l.amount_mills FROM entry e JOIN entry_line l ON l.entry = e.number
+               WHERE e.ref = 'refund:' || c.device AND l.account = 'device:' || c.device) AS refunded
+       FROM closure c WHERE device = ? AND settled = 'refunded'`,
+      device,
+    );
+    if (closure === undefined) return false;
+    const what = `the refund of ${device}, which was closed`;
+    if (closure.operator === '' || closure.logged !== 1n) violated(`${what}: without an order or its final statement`);
+    if (closure.refunded !== closure.returned_mills) {
+      violated(`${what}: ${closure.refunded} mills, and it gave back ${closure.returned_mills}`);
+    }
+    this.#world.count('closed devices refunded');
+    return true;
   }
 
   /** A decision for a device that an earlier commit had suspended, or on a key that an earlier commit had retired. */

@@ -86,3 +86,57 @@ test('Records that only the device has are taken up, also where the start could 
   store.value.close();
   expect(adopted).toBe(1);
 });
+
+test.each([
+  ['a newer one', 4, true],
+  ['an older one, as one that was restored', 2, true],
+  ['the same', 3, false],
+])('A server that has %s than the device’s policy is asked for it', async (_, policyVersion, asked) => {
+  const store = openHostStore(join(folder, 'host.sqlite'));
+  if (!store.ok) throw new Error(store.rejection.code);
+  let refreshed = 0;
+  const settled = await new Promise<SettlementFollower>((resolve) => {
+    const follower: SettlementFollower = new SettlementFollower({
+      journal: new Journal(store.value),
+      psd: {
+        call: async () => accept({ device: 'psd_0123456789abcdef', sequence: 0, policyVersion: 3 }),
+        close: () => undefined,
+      },
+      server: {
+        settlement: async () =>
+          accept({
+            logged: 0,
+            delivered: 0,
+            evaluated: 0,
+            grantsCursor: 0,
+            drawableMills: '0',
+            suspended: false,
+            policyVersion,
+          }),
+        grants: async () => accept([]),
+      },
+      link: {
+        refreshTime: async () => accept(null),
+        refreshPolicy: async () => {
+          refreshed += 1;
+          return accept(null);
+        },
+      },
+      funds: {},
+      refeeding: { takeBack: async () => accept(null) },
+      licensee: 'lic_one' as LicenseeId,
+      keys: () => null,
+      random: () => 0,
+      log: openLog('test', { write: () => undefined }),
+      goOnEnding: async () => accept(true),
+      adopt: async () => undefined,
+      onNews: () => {
+        resolve(follower);
+      },
+    } as unknown as SettlementOptions);
+    follower.kick();
+  });
+  await settled.close();
+  store.value.close();
+  expect(refreshed > 0).toBe(asked);
+});

@@ -145,7 +145,8 @@ export class SettlementFollower {
     const { logged, evaluated, grantsCursor, drawableMills, suspended, policyVersion } = settlement.value;
     // Where it was withdrawn, its next policy lets it frank no more, and an operator may have chosen another; what is settled is
     // settled all the same.
-    if (suspended || policyVersion > (status.policyVersion ?? 0)) await link.refreshPolicy(status.device);
+    // An older one is of a server that was restored: what it signs next is above the device's only where the device's is named.
+    if (suspended || policyVersion !== (status.policyVersion ?? 0)) await link.refreshPolicy(status.device);
     const ending = await statusOf(psd, 2_000);
     const gone = await this.#options.goOnEnding(ending);
     if (!gone.ok) return gone;

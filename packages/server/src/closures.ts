@@ -99,8 +99,9 @@ export class Closures {
     return accept(closure);
   }
 
-  /** Refunds what is due. */
+  /** Signs what was ordered while the cryptographic device did not answer, and refunds what is due. */
   async settleDue(): Promise<'more' | 'idle'> {
+    await this.#signOrders();
     let settled = 0;
     for (let after = ''; ; ) {
       const due = await this.#parts.database.read(async (tables) =>
@@ -121,6 +122,25 @@ export class Closures {
       }
       if (due.length < STEP) return 'idle';
       if (settled > 0) return 'more';
+    }
+  }
+
+  /** The policies of devices that have not made their final statement; most are signed. */
+  async #signOrders(): Promise<void> {
+    const { database, registry, policies } = this.#parts;
+    const ordered = await database.read(async (tables) =>
+      tables
+        .selectFrom('closure')
+        .select('device')
+        .where('sequence', 'is', null)
+        .where('operator', '<>', '')
+        .orderBy('device')
+        .execute(),
+    );
+    for (const row of ordered) {
+      const device = row.device as DeviceId;
+      const licensee = await registry.deviceLicensee(device);
+      if (licensee !== null) await policies.renewed(device, licensee, await registry.customersOf(licensee));
     }
   }
 

@@ -32,6 +32,7 @@ const OPERATORS_ONLY = new Set([
   'devices',
   'evidence',
   'withdraw',
+  'close-device',
   'declare-dead',
   'confirm-dead',
 ]);
@@ -154,13 +155,11 @@ function handlersOf(parts: HttpParts): Readonly<Record<string, Handler>> {
       accept(await parts.ledger.balance(ACCOUNT.deposit(licensee))),
     ),
     settlement: ofDevice(async (device, licensee) => {
-      const { logged, delivered, evaluated, grantsCursor, drawableMills } = await parts.settlement.of(device, licensee);
+      const state = await parts.settlement.of(device, licensee);
       return accept({
-        logged,
-        delivered,
-        evaluated,
-        grantsCursor: Number(grantsCursor),
-        drawableMills: drawableMills.toString(),
+        ...state,
+        grantsCursor: Number(state.grantsCursor),
+        drawableMills: state.drawableMills.toString(),
       });
     }),
     grants: own(async ({ after }, licensee) => {
@@ -211,6 +210,8 @@ async function operated(
       return accept(await parts.deviceFiles.evidence(device));
     case 'withdraw':
       return parts.withdrawals.withdraw(device, reason, operator);
+    case 'close-device':
+      return parts.closures.close(device, reason, operator);
     case 'declare-dead':
       return parts.deadDevices.declare(device, reason, operator);
     case 'confirm-dead':
