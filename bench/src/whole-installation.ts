@@ -27,6 +27,7 @@ import { connectRpc } from '@countermark/node-platform/rpc';
 import { unhex } from '@countermark/protocol/id';
 import { CRYPTOGRAPHIC_DEVICE } from '@countermark/protocol/interfaces/cryptographic-device';
 import { HOST, type WaitAnswer } from '@countermark/protocol/interfaces/host';
+import type { Mills } from '@countermark/protocol/money';
 import { formatTrustBundle } from '@countermark/verify/trust-bundle';
 import { peakMemoryMb } from './process-memory.ts';
 import { ask } from './provisioning.ts';
@@ -34,6 +35,8 @@ import { ROOT } from './scratch-folder.ts';
 
 /** Funds enough for any mailing here, in mills: 100 million dollars. */
 const DEPOSIT_MILLS = 100_000_000_000n;
+/** Funds for a million pieces come in one grant. */
+const CAPS = { highestGrant: DEPOSIT_MILLS as Mills, highestDaily: DEPOSIT_MILLS as Mills };
 const POLICY = {
   highestFundsMills: DEPOSIT_MILLS.toString(),
   maxUnconfirmedPostageMills: DEPOSIT_MILLS.toString(),
@@ -63,7 +66,7 @@ export type WholeInstallation = {
 
 /** Starts one in a folder that is not there yet. */
 export async function startWholeInstallation(data: string, given: GivenSettings): Promise<WholeInstallation> {
-  const settings = valueOf(completeSettings({ pages: false, ...given }, 'of the benchmark'));
+  const settings = valueOf(completeSettings({ pages: false, ...CAPS, ...given }, 'of the benchmark'));
   mkdirSync(data, { mode: 0o700 });
   const paths = installationPaths(data, makeSocketFolder(data));
   let lose: (lost: Error) => void = () => undefined;

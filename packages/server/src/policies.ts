@@ -85,7 +85,9 @@ export class Policies {
         const envelope = parseEnvelope(newest.policy);
         if (envelope.ok && sameBytes(envelope.value.payload, policy(newest.version))) return accept(newest.policy);
       }
-      const version = Math.max(last, Math.min(above, last + FORGOTTEN_MOST)) + 1;
+      // An order to close comes once, and nobody may take it for a policy that a restored server has forgotten.
+      const next = values.closing === true ? FORGOTTEN_MOST + 1 : 1;
+      const version = Math.max(last, Math.min(above, last + FORGOTTEN_MOST)) + next;
       const signed = await this.#cryptographicDevice.signPolicy(policy(version));
       if (!signed.ok) return signed;
       // Another request may have made this version meanwhile: then it is looked at again.
