@@ -4,7 +4,7 @@
  * Guarantees: calls are divided among the sessions and answered in their own order; whatever fails, hangs or ends is the fault
  * `hsm-unavailable`, and a later call begins with new threads, which initialise the module again: who comes later is served without a
  * start of anything; a refused PIN is tried by one thread, once, and never again in this process, because tokens count the tries and lock.
- * Does not survive a module that brings the process down: the supervisor starts it again.
+ * Does not survive a module that brings the process down: the supervisor starts it again. While a thread hangs within the module there are only refusals.
  */
 import { Worker } from 'node:worker_threads';
 import { errorText, Fault } from '@countermark/node-platform/fault';
@@ -18,8 +18,8 @@ export type HsmAccess = {
   readonly pin: string;
 };
 
-/** A call that takes longer is given up with its thread: the module hangs. */
-const CALL_MS = 10_000;
+/** A thread that owes answers and gives none for so long is given up: the module hangs. Calls that only wait for their turn do not count. */
+const SILENCE_MS = 10_000;
 /** A token that was away is looked for again after so long. */
 const AGAIN_MS = 1_000;
 
@@ -33,7 +33,7 @@ type Call = {
   readonly resolve: (value: unknown) => void;
   readonly reject: (fault: Fault) => void;
 };
-type HsmThread = { readonly worker: Worker; calls: number };
+type HsmThread = { readonly worker: Worker; calls: number; silence: NodeJS.Timeout | undefined };
 
 export class HsmThreads {
   readonly #access: HsmAccess;
@@ -74,7 +74,7 @@ export class HsmThreads {
     // What is in hand ends first, and the session is closed; a module that does not answer is left.
     await Promise.allSettled(this.#threads.map((thread) => this.#ask(thread, 'end', {})));
     this.#giveUp(this.#refused);
-    await this.#ending;
+    await this.#ended().catch(() => undefined);
   }
 
   /** One opening at a time, whoever asks. */
@@ -85,9 +85,24 @@ export class HsmThreads {
     return this.#opening;
   }
 
+  /** The threads before: one that hangs within the module cannot be ended, and nobody else may initialise it meanwhile. */
+  async #ended(): Promise<void> {
+    let late: NodeJS.Timeout | undefined;
+    const hangs = new Promise<never>((_, reject) => {
+      late = setTimeout(() => {
+        reject(unavailable('a thread hangs within the module'));
+      }, AGAIN_MS);
+    });
+    try {
+      await Promise.race([this.#ending, hangs]);
+    } finally {
+      clearTimeout(late);
+    }
+  }
+
   /** The first thread logs in before there are others: a wrong PIN is tried once. */
   async #open(): Promise<void> {
-    await this.#ending;
+    await this.#ended();
     const first = this.#begin(this.#begunBefore);
     this.#begunBefore = true;
     this.#threads = [first];
@@ -102,7 +117,7 @@ export class HsmThreads {
       execArgv: [],
       name: 'hsm',
     });
-    const thread: HsmThread = { worker, calls: 0 };
+    const thread: HsmThread = { worker, calls: 0, silence: undefined };
     worker.unref();
     worker.on('message', (answer: Answer) => {
       this.#answered(answer);
@@ -120,21 +135,26 @@ export class HsmThreads {
     const id = this.#nextId;
     this.#nextId += 1;
     // A thread keeps the process alive only while it owes an answer.
-    if (thread.calls === 0) thread.worker.ref();
+    if (thread.calls === 0) {
+      thread.worker.ref();
+      thread.silence = setTimeout(() => {
+        this.#lost(thread, `no answer within ${String(SILENCE_MS)} ms`);
+      }, SILENCE_MS);
+    }
     thread.calls += 1;
-    const late = setTimeout(() => {
-      this.#lost(thread, `no answer to ${operation} within ${String(CALL_MS)} ms`);
-    }, CALL_MS);
     try {
       return await new Promise((resolve, reject) => {
         this.#calls.set(id, { thread, resolve, reject });
         thread.worker.postMessage({ id, operation, parameters });
       });
     } finally {
-      clearTimeout(late);
       this.#calls.delete(id);
       thread.calls -= 1;
-      if (thread.calls === 0) thread.worker.unref();
+      thread.silence?.refresh();
+      if (thread.calls === 0) {
+        clearTimeout(thread.silence);
+        thread.worker.unref();
+      }
     }
   }
 
