@@ -43,65 +43,18 @@ test('A server that does not know the device is given its certificates, whatever
   store.value.close();
 });
 
-test('Records that only the device has are taken up, also where the start could not', async () => {
+/** One turn of a follower between a device and a server that say this, until nothing is outstanding. */
+async function settled(
+  status: object,
+  { policyVersion = 0 }: { readonly policyVersion?: number },
+  others: object,
+): Promise<void> {
   const store = openHostStore(join(folder, 'host.sqlite'));
   if (!store.ok) throw new Error(store.rejection.code);
-  const journal = new Journal(store.value);
-  let adopted = 0;
-  const settled = await new Promise<SettlementFollower>((resolve) => {
-    const follower: SettlementFollower = new SettlementFollower({
-      journal,
-      psd: { call: async () => accept({ device: 'psd_0123456789abcdef', sequence: 3 }), close: () => undefined },
-      server: {
-        settlement: async () =>
-          accept({
-            logged: 0,
-            delivered: 0,
-            evaluated: 0,
-            grantsCursor: 0,
-            drawableMills: '0',
-            suspended: false,
-            policyVersion: 0,
-          }),
-        grants: async () => accept([]),
-      },
-      link: { refreshTime: async () => accept(null) },
-      funds: {},
-      refeeding: { takeBack: async () => accept(null) },
-      licensee: 'lic_one' as LicenseeId,
-      keys: () => null,
-      random: () => 0,
-      log: openLog('test', { write: () => undefined }),
-      goOnEnding: async () => accept(true),
-      adopt: async () => {
-        adopted += 1;
-      },
-      onNews: () => {
-        resolve(follower);
-      },
-    } as unknown as SettlementOptions);
-    follower.kick();
-  });
-  await settled.close();
-  store.value.close();
-  expect(adopted).toBe(1);
-});
-
-test.each([
-  ['a newer one', 4, true],
-  ['an older one, as one that was restored', 2, true],
-  ['the same', 3, false],
-])('A server that has %s than the device’s policy is asked for it', async (_, policyVersion, asked) => {
-  const store = openHostStore(join(folder, 'host.sqlite'));
-  if (!store.ok) throw new Error(store.rejection.code);
-  let refreshed = 0;
-  const settled = await new Promise<SettlementFollower>((resolve) => {
-    const follower: SettlementFollower = new SettlementFollower({
+  const follower = await new Promise<SettlementFollower>((resolve) => {
+    const one: SettlementFollower = new SettlementFollower({
       journal: new Journal(store.value),
-      psd: {
-        call: async () => accept({ device: 'psd_0123456789abcdef', sequence: 0, policyVersion: 3 }),
-        close: () => undefined,
-      },
+      psd: { call: async () => accept({ device: 'psd_0123456789abcdef', ...status }), close: () => undefined },
       server: {
         settlement: async () =>
           accept({
@@ -115,13 +68,7 @@ test.each([
           }),
         grants: async () => accept([]),
       },
-      link: {
-        refreshTime: async () => accept(null),
-        refreshPolicy: async () => {
-          refreshed += 1;
-          return accept(null);
-        },
-      },
+      link: { refreshTime: async () => accept(null) },
       funds: {},
       refeeding: { takeBack: async () => accept(null) },
       licensee: 'lic_one' as LicenseeId,
@@ -131,12 +78,38 @@ test.each([
       goOnEnding: async () => accept(true),
       adopt: async () => undefined,
       onNews: () => {
-        resolve(follower);
+        resolve(one);
       },
+      ...others,
     } as unknown as SettlementOptions);
-    follower.kick();
+    one.kick();
   });
-  await settled.close();
+  await follower.close();
   store.value.close();
+}
+
+test('Records that only the device has are taken up, also where the start could not', async () => {
+  let adopted = 0;
+  const adopt = async () => {
+    adopted += 1;
+  };
+  await settled({ sequence: 3 }, {}, { adopt });
+  expect(adopted).toBe(1);
+});
+
+test.each([
+  ['a newer one', 4, true],
+  ['an older one, as one that was restored', 2, true],
+  ['the same', 3, false],
+])('A server that has %s than the device’s policy is asked for it', async (_, policyVersion, asked) => {
+  let refreshed = 0;
+  const link = {
+    refreshTime: async () => accept(null),
+    refreshPolicy: async () => {
+      refreshed += 1;
+      return accept(null);
+    },
+  };
+  await settled({ sequence: 0, policyVersion: 3 }, { policyVersion }, { link });
   expect(refreshed > 0).toBe(asked);
 });
