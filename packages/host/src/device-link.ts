@@ -102,6 +102,13 @@ export class DeviceLink {
     return answer.ok ? accept(answer.value.certificate) : answer;
   }
 
+  /** The device that this host has enrolled, as its certificate says; null before that. */
+  lastKnown(): DeviceId | null {
+    const last = this.#journal.certificates().at(-1);
+    const certificate = last === undefined ? null : readUnverified(DEVICE_CERTIFICATE, last.bytes);
+    return certificate?.ok === true ? certificate.value.device : null;
+  }
+
   /** Gives a server that does not know the device any more, or not all of its keys, the certificates that it issued. */
   async reintroduce(): Promise<Result<unknown>> {
     const certificates = this.#journal.certificates().map(({ bytes }) => bytes);

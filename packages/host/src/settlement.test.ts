@@ -4,7 +4,9 @@
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Fault } from '@countermark/node-platform/fault';
 import { openLog } from '@countermark/node-platform/logs';
+import type { Digest } from '@countermark/protocol/digest';
 import type { LicenseeId } from '@countermark/protocol/id';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, refuse } from '@countermark/protocol/result';
@@ -40,6 +42,42 @@ test('A server that does not know the device is given its certificates, whatever
     } as unknown as SettlementOptions);
     follower.kick();
   });
+  store.value.close();
+});
+
+test('A host whose device does not answer any more feeds a restored server all the same', async () => {
+  const store = openHostStore(join(folder, 'host.sqlite'));
+  if (!store.ok) throw new Error(store.rejection.code);
+  const journal = new Journal(store.value);
+  const record = { digest: new Uint8Array(32) as Digest, id: null, bytes: new Uint8Array([1]), atMs: 1 };
+  for (const sequence of [1, 2, 3]) {
+    journal.records.addConfirmed({ ...record, sequence, confirmation: new Uint8Array([2]), attestation: new Uint8Array([3]) });
+  }
+  const fedAfter = await new Promise<number>((resolve) => {
+    const follower: SettlementFollower = new SettlementFollower({
+      journal,
+      psd: {
+        call: async () => {
+          throw new Fault('peer-not-running', 'the PSD does not run', { retry: 'later' });
+        },
+        close: () => undefined,
+      },
+      server: { settlement: async () => accept({ logged: 1 }) },
+      link: { lastKnown: () => 'psd_0123456789abcdef' },
+      refeeding: {
+        giveBack: async (logged: number) => {
+          void follower.close().then(() => {
+            resolve(logged);
+          });
+          return accept(null);
+        },
+      },
+      random: () => 0,
+      log: openLog('test', { write: () => undefined }),
+    } as unknown as SettlementOptions);
+    follower.kick();
+  });
+  expect(fedAfter).toBe(1);
   store.value.close();
 });
 

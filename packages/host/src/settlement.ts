@@ -131,8 +131,8 @@ export class SettlementFollower {
 
   /** One turn; true when nothing is outstanding. */
   async #turn(): Promise<Result<boolean>> {
-    const { journal, psd, server, link, funds, refeeding, licensee, log, adopt } = this.#options;
-    const status = await statusOf(psd, 2_000);
+    const { journal, psd, server, link, funds, refeeding, licensee, adopt } = this.#options;
+    const status = await statusOf(psd, 2_000).catch((error: unknown) => this.#withoutDevice(error));
     const back = await refeeding.takeBack(status);
     if (!back.ok) return this.#introduced(back);
     // A start does it; what stood in its way then (a full disk, a device that was away) may be over.
@@ -150,11 +150,7 @@ export class SettlementFollower {
     const ending = await statusOf(psd, 2_000);
     const gone = await this.#options.goOnEnding(ending);
     if (!gone.ok) return gone;
-    if (logged < confirmed) {
-      log.warn('The server lacks records that it has confirmed: it is fed again', { sequence: logged + 1 });
-      const fed = await refeeding.giveBack(logged);
-      return fed.ok ? accept(false) : this.#introduced(fed);
-    }
+    if (logged < confirmed) return this.#feed(logged);
     let cursor = journal.grants.lastCursor();
     for (;;) {
       const grants = await server.grants(licensee, cursor);
@@ -189,6 +185,26 @@ export class SettlementFollower {
     this.#settledThrough = Math.max(this.#settledThrough, confirmed);
     this.#options.onNews();
     return accept(true);
+  }
+
+  async #feed(logged: number): Promise<Result<boolean>> {
+    const { refeeding, log } = this.#options;
+    log.warn('The server lacks records that it has confirmed: it is fed again', { sequence: logged + 1 });
+    const fed = await refeeding.giveBack(logged);
+    return fed.ok ? accept(false) : this.#introduced(fed);
+  }
+
+  /** A device that does not answer may be dead, and this archive the only one that a restored server can be fed from. @throws what the device was asked with. */
+  async #withoutDevice(error: unknown): Promise<never> {
+    const { journal, server, link } = this.#options;
+    const device = link.lastKnown();
+    const { confirmed } = journal.records.lastSequences();
+    if (error instanceof Fault && device !== null && confirmed > 0) {
+      const settlement = await server.settlement(device);
+      if (!settlement.ok) await this.#introduced(settlement);
+      else if (settlement.value.logged < confirmed) await this.#feed(settlement.value.logged);
+    }
+    throw error;
   }
 
   /** Gives a server its certificates back where it does not know the device, or an epoch of its keys, any more. */
