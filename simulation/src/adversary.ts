@@ -46,7 +46,6 @@ const HOUR_MS = 60 * MINUTE_MS;
 const COPIES_FROM = 500;
 const COPIES_MOST = 2;
 /** A host whose device is gone asks for it again and again. */
-const HOST_ALONE_MS = HOUR_MS;
 /** A world with more of them takes too long. */
 const LINES_MOST = 6;
 
@@ -142,10 +141,10 @@ export class Adversary {
     seen.dead.add(line);
     if (truly) {
       this.#world.remove(`psd-${line}`, 'it burns');
-      // Its host burns with it, or sends for some hours what it has in its own memory.
-      occasions.later(random.chance(0.3) ? 0 : HOST_ALONE_MS, () => {
-        this.#world.remove(`host-${line}`, 'it has no device any more');
-      });
+      // Its host burns with it, or goes on alone: with what it has in its own memory, and with the archive that a restored server is fed from.
+      if (random.chance(0.3) && !everyOtherCopyMayGo(occasions)) {
+        this.#world.remove(`host-${line}`, 'it burns with its device');
+      }
     }
     operators.declareDead(device);
   }
@@ -295,4 +294,12 @@ export class Adversary {
       this.#world.violated('simulation', error instanceof Error ? (error.stack ?? error.message) : String(error));
     });
   }
+}
+
+/** Whether a host's archive may be all that there is of records: then it is kept, as people are told (docs/backup.md). */
+function everyOtherCopyMayGo(occasions: Occasions): boolean {
+  return (
+    occasions.has('authority put back') &&
+    (occasions.has('server put back') || occasions.has('server confirms and does not log'))
+  );
 }

@@ -35,6 +35,8 @@ export const MACHINE_FAULTS = [
   'authority put back',
   'host disk gone',
 ] as const;
+/** What takes a host's archive away. */
+export const ARCHIVE_LOST: readonly string[] = ['host put back', 'host disk gone', 'PSD and host put back'];
 export type MachineFault = (typeof MACHINE_FAULTS)[number];
 
 const MINUTE_MS = 60_000;
@@ -132,14 +134,19 @@ export class MachineFaults {
       });
     });
     for (const { line } of this.#options.lines) this.#putBack('host put back', `host-${line}`, STORE.host(line));
-    this.#putBack('server put back', 'server', STORE.server, () => {
-      this.#options.seen.serverWasPutBack = true;
-      this.#options.checkers.serverPutBack();
-      this.#options.onServerPutBack();
+    this.#putBack('server put back', 'server', STORE.server, {
+      mayBe: () => this.#logHasCopies(),
+      then: () => {
+        this.#options.seen.serverWasPutBack = true;
+        this.#options.checkers.serverPutBack();
+        this.#options.onServerPutBack();
+      },
     });
-    this.#putBack('authority put back', 'authority', STORE.authority, () => {
-      this.#options.checkers.authorityPutBack();
-      this.#options.onAuthorityPutBack();
+    this.#putBack('authority put back', 'authority', STORE.authority, {
+      then: () => {
+        this.#options.checkers.authorityPutBack();
+        this.#options.onAuthorityPutBack();
+      },
     });
     occasions.nowAndThen('host disk gone', 8 * HOUR_MS, (random) => {
       const { line } = random.pick(this.#options.lines);
@@ -161,20 +168,37 @@ export class MachineFaults {
   }
 
   /** A database goes back to a copy of itself from some time ago, as after a restore from a backup. */
-  #putBack(kind: MachineFault, party: string, path: string, then: () => void = () => undefined): void {
+  #putBack(
+    kind: MachineFault,
+    party: string,
+    path: string,
+    options: { readonly mayBe?: () => boolean; readonly then?: () => void } = {},
+  ): void {
     const { disks } = this.#world;
     const { occasions } = this.#options;
     occasions.nowAndThen(kind, 5 * HOUR_MS, (random) => {
       if (!disks.paths().includes(path)) return;
       const copy = disks.copy(path);
       occasions.later(random.whole(5, 240) * MINUTE_MS, () => {
-        if (occasions.ended) return;
+        if (occasions.ended || !(options.mayBe?.() ?? true)) return;
         this.#world.kill(party, 'it is restored from a backup');
         disks.put(path, copy);
         this.#world.count(`fault: ${kind}`);
-        then();
+        options.then?.();
       });
     });
+  }
+
+  /** Whether somebody but the server has every record of its log, whatever becomes of the hosts. */
+  #logHasCopies(): boolean {
+    const { disks } = this.#world;
+    if (!ARCHIVE_LOST.some((kind) => this.#options.occasions.has(kind))) return true;
+    const records = (path: string): Set<string> =>
+      new Set(
+        disks.rows<{ readonly name: string }>(path, 'SELECT hex(digest) AS name FROM record').map(({ name }) => name),
+      );
+    const elsewhere = records(STORE.authority);
+    return [...records(STORE.server)].every((name) => elsewhere.has(name));
   }
 }
 

@@ -9,7 +9,7 @@ import { Adversary, type AdversaryOptions, PEOPLE_FAULTS } from './adversary.ts'
 import { Authenticity } from './authenticity.ts';
 import { Checkers } from './checkers.ts';
 import { HOST_MISDEEDS, ROGUE } from './dishonest-host.ts';
-import { MACHINE_FAULTS, MachineFaults } from './faults.ts';
+import { ARCHIVE_LOST, MACHINE_FAULTS, MachineFaults } from './faults.ts';
 import { Bookkeeper } from './bookkeeper.ts';
 import { Mailer } from './mailers.ts';
 import { Observation } from './observation.ts';
@@ -48,8 +48,6 @@ export type Outcome = {
 /** All kinds of faults. */
 export const FAULT_KINDS: readonly string[] = [...MACHINE_FAULTS, ...PEOPLE_FAULTS];
 
-/** What takes the host's archive away. */
-const ONLY_COPIES: readonly string[] = ['host put back', 'host disk gone', 'PSD and host put back'];
 /** Batches that a world has at least. */
 const BATCHES_LEAST = 50;
 /** The time in which everything goes wrong. */
@@ -239,10 +237,11 @@ class Run {
     const chosen = FAULT_KINDS.filter(
       (kind) => this.#world.stream(`choice of ${kind}`).chance(share) && !without.has(kind),
     );
-    // What both the host's archive and the server's log have lost only the authority has, and nothing feeds a log from there yet.
-    const lost =
-      chosen.includes('server put back') || chosen.includes('server confirms and does not log') ? ONLY_COPIES : [];
-    return chosen.filter((kind) => !lost.includes(kind));
+    // What the host's archive and the server's log have lost the server has again from the authority: not where that never had it, or may lose it, too.
+    const noCopy =
+      chosen.includes('server confirms and does not log') ||
+      (chosen.includes('server put back') && chosen.includes('authority put back'));
+    return chosen.filter((kind) => !noCopy || !ARCHIVE_LOST.includes(kind));
   }
 
   #planned(): LineSetting[] {

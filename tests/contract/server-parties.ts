@@ -17,7 +17,7 @@ import { connectRpc, type RpcClient } from '@countermark/node-platform/rpc';
 import { sha256 } from '@countermark/node-platform/verification';
 import { generateSigningKey, publicKeyBytes, signP1363 } from '@countermark/node-platform/signing';
 import { messageDigest, seal, toBeAuthenticated } from '@countermark/protocol/cose';
-import { type Digest, digestOf, sameBytes } from '@countermark/protocol/digest';
+import { type Digest, digestOf, sameBytes, NO_DIGEST } from '@countermark/protocol/digest';
 import { hex, type LicenseeId } from '@countermark/protocol/id';
 import { type Answer, answersSchema, submissionSchema } from '@countermark/protocol/interfaces/answer';
 import { CRYPTOGRAPHIC_DEVICE } from '@countermark/protocol/interfaces/cryptographic-device';
@@ -25,6 +25,7 @@ import {
   deliveryAnswersSchema,
   deliverySchema,
   grantListSchema,
+  recordListSchema,
   type HistoryPoint,
 } from '@countermark/protocol/interfaces/delivery';
 import type { Operation } from '@countermark/protocol/interfaces/operation';
@@ -56,9 +57,14 @@ export class StandInAuthority {
     | ((delivery: Of<typeof deliverySchema>) => Pick<Of<typeof deliveryAnswersSchema>, 'cursor' | 'results'> | null)
     | undefined;
   evaluatedThrough: number | undefined;
+  /** Records that were asked back. */
+  listedRecords = 0;
   /** Grants in one list; default: all. */
   listLength: number | undefined;
   #intake = 0;
+  /** What it has taken in, and under which certificates. */
+  readonly #records: { readonly record: Uint8Array; readonly attestation: Uint8Array }[] = [];
+  readonly #certificates: Uint8Array[] = [];
   /** By cursors: another one each time that a cursor is reached. */
   readonly #history = new Map<number, Digest>();
   readonly #server: Server = createServer((request, response) => {
@@ -91,6 +97,7 @@ export class StandInAuthority {
   /** Loses what it has taken in after a cursor, as when it is restored from a backup. */
   forget(cursor: number): void {
     this.#intake = cursor;
+    this.#records.length = cursor;
     for (const at of this.#history.keys()) if (at > cursor) this.#history.delete(at);
   }
 
@@ -110,6 +117,21 @@ export class StandInAuthority {
     return this.evaluatedThrough ?? this.#intake;
   }
 
+  #recordsAfter(url: string): Uint8Array {
+    const [, at = '0', text] = /since=(\d+):(\w+)$/.exec(url) ?? [];
+    const since = { cursor: Number(at), digest: text === undefined ? NO_DIGEST : digestOf(Buffer.from(text, 'hex')) };
+    const continues = since.cursor === 0 || this.#hasComeBy(since);
+    const items = continues ? this.#records.slice(since.cursor) : [];
+    this.listedRecords += items.length;
+    return encodeWith(recordListSchema, {
+      certificates: items.length === 0 ? [] : this.#certificates,
+      items,
+      cursor: items.length === 0 ? since.cursor : this.#intake,
+      history: items.length === 0 ? since.digest : (this.#history.get(this.#intake) ?? NO_DIGEST),
+      continues,
+    });
+  }
+
   #respond(method: string, url: string, body: Buffer): Uint8Array | null {
     if (method === 'POST' && url === '/v1/records') {
       const delivery = value(parseBytes(deliverySchema, body, LIMITS));
@@ -119,6 +141,8 @@ export class StandInAuthority {
       if (continues) {
         this.delivered.push(delivery);
         this.#intake += delivery.items.length;
+        this.#records.push(...delivery.items);
+        this.#certificates.push(...delivery.certificates);
       }
       const results = continues ? delivery.items.map(() => ({ outcome: 'accepted' as const })) : [];
       const { cursor } = scripted ?? { cursor: this.#intake };
@@ -126,6 +150,7 @@ export class StandInAuthority {
       this.#history.set(cursor, history);
       return encodeWith(deliveryAnswersSchema, { cursor, results, ...scripted, history, continues });
     }
+    if (method === 'GET' && url.startsWith('/v1/records')) return this.#recordsAfter(url);
     const [, after, last, since, digest = ''] =
       /^\/v1\/grants\?after=(\d+)(?::(\w+))?(?:&since=(\d+):(\w+))?$/.exec(url) ?? [];
     if (after === undefined) return null;

@@ -8,7 +8,12 @@ import { FRAME_LIMITS } from '@countermark/protocol/cbor';
 import { parseEnvelope } from '@countermark/protocol/cose';
 import { answersSchema, submissionSchema } from '@countermark/protocol/interfaces/answer';
 import { ACCEPTANCE, CRYPTOGRAPHIC_DEVICE } from '@countermark/protocol/interfaces/cryptographic-device';
-import { deliveryAnswersSchema, deliverySchema, grantListSchema } from '@countermark/protocol/interfaces/delivery';
+import {
+  deliveryAnswersSchema,
+  deliverySchema,
+  grantListSchema,
+  recordListSchema,
+} from '@countermark/protocol/interfaces/delivery';
 import { HOST } from '@countermark/protocol/interfaces/host';
 import type { Operation } from '@countermark/protocol/interfaces/operation';
 import { PSD } from '@countermark/protocol/interfaces/psd';
@@ -38,9 +43,14 @@ const interfaces: readonly Named[] = [
   ...operations(CRYPTOGRAPHIC_DEVICE),
   ...operations(ACCEPTANCE),
   ...operations({ frank: HOST.frank }),
-  ...Object.entries({ submissionSchema, answersSchema, deliverySchema, deliveryAnswersSchema, grantListSchema }).map(
-    ([name, schema]) => ({ name, schema: schema }),
-  ),
+  ...Object.entries({
+    submissionSchema,
+    answersSchema,
+    deliverySchema,
+    deliveryAnswersSchema,
+    grantListSchema,
+    recordListSchema,
+  }).map(([name, schema]) => ({ name, schema: schema })),
 ];
 
 /** The schema's number stays, mostly. */

@@ -21,6 +21,7 @@ import {
   deliverySchema,
   grantListSchema,
   type HistoryPoint,
+  recordListSchema,
 } from '@countermark/protocol/interfaces/delivery';
 import { EVIDENCE_LIMITS, type Evidence, evidenceSchema } from '@countermark/protocol/interfaces/evidence';
 import { describeRejection, type Rejection, type RejectionCode, rejection } from '@countermark/protocol/rejection';
@@ -36,6 +37,7 @@ import { ENDED_EPOCH } from '@countermark/verify/chain';
 import fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
 import type { DeliveryAnswers } from './intake.ts';
+import { recordsAfter } from './record-list.ts';
 import type { AuthorityStore, GrantItem } from './store/authority-store.ts';
 import { DIMENSION_NAMES, parseTotalsQuery } from './totals.ts';
 
@@ -253,6 +255,35 @@ function closedRoutes(
       const delivery = parseBytes(deliverySchema, body, DELIVERY_LIMITS);
       if (!delivery.ok) return refuse(request, reply, delivery.rejection);
       return cbor(reply, encodeWith(deliveryAnswersSchema, await takeIn(delivery.value)));
+    },
+  );
+
+  app.get(
+    '/v1/records',
+    {
+      schema: {
+        summary: 'Accepted records after a point of the history, for a server that has lost them.',
+        description: 'CBOR (docs/protocol: record-list). Ask again after the point that it ends with until none comes.',
+        produces: [CBOR],
+        querystring: Type.Object(
+          {
+            since: Type.Optional(
+              Type.String({
+                pattern: '^[0-9]{1,15}:[0-9a-f]{64}$',
+                description: 'A point of the history that a delivery or a list before was answered with.',
+              }),
+            ),
+          },
+          { additionalProperties: false },
+        ),
+        response: { 200: { description: 'CBOR: record-list', type: 'string', format: 'binary' }, ...problems },
+      },
+      serializerCompiler: () => (data) => JSON.stringify(data),
+    },
+    async (request, reply) => {
+      const { since } = request.query as { readonly since?: string };
+      const list = await recordsAfter(store, since === undefined ? undefined : pointOf(since));
+      return cbor(reply, encodeWith(recordListSchema, list));
     },
   );
 

@@ -167,6 +167,16 @@ export async function certifiedKeys(
   items: readonly { readonly record: Uint8Array }[],
   store: AuthorityStore,
 ): Promise<CertifiedKeys> {
+  const keys = await certifiedKeysOf(items, store);
+  const byId = new Map(keys.map((key) => [`${key.device}#${key.epoch}`, key]));
+  return (device, epoch) => byId.get(`${device}#${epoch}`) ?? null;
+}
+
+/** The same as a list. */
+export async function certifiedKeysOf(
+  items: readonly { readonly record: Uint8Array }[],
+  store: AuthorityStore,
+): Promise<readonly CertifiedKey[]> {
   const wanted = new Map<string, { device: string; epoch: number }>();
   for (const { record } of items) {
     const envelope = parseEnvelope(record);
@@ -178,9 +188,7 @@ export async function certifiedKeys(
     const { device, newEpoch } = rotation.value;
     wanted.set(`${device}#${newEpoch}`, { device, epoch: newEpoch });
   }
-  const keys = await store.certificates([...wanted.values()]);
-  const byId = new Map(keys.map((key) => [`${key.device}#${key.epoch}`, key]));
-  return (device, epoch) => byId.get(`${device}#${epoch}`) ?? null;
+  return store.certificates([...wanted.values()]);
 }
 
 /** Verifies a record with its attestation, under a certificate of this licensee. The chain is judged later. */

@@ -451,7 +451,7 @@ describe('an answer decides what is tried', () => {
     expect(states()).toEqual(['confirmed']);
     sealed(2, 2);
     answer = refused;
-    for (let times = 1; times <= 4; times += 1) await outbox.send();
+    for (let times = 1; times <= 7; times += 1) await outbox.send();
     expect(states()).toEqual(['confirmed', 'waiting']);
     await outbox.send();
     expect(states()).toEqual(['confirmed', 'quarantined']);

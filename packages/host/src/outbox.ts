@@ -70,7 +70,7 @@ const FINAL = new Set([
 
 /** Refusals that bytes altered on their way get as well: only when they come again and again do they say something of the record. */
 const PERHAPS_ALTERED = new Set([...FINAL].filter((code) => code !== 'fork' && code !== 'inconsistent'));
-const REFUSALS = 5;
+const REFUSALS = 8;
 
 /** Attempts, some minutes in all, after which a device that does not answer is no longer waited for: it may be dead. */
 const ATTEMPTS_FOR_DEVICE = 5;

@@ -122,6 +122,14 @@ export class Acceptance {
     });
   }
 
+  /** Takes records back that the authority has and this log has lost: attested once, and confirmed anew. */
+  async recover(attested: readonly Attested[]): Promise<readonly Answer[]> {
+    return this.#busy(async () => {
+      const items = await this.#each(attested.map(accept), async (item) => this.#verified(item));
+      return this.#accept(items, new Map());
+    });
+  }
+
   /** Appends, confirms, stores and answers; `own` are confirmations that are known already. */
   async #accept(items: readonly Result<LogItem>[], own: ReadonlyMap<string, Uint8Array>): Promise<readonly Answer[]> {
     const good = items.flatMap((item) => (item.ok ? [item.value] : []));

@@ -11,6 +11,8 @@ import {
   deliverySchema,
   grantListSchema,
   type HistoryPoint,
+  type RecordList,
+  recordListSchema,
 } from '@countermark/protocol/interfaces/delivery';
 import { hex } from '@countermark/protocol/id';
 import { rejection } from '@countermark/protocol/rejection';
@@ -28,6 +30,8 @@ export type AuthorityClient = {
   deliver(delivery: Delivery): Promise<Result<Of<typeof deliveryAnswersSchema>>>;
   /** `since`: the point of its history that it has to have come by. */
   grants(after: GrantPoint, since?: HistoryPoint): Promise<Result<Of<typeof grantListSchema>>>;
+  /** Records that it has taken in after a point of its history; from the first one where none is named. */
+  records(since?: HistoryPoint): Promise<Result<RecordList>>;
   /** The authority's JSON, as text. */
   programmes(): Promise<Result<string>>;
 };
@@ -66,6 +70,12 @@ export function connectAuthority(url: string, credential: string): AuthorityClie
       const last = after.digest === null ? after.cursor : `${after.cursor}:${hex(after.digest)}`;
       const answer = await ask(`/v1/grants?after=${last}${point}`);
       return answer.ok ? parseBytes(grantListSchema, answer.value, LIMITS) : answer;
+    },
+    records: async (since) => {
+      const answer = await ask(
+        `/v1/records${since === undefined ? '' : `?since=${since.cursor}:${hex(since.digest)}`}`,
+      );
+      return answer.ok ? parseBytes(recordListSchema, answer.value, LIMITS) : answer;
     },
     programmes: async () => {
       const answer = await ask('/v1/programmes');

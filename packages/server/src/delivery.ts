@@ -13,7 +13,7 @@ import type { Log } from '@countermark/node-platform/logs';
 import { parseEnvelope } from '@countermark/protocol/cose';
 import { type Digest, digestText } from '@countermark/protocol/digest';
 import type { DeviceId } from '@countermark/protocol/id';
-import type { HistoryPoint } from '@countermark/protocol/interfaces/delivery';
+import { HISTORY_START, type HistoryPoint } from '@countermark/protocol/interfaces/delivery';
 import { parsePayload } from '@countermark/protocol/message';
 import { KEY_ROTATION } from '@countermark/protocol/messages/key-rotation';
 import { describeRejection } from '@countermark/protocol/rejection';
@@ -22,6 +22,7 @@ import type { SqlDatabase } from '@countermark/sql/database';
 import type { AuthorityClient } from './authority-client.ts';
 import { addMark, DELIVERY_FOLLOWER, type DeliveryMark, giveUpMark, lastMark } from './delivery-marks.ts';
 import { followerCursor, moveCursor } from './follower.ts';
+import { recoveredWithDelivery } from './log-recovery.ts';
 import type { Registry } from './registry.ts';
 import type { LogEntry, StatisticsLog } from './statistics-log.ts';
 import type { Suspensions } from './suspensions.ts';
@@ -69,11 +70,12 @@ export class DeliveryFollower {
     const entries = ofOneStanding(fitting(await log.after(cursor, STEP)));
     const last = entries.at(-1);
     if (last === undefined) return this.#tellStanding(cursor);
-    const { point, again } = await this.#send(entries, mark);
+    const { point, again, accepted } = await this.#send(entries, mark);
     if (point === null) return 'more';
     await database.transaction(async (tables) => {
       await moveCursor(tables, DELIVERY_FOLLOWER, again ?? last.cursor);
       if (again === null) await addMark(tables, { logCursor: last.cursor, point });
+      await recoveredWithDelivery(tables, { before: mark?.point ?? HISTORY_START, after: point, accepted });
     });
     if (again === null) await this.#tellStanding(last.cursor);
     return 'more';
@@ -118,11 +120,14 @@ export class DeliveryFollower {
     return untold.length > now.length ? 'more' : 'idle';
   }
 
-  /** `point`: where the authority stands then, or null where it has lost the mark. `again`: the cursor from which it has to be fed again. */
+  /**
+   * `point`: where the authority stands then, or null where it has lost the mark. `again`: the cursor from which it has to be fed again.
+   * `accepted`: how many were new to it.
+   */
   async #send(
     entries: readonly LogEntry[],
     mark: DeliveryMark | null,
-  ): Promise<{ readonly point: HistoryPoint | null; readonly again: bigint | null }> {
+  ): Promise<{ readonly point: HistoryPoint | null; readonly again: bigint | null; readonly accepted: number }> {
     const { database, authority, registry, log, logs } = this.#parts;
     const wanted = new Map<string, Digest>();
     for (const { certificate, record } of entries) {
@@ -143,7 +148,7 @@ export class DeliveryFollower {
     if (!answer.value.continues && mark !== null) {
       logs.warn('The authority has less than it had: it is fed again', { count: mark.point.cursor });
       await giveUpMark(database, mark);
-      return { point: null, again: null };
+      return { point: null, again: null, accepted: 0 };
     }
     for (const { device, withdrawn } of suspensions) this.#told.set(device, withdrawn);
     for (const name of wanted.keys()) this.#sent.add(name);
@@ -180,7 +185,8 @@ export class DeliveryFollower {
         if (first !== null && (again === null || first.cursor - 1n < again)) again = first.cursor - 1n;
       }
     }
-    return { point: { cursor: answer.value.cursor, digest: answer.value.history }, again };
+    const accepted = answer.value.results.filter(({ outcome }) => outcome === 'accepted').length;
+    return { point: { cursor: answer.value.cursor, digest: answer.value.history }, again, accepted };
   }
 
   async #suspensionsOf(

@@ -36,6 +36,7 @@ import { httpInterface } from './http.ts';
 import { Ledger } from './ledger.ts';
 import { bookPostage } from './ledger-follower.ts';
 import { logTailProblem } from './log-check.ts';
+import { LogRecovery } from './log-recovery.ts';
 import { People } from './people.ts';
 import { Policies } from './policies.ts';
 import { Registry } from './registry.ts';
@@ -47,6 +48,8 @@ import { MIGRATIONS, type ServerTables } from './tables.ts';
 import { Withdrawals } from './withdrawals.ts';
 
 const DAY_MS = 86_400_000;
+/** How often the authority is asked for records that this log lacks; mostly there are none. */
+const RECOVERY_LOOK_MS = 600_000;
 
 /** An open store with what verifies its content. */
 export type OpenedStore = {
@@ -235,6 +238,13 @@ export async function startService(config: Config, party: ServiceContext): Promi
     },
     idleMs: 5_000,
   });
+  const recovery = new LogRecovery({ database, acceptance, enrolment, registry, authority, roleKeys, logs });
+  const recovering = follow({
+    ...common,
+    name: 'recovery',
+    step: () => recovery.recover(),
+    idleMs: RECOVERY_LOOK_MS,
+  });
   const settleRefunds = async (): Promise<'more' | 'idle'> => {
     const closed = await closures.settleDue();
     return (await deadDevices.settleDue()) === 'more' ? 'more' : closed;
@@ -247,7 +257,7 @@ export async function startService(config: Config, party: ServiceContext): Promi
     step: () => spoiledPostage.settleDue(),
     idleMs: 60_000,
   });
-  const followers = [taking, booking, delivering, refunding, paying];
+  const followers = [taking, booking, delivering, recovering, refunding, paying];
   for (const follower of followers) party.onClose(() => follower.stop());
 
   const socket = await serveAcceptance(config.acceptanceSocket, acceptance, logs);

@@ -21,6 +21,7 @@ export function connectAuthority(url: string): AuthorityClient {
   return {
     deliver: (delivery) => ask('deliver', delivery),
     grants: ({ cursor, digest }, since) => ask('grants', { after: Number(cursor), digest, since }),
+    records: (since) => ask('records', { since }),
     programmes: () => ask('programmes', {}),
   };
 }

@@ -2,6 +2,7 @@
  * Stands in for the postal authority's HTTP interface: deliveries in, grants out, over the world's network.
  */
 import type { HttpOptions } from '@countermark/authority/http';
+import { recordsAfter } from '@countermark/authority/record-list';
 import type { Digest } from '@countermark/protocol/digest';
 import { errorText } from '@countermark/node-platform/fault';
 import type { Delivery, HistoryPoint } from '@countermark/protocol/interfaces/delivery';
@@ -64,6 +65,10 @@ async function handled(options: HttpOptions, operation: string, parameters: unkn
       const whole = found.length <= GRANTS;
       return accept({ grants: found.slice(0, GRANTS), evaluatedThrough: whole ? evaluated : 0, continues: true });
     }
+    case 'records':
+      return accept(
+        await recordsAfter(options.store, (parameters as { readonly since: HistoryPoint | undefined }).since),
+      );
     case 'programmes':
       return accept(
         JSON.stringify({

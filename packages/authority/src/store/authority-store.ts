@@ -157,6 +157,8 @@ export type AuthorityStore = {
   ): Promise<{ readonly decision: Decision | null; readonly point: HistoryPoint }>;
   /** Whether the log's history has come by this point. */
   cameBy(point: HistoryPoint): Promise<boolean>;
+  /** The point of the log's history at a cursor that it has come by. */
+  pointAt(cursor: number): Promise<HistoryPoint>;
   /** Whether the grant with this cursor is the one with this digest. */
   gave(cursor: number, digest: Digest): Promise<boolean>;
   positions(): Promise<Positions>;

@@ -164,6 +164,11 @@ class SqlStore implements AuthorityStore {
     return this.#database.read((tables) => hasComeBy(tables, point));
   }
 
+  async pointAt(cursor: number): Promise<HistoryPoint> {
+    const history = await this.#database.read((tables) => historyAt(tables, BigInt(cursor)));
+    return { cursor, digest: history ?? unreachable() };
+  }
+
   async gave(cursor: number, digest: Digest): Promise<boolean> {
     const given = await this.#database.read((tables) =>
       tables

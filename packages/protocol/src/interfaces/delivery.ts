@@ -4,6 +4,7 @@
  * The authority verifies everything again; it takes from the server only bytes and their order.
  */
 import type { CborLimits } from '../cbor.ts';
+import { NO_DIGEST } from '../digest.ts';
 import { digest } from '../fields.ts';
 import { bool, bytes, field, list, type Of, oneOf, optional, struct, uint } from '../schema.ts';
 import { MAX_RECORD_BYTES, MAX_SUBMISSION, rejectionSchema } from './answer.ts';
@@ -17,6 +18,8 @@ export const DELIVERY_LIMITS: CborLimits = { maxBytes: 16 * 1024 * 1024, maxDept
  */
 export const historyPointSchema = struct('history-point', { cursor: field(1, uint()), digest: field(2, digest) });
 export type HistoryPoint = Of<typeof historyPointSchema>;
+/** The point before the first record. */
+export const HISTORY_START: HistoryPoint = { cursor: 0, digest: NO_DIGEST };
 
 /**
  * `certificates`: those under which the items stand and that this delivery is the first to need; repeats are harmless.
@@ -61,6 +64,26 @@ export const deliveryAnswersSchema = struct('delivery-answers', {
   history: field(3, digest),
   continues: field(4, bool),
 });
+
+/**
+ * Records that the authority has, after a point of its history and in its order, for a server that has lost them; ask again after the last
+ * one until none comes. `certificates`: those under which they stand. `cursor` and `history`: the point after the last item. `continues`
+ * is false, with nothing else said, where the point asked about is not in the authority's history.
+ */
+export const recordListSchema = struct('record-list', {
+  certificates: field(1, list(bytes(1, 65_536), 2 * MAX_SUBMISSION)),
+  items: field(
+    2,
+    list(
+      struct('record-item', { record: field(1, bytes(1, MAX_RECORD_BYTES)), attestation: field(2, bytes(1, 4_096)) }),
+      MAX_SUBMISSION,
+    ),
+  ),
+  cursor: field(3, uint()),
+  history: field(4, digest),
+  continues: field(5, bool),
+});
+export type RecordList = Of<typeof recordListSchema>;
 
 /**
  * Grants after a cursor, oldest first; ask again after the last one until none comes. Every grant that rests on records
