@@ -1,13 +1,18 @@
 /**
  * A server that lies: it has its store, the socket of its cryptographic device, and what hosts send it; it has no key.
  *
- * It answers a host with a confirmation for a record that it never logs, and asks the cryptographic device for what is not so. What
+ * It answers a host with a confirmation for a record that it never logs, asks the cryptographic device for what is not so, and keeps records from
+ * the authority while its own books say that they were delivered. What
  * comes of it is judged by the other parties: the host brings what was confirmed back from its archive, and people bring it to the
- * postal authority themselves. What it can do because only it knows (policies, suspensions, the deposit) is not tried here: SECURITY.md.
+ * postal authority themselves; a point of its history that the authority never came by betrays the books. What it can do because only it knows (policies, suspensions, the deposit) is not tried here: SECURITY.md.
  */
 import { Fault } from '@countermark/node-platform/fault';
+import { sha256 } from '@countermark/node-platform/verification';
+import { concat } from '@countermark/protocol/bytes';
 import { parseEnvelope } from '@countermark/protocol/cose';
+import { digestOf } from '@countermark/protocol/digest';
 import { CRYPTOGRAPHIC_DEVICE } from '@countermark/protocol/interfaces/cryptographic-device';
+import type { Delivery } from '@countermark/protocol/interfaces/delivery';
 import type { Operation } from '@countermark/protocol/interfaces/operation';
 import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
 import { mills } from '@countermark/protocol/money';
@@ -26,6 +31,7 @@ import type { World } from './world.ts';
 export const SERVER_MISDEEDS = [
   'server confirms and does not log',
   'server asks for what is not so',
+  'server withholds deliveries',
   'records brought to the authority',
 ] as const;
 
@@ -45,6 +51,8 @@ export class DishonestServer {
   readonly #options: DishonestServerOptions;
   /** It answers so many more submissions with a lie. */
   #lies = 0;
+  /** It keeps so many more deliveries to itself. */
+  #withheld = 0;
 
   constructor(world: World, options: DishonestServerOptions) {
     this.#world = world;
@@ -59,6 +67,15 @@ export class DishonestServer {
         if (name === 'server') this.#standBefore();
       });
     }
+    if (occasions.has('server withholds deliveries')) {
+      this.#standBeforeTheAuthority();
+      this.#world.onStarted((name) => {
+        if (name === 'authority') this.#standBeforeTheAuthority();
+      });
+    }
+    occasions.nowAndThen('server withholds deliveries', 3 * HOUR_MS, (random) => {
+      this.#withheld = random.whole(1, 6);
+    });
     occasions.nowAndThen('server confirms and does not log', 2 * HOUR_MS, (random) => {
       this.#lies = random.whole(1, 3);
     });
@@ -72,6 +89,7 @@ export class DishonestServer {
 
   end(): void {
     this.#lies = 0;
+    this.#withheld = 0;
   }
 
   /** Takes what comes to the server's address before its own program does. */
@@ -88,6 +106,30 @@ export class DishonestServer {
           if (lied !== null) return lied;
         }
         return honest.handle(operation, parameters, caller);
+      },
+    });
+  }
+
+  /** Takes what the server's own program delivers before it leaves the machine, and answers as the authority would. */
+  #standBeforeTheAuthority(): void {
+    const { network } = this.#world;
+    const honest = network.service(AUTHORITY_URL);
+    if (honest === undefined) return;
+    network.serve(AUTHORITY_URL, {
+      process: honest.process,
+      handle: async (operation, parameters, caller) => {
+        if (operation !== 'deliver' || caller !== 'server' || this.#withheld === 0) {
+          return honest.handle(operation, parameters, caller);
+        }
+        this.#withheld -= 1;
+        const { items, since } = parameters as Delivery;
+        this.#world.count('records withheld', items.length);
+        return accept({
+          cursor: (since?.cursor ?? 0) + items.length,
+          results: items.map(() => ({ outcome: 'accepted' })),
+          history: digestOf(sha256(concat(items.map(({ record }) => record)))),
+          continues: true,
+        });
       },
     });
   }

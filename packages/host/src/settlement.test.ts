@@ -51,7 +51,12 @@ test('A host whose device does not answer any more feeds a restored server all t
   const journal = new Journal(store.value);
   const record = { digest: new Uint8Array(32) as Digest, id: null, bytes: new Uint8Array([1]), atMs: 1 };
   for (const sequence of [1, 2, 3]) {
-    journal.records.addConfirmed({ ...record, sequence, confirmation: new Uint8Array([2]), attestation: new Uint8Array([3]) });
+    journal.records.addConfirmed({
+      ...record,
+      sequence,
+      confirmation: new Uint8Array([2]),
+      attestation: new Uint8Array([3]),
+    });
   }
   const fedAfter = await new Promise<number>((resolve) => {
     const follower: SettlementFollower = new SettlementFollower({
