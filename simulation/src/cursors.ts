@@ -84,7 +84,8 @@ export class Cursors {
       after,
       through,
     )) {
-      if (!this.#seen.taken.has(digest.toString('hex'))) {
+      const name = digest.toString('hex');
+      if (!this.#seen.taken.has(name) && !this.#seen.withheld.has(name)) {
         this.#violated(`${nameOf(digest)} counts as delivered, and the authority never had it`);
       }
     }

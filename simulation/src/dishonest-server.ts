@@ -123,6 +123,7 @@ export class DishonestServer {
         }
         this.#withheld -= 1;
         const { items, since } = parameters as Delivery;
+        for (const { record } of items) this.#options.seen.withheld.add(digestOfRecord(record) ?? '');
         this.#world.count('records withheld', items.length);
         return accept({
           cursor: (since?.cursor ?? 0) + items.length,

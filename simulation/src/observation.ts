@@ -68,6 +68,8 @@ export class Observation {
   readonly madeWithStolenKeys = new Set<string>();
   /** Digests of records that somebody at the cryptographic device's socket had confirmed without logging them. */
   readonly confirmedByALie = new Set<string>();
+  /** Records that a server delivered in its books only. Hex. */
+  readonly withheld = new Set<string>();
   /** Records on which nothing may be granted, by digest, and why: their postage is not the tariff's. */
   readonly wronglyPaid = new Map<string, string>();
   /** The device in each line's store. */
