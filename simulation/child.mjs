@@ -1,11 +1,11 @@
 // A child process that runs one replay after the other in a bundled world.
 //
-// Guarantees an outcome for each replay: a child that ends, or says nothing for two minutes, is a violation of the checker
+// Guarantees an outcome for each replay: a child that ends, or says nothing for ten minutes, is a violation of the checker
 // `simulation`, and is gone.
 import { fork } from 'node:child_process';
 import { clearTimeout, setTimeout } from 'node:timers';
 
-const SILENT_MS = 120_000;
+const SILENT_MS = 600_000;
 
 export class Child {
   constructor(file) {

@@ -9,7 +9,7 @@
 //   --json          one JSON object on stdout
 //
 // Guarantees: the same seed is the same run, whichever child does it; every 50th seed is run twice and must have the same trace; a
-// child that gives no answer for two minutes is killed, and its seed is a violation. Exit code 1 where anything was violated.
+// child that gives no answer for ten minutes is killed, and its seed is a violation. Exit code 1 where anything was violated.
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { performance } from 'node:perf_hooks';
