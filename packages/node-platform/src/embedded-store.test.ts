@@ -4,6 +4,7 @@ import { chmodSync, mkdtempSync, readFileSync, rmSync, statSync, truncateSync, w
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import fc from 'fast-check';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type EmbeddedStore, type EmbeddedStoreOptions, openEmbeddedStore } from './embedded-store.ts';
 
@@ -123,6 +124,63 @@ describe('an embedded store', () => {
     );
     store.transaction(() => insert.run(2n, Buffer.alloc(100)));
     expect(store.database.prepare('SELECT id FROM amount').pluck().all()).toEqual([2n]);
+  });
+
+  it('has a commit whole or not at all, however the disk tears what a power cut left of it', () => {
+    const store = opened();
+    const log = `${options.path}-wal`;
+    const sizes = [statSync(log).size];
+    const files: { readonly data: Buffer; readonly log: Buffer }[] = [];
+    store.transaction(() => store.database.exec('INSERT INTO amount VALUES (1, 1000, NULL), (2, 0, NULL)'));
+    for (let commit = 1; commit <= 8; commit += 1) {
+      sizes.push(statSync(log).size);
+      store.transaction(() => {
+        store.database.exec(
+          'UPDATE amount SET mills = mills - 1 WHERE id = 1; UPDATE amount SET mills = mills + 1 WHERE id = 2',
+        );
+        store.database
+          .prepare('INSERT INTO amount VALUES (?, 0, ?)')
+          .run(BigInt(commit + 2), Buffer.alloc(commit * 1_500, commit));
+      });
+      files.push({ data: readFileSync(options.path), log: readFileSync(log) });
+    }
+    sizes.push(statSync(log).size);
+    open.pop()?.close();
+    const sector = fc.record({
+      at: fc.nat(),
+      content: fc.constantFrom('zeros', 'ones', 'of an earlier commit', 'gone'),
+    });
+    fc.assert(
+      fc.property(fc.integer({ min: 1, max: 8 }), fc.array(sector, { minLength: 1, maxLength: 12 }), (commit, torn) => {
+        const { data, log: written } = files[commit - 1]!;
+        const from = sizes[commit]!;
+        let bytes = Buffer.from(written);
+        for (const { at, content } of torn) {
+          // What was synchronised before this commit stays as it is: the disk keeps its word.
+          const start = from + (at % Math.max(1, bytes.length - from));
+          if (start >= bytes.length) continue;
+          if (content === 'gone') bytes = bytes.subarray(0, start);
+          else if (content === 'of an earlier commit')
+            written.copy(bytes, start, sizes[commit - 1], sizes[commit - 1]! + 512);
+          else bytes.fill(content === 'zeros' ? 0 : 0xff, start, Math.min(start + 512, bytes.length));
+        }
+        for (const end of ['-wal', '-shm']) rmSync(options.path + end, { force: true });
+        writeFileSync(options.path, data);
+        writeFileSync(log, bytes);
+        const after = opened();
+        const rows = after.database
+          .prepare<[], { id: bigint; mills: bigint }>('SELECT id, mills FROM amount ORDER BY id')
+          .all();
+        const moved = rows[1]!.mills;
+        expect([BigInt(commit - 1), BigInt(commit)]).toContain(moved);
+        expect(rows[0]!.mills).toBe(1_000n - moved);
+        expect(rows.length).toBe(Number(moved) + 2);
+        expect(after.integrityProblems()).toEqual([]);
+        after.transaction(() => after.database.exec('INSERT INTO amount VALUES (99, 0, NULL)'));
+        open.pop()?.close();
+      }),
+      { numRuns: 150 },
+    );
   });
 
   it('belongs to one process: a second is refused, and SIGKILL sets it free', async () => {
