@@ -199,7 +199,7 @@ export class SettlementFollower {
     const { journal, server, link } = this.#options;
     const device = link.lastKnown();
     const { confirmed } = journal.records.lastSequences();
-    if (error instanceof Fault && device !== null && confirmed > 0) {
+    if (error instanceof Fault && device !== null) {
       const settlement = await server.settlement(device);
       if (!settlement.ok) await this.#introduced(settlement);
       else if (settlement.value.logged < confirmed) await this.#feed(settlement.value.logged);
