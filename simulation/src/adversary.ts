@@ -196,6 +196,8 @@ export class Adversary {
       // A device that was put back has lost the keys that its certificate is for: it is withdrawn.
       const code = rotated?.rejection.code;
       if (code === 'device-enrolled' || code === 'device-older') mailer.onHopeless(code);
+      // Put back together with its host, it is in an earlier epoch than whoever asks thinks: what was asked for makes no sense any more.
+      if (code === 'usage') break;
       await this.#rest(again * 5 * MINUTE_MS);
     }
     this.#rotating.delete(line);
