@@ -267,18 +267,21 @@ describe.skipIf(skipped)('A token', () => {
     expect(tool('retired', ['--list-objects', '--type', 'pubkey'])).toContain('countermark-policy-1');
   });
 
-  test.skipIf(withoutTool)('on which the making of a further key was interrupted is opened, and gets another', async () => {
-    const keys = value(await open(of('retired'), false));
-    const waiting = await keys.make('policy', 3);
-    await keys.close();
-    tool('retired', ['--delete-object', '--type', 'pubkey', '--label', 'countermark-policy-3']);
-    const again = value(await open(of('retired'), false));
-    expect(again.epochs('policy')).toEqual([1, 2]);
-    expect(await again.make('policy', 3)).not.toEqual(waiting);
-    const [signature] = await again.sign('policy', 3, [Uint8Array.of(1)]);
-    expect(verifySignature(again.publicKey('policy', 3), Uint8Array.of(1), signature!)).toBe(true);
-    await again.close();
-  });
+  test.skipIf(withoutTool)(
+    'on which the making of a further key was interrupted is opened, and gets another',
+    async () => {
+      const keys = value(await open(of('retired'), false));
+      const waiting = await keys.make('policy', 3);
+      await keys.close();
+      tool('retired', ['--delete-object', '--type', 'pubkey', '--label', 'countermark-policy-3']);
+      const again = value(await open(of('retired'), false));
+      expect(again.epochs('policy')).toEqual([1, 2]);
+      expect(await again.make('policy', 3)).not.toEqual(waiting);
+      const [signature] = await again.sign('policy', 3, [Uint8Array.of(1)]);
+      expect(verifySignature(again.publicKey('policy', 3), Uint8Array.of(1), signature!)).toBe(true);
+      await again.close();
+    },
+  );
 
   test.skipIf(withoutTool)('on which the making of keys was interrupted gets all of them anew', async () => {
     tool('partly', ['--keypairgen', '--key-type', 'EC:prime256v1', '--label', 'countermark-issuing-1']);

@@ -30,7 +30,9 @@ export function deviceOperations({
   sessionAuthority,
 }: DeviceParts): RpcHandlers {
   return Object.fromEntries([
-    served(CRYPTOGRAPHIC_DEVICE.publicKeys, () => accept({ keys: roleKeys.all(), agreementKey, sessionAuthority })),
+    served(CRYPTOGRAPHIC_DEVICE.publicKeys, () =>
+      accept({ keys: roleKeys.all(), agreementKey, sessionAuthority, certificates: roleKeys.certificates() }),
+    ),
     served(CRYPTOGRAPHIC_DEVICE.enrol, async ({ request, licensee, certified, known }) =>
       named('certificate', await issuing.enrol(request, licensee, certified, known === true)),
     ),

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ManualClock } from '@countermark/node-platform/manual-clock';
 import { nodeVerification } from '@countermark/node-platform/verification';
+import { CARRIED_MAX } from '@countermark/protocol/cose';
 import type { CeremonyId, DeviceId } from '@countermark/protocol/id';
 import { CERTIFIED_ROLES } from '@countermark/protocol/message';
 import { SIGNED_TIME } from '@countermark/protocol/messages/policy';
@@ -132,10 +133,10 @@ describe('A rotated key of a role', () => {
   it('is followed through as many issuing keys as a message has room for, and then needs a newer bundle', async () => {
     const { roleKeys } = await reopened();
     const certificates: Uint8Array[] = [];
-    for (let n = 0; n < 8; n += 1) {
+    for (let n = 0; n < CARRIED_MAX; n += 1) {
       clock.advance(2 * HOUR_MS);
       certificates.push(value(await roleKeys.rotate('issuing', ceremony(n))));
-      if (n === 6) certificates.push(value(await roleKeys.rotate('policy', ceremony(100))));
+      if (n === CARRIED_MAX - 2) certificates.push(value(await roleKeys.rotate('policy', ceremony(100))));
     }
     expect(outcome(await signedTime(roleKeys), bundle)).toBe('accepted');
     clock.advance(2 * HOUR_MS);

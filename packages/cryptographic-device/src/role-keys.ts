@@ -99,6 +99,11 @@ export class RoleKeys {
     );
   }
 
+  /** The certificates of all keys that are not a role's first, in the order in which they were made. */
+  certificates(): readonly Uint8Array[] {
+    return this.#certificates.map(({ bytes }) => bytes);
+  }
+
   inUse(role: CertifiedRole): KeyInUse {
     const epoch = this.#last(role)?.message.epoch ?? FIRST_EPOCH;
     return { epoch, certificates: this.#leadingTo(role, epoch).slice(-CARRIED_MAX) };

@@ -4,7 +4,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { concat, utf8 } from './bytes.ts';
 import { type CborValue, encode } from './cbor.ts';
-import { CARRIED_MAX, messageDigest, parseEnvelope, seal, toBeAuthenticated, unsealed } from './cose.ts';
+import { CARRIED_BYTES, CARRIED_MAX, messageDigest, parseEnvelope, seal, toBeAuthenticated, unsealed } from './cose.ts';
 
 const sha256 = (bytes: Uint8Array): Uint8Array => new Uint8Array(createHash('sha256').update(bytes).digest());
 const anEnvelope = fc.record({
@@ -83,7 +83,7 @@ describe('COSE envelope', () => {
     concat([Uint8Array.of(0xd2), encode(parts)]);
   const header = (...entries: (readonly [number, Parameters<typeof encode>[0]])[]): Uint8Array =>
     encode(new Map(entries));
-  const one = new Uint8Array(512);
+  const one = new Uint8Array(CARRIED_BYTES);
   const byDevice = (authentication: 'signature' | 'mac') =>
     unsealed(authentication, 'batch-statistics', 1, { holder: 'psd_0123456789abcdef', epoch: 1 }, Uint8Array.of(0xa0));
   const carrying = (certificates: readonly CborValue[], ...others: (readonly [number, CborValue])[]): Uint8Array =>
@@ -111,7 +111,7 @@ describe('COSE envelope', () => {
     ['no role certificate where there may be some', carrying([])],
     ['a role certificate that is no byte string', carrying([1])],
     ['more role certificates than a message may carry', carrying(Array.from({ length: CARRIED_MAX + 1 }, () => one))],
-    ['a role certificate that is too long', carrying([new Uint8Array(513)])],
+    ['a role certificate that is too long', carrying([new Uint8Array(CARRIED_BYTES + 1)])],
     ['role certificates beside something else', carrying([one], [4, 1])],
     ['role certificates beside what a device signed', seal(byDevice('signature'), signature, [one])],
     ['role certificates beside a code', seal(byDevice('mac'), new Uint8Array(32), [one])],

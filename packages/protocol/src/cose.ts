@@ -26,9 +26,9 @@ const CONTEXT = { signature: 'Signature1', mac: 'MAC0' } as const; // RFC 9052, 
 const LABEL = { algorithm: 1, keyId: 4, type: 16, version: -70_001, certificates: -70_002 } as const; // typ: RFC 9596; below -65536: private use
 const TYPE_PREFIX = 'countermark/';
 const AUTHENTICATOR_BYTES = { signature: 64, mac: 32 } as const;
-/** Role certificates that one message may carry: seven successions of the issuing key, and the role's own. */
-export const CARRIED_MAX = 8;
-const CARRIED_BYTES = 512;
+/** Role certificates that one message may carry: fifteen successions of the issuing key, and the role's own. */
+export const CARRIED_MAX = 16;
+export const CARRIED_BYTES = 256;
 
 /** Who made the authenticator: a device id, or a role of the cryptographic device or authority, and the key's epoch. */
 export type KeyId = { readonly holder: string; readonly epoch: number };

@@ -91,8 +91,8 @@ function bytesOf(value: unknown, length: number | null): Uint8Array | null {
 }
 
 /**
- * The bundle with the keys that role certificates add to it, each verified under it or one before; oldest first. Where a bundle has
- * another key for the role and epoch, the certificate's stands. What does not verify is left out.
+ * The bundle with the keys that role certificates add to it, each verified under it or under what others added, in whatever order.
+ * Where a bundle has another key for the role and epoch, the certificate's stands. What does not verify is left out.
  */
 export function withRoleCertificates(
   bundle: TrustBundle,
@@ -100,11 +100,16 @@ export function withRoleCertificates(
   port: Trust['port'],
 ): TrustBundle {
   let { keys } = bundle;
-  for (const bytes of certificates) {
-    const verified = verifyMessage(ROLE_CERTIFICATE, bytes, { port, keys: trustedKeys({ ...bundle, keys }) });
-    if (!verified.ok) continue;
-    const { role, epoch, publicKey } = verified.value.message;
-    keys = [...keys.filter((key) => key.role !== role || key.epoch !== epoch), { role, epoch, publicKey }];
+  let left = [...certificates];
+  for (let before = Infinity; left.length < before; ) {
+    before = left.length;
+    left = left.filter((bytes) => {
+      const verified = verifyMessage(ROLE_CERTIFICATE, bytes, { port, keys: trustedKeys({ ...bundle, keys }) });
+      if (!verified.ok) return true;
+      const { role, epoch, publicKey } = verified.value.message;
+      keys = [...keys.filter((key) => key.role !== role || key.epoch !== epoch), { role, epoch, publicKey }];
+      return false;
+    });
   }
   return { ...bundle, keys };
 }

@@ -4,6 +4,7 @@
  * It never signs on the server's word alone: a confirmation needs record and attestation again, a certificate needs
  * the device's own request, funds the device's own request. Keys of its roles it rotates when it is asked to, but seldom.
  */
+import { CARRIED_BYTES } from '../cose.ts';
 import { ceremonyId, deviceId, licenseeId } from '../fields.ts';
 import { CERTIFIED_ROLES, ROLE_EPOCHS_MAX } from '../message.ts';
 import { drawSchema } from '../messages/funds.ts';
@@ -34,6 +35,8 @@ export const CRYPTOGRAPHIC_DEVICE = {
       ),
       agreementKey: field(2, bytes(65)),
       sessionAuthority: field(3, bytes(1, 2_048)),
+      /** Of every key that is not a role's first, in the order in which they were made. */
+      certificates: field(4, list(bytes(1, CARRIED_BYTES), CERTIFIED_ROLES.length * ROLE_EPOCHS_MAX)),
     }),
   ),
   /**
@@ -130,7 +133,7 @@ export const CRYPTOGRAPHIC_DEVICE = {
   rotateRoleKey: operation(
     'rotate-role-key',
     struct('rotate-role-key', { role: field(1, oneOf(...CERTIFIED_ROLES)), ceremony: field(2, ceremonyId) }),
-    struct('rotated-role-key', { certificate: field(1, message) }),
+    struct('rotated-role-key', { certificate: field(1, bytes(1, CARRIED_BYTES)) }),
   ),
 } as const;
 
