@@ -504,7 +504,7 @@ function rotated(world: World): Vector[] {
     ROLE_CERTIFICATE,
     { role: 'confirming', epoch: 3, publicKey: testPublicKey('confirming#3'), issuedAtMs: NOW_MS },
     2,
-    [issuing],
+    [Uint8Array.of(0)],
   );
   const attested = byLaterKey(
     ATTESTATION,
@@ -570,7 +570,7 @@ function rotated(world: World): Vector[] {
       ],
       3,
     ),
-    confirmed('whose certificate carries certificates', 'envelope-malformed', [nested], 3),
+    confirmed('whose certificate carries something itself', 'unknown-key', [issuing, nested], 3),
     confirmed(
       'with more certificates than there may be',
       'envelope-malformed',
