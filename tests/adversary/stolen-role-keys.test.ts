@@ -82,6 +82,8 @@ describe('The certificate of a role’s key', () => {
         expect(outcome(of, thief, [certificate(role, thief, by)])).toBe('unknown-key');
         expect(outcome(of, thief, [certificate(role, thief, by, 'policy')])).toBe('unknown-key');
       }
+      // Nor the issuing key in another's name.
+      expect(outcome(of, thief, [certificate(role, thief, pair('issuing'), 'policy')])).toBe('unknown-key');
       // Nor through an issuing key that certified itself.
       const own = certificate('issuing', thief, thief);
       expect(outcome(of, thief, [own, certificate(role, thief, thief)])).toBe('unknown-key');

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ManualClock } from '@countermark/node-platform/manual-clock';
 import { nodeVerification } from '@countermark/node-platform/verification';
-import { CARRIED_MAX } from '@countermark/protocol/cose';
+import { CARRIED_MAX, parseEnvelope } from '@countermark/protocol/cose';
 import type { CeremonyId, DeviceId } from '@countermark/protocol/id';
 import { CERTIFIED_ROLES } from '@countermark/protocol/message';
 import { SIGNED_TIME } from '@countermark/protocol/messages/policy';
@@ -77,6 +77,27 @@ const signedTime = (keys: RoleKeys) => signMessage(keys, SIGNED_TIME, { device: 
 const outcome = (bytes: Uint8Array, trusted: TrustBundle) =>
   codeOf(verifyMessage(SIGNED_TIME, bytes, { port: nodeVerification, keys: trustedKeys(trusted) }));
 
+/** The same store, so that one of its operations can be another. */
+function standingBefore(keys: KeyStore): KeyStore {
+  return {
+    agreementKey: keys.agreementKey,
+    epochs: (role) => keys.epochs(role),
+    publicKey: (role, epoch) => keys.publicKey(role, epoch),
+    canSign: (role, epoch) => keys.canSign(role, epoch),
+    make: (role, epoch) => keys.make(role, epoch),
+    retire: (role, epoch) => keys.retire(role, epoch),
+    sign: (role, epoch, inputs) => keys.sign(role, epoch, inputs),
+    verifySignatures: (checks) => keys.verifySignatures(checks),
+    verifyMacs: (checks) => keys.verifyMacs(checks),
+    close: () => keys.close(),
+  };
+}
+
+/** The epoch of the key that signed it. */
+function epochOf(bytes: Uint8Array): number {
+  return value(parseEnvelope(bytes)).key.epoch;
+}
+
 /** The same store, whose operation fails before or after it was done. */
 function failing(operation: 'make' | 'retire', when: 'before' | 'after'): (keys: KeyStore) => KeyStore {
   return (keys) => {
@@ -84,19 +105,7 @@ function failing(operation: 'make' | 'retire', when: 'before' | 'after'): (keys:
       if (when === 'after') await keys[operation](role, epoch);
       throw new Error('the process ends here');
     };
-    return {
-      agreementKey: keys.agreementKey,
-      epochs: (role) => keys.epochs(role),
-      publicKey: (role, epoch) => keys.publicKey(role, epoch),
-      canSign: (role, epoch) => keys.canSign(role, epoch),
-      make: (role, epoch) => keys.make(role, epoch),
-      retire: (role, epoch) => keys.retire(role, epoch),
-      sign: (role, epoch, inputs) => keys.sign(role, epoch, inputs),
-      verifySignatures: (checks) => keys.verifySignatures(checks),
-      verifyMacs: (checks) => keys.verifyMacs(checks),
-      close: () => keys.close(),
-      [operation]: end,
-    };
+    return { ...standingBefore(keys), [operation]: end };
   };
 }
 
@@ -176,6 +185,31 @@ describe('A rotated key of a role', () => {
       'policy-2.key',
       'policy.pub',
     ]);
+  });
+});
+
+describe('What is being signed while its key is rotated', () => {
+  it('ends first, by the old key, before that is destroyed; what comes later is by the new one', async () => {
+    let release: () => void = () => undefined;
+    const gate = new Promise<void>((resolve) => {
+      release = resolve;
+    });
+    const { keys, roleKeys } = await reopened((store) => ({
+      ...standingBefore(store),
+      sign: async (role, epoch, inputs) => {
+        if (role === 'policy' && epoch === 1) await gate;
+        return store.sign(role, epoch, inputs);
+      },
+    }));
+    const inHand = signedTime(roleKeys);
+    const rotated = roleKeys.rotate('policy', ceremony(1));
+    while (roleKeys.inUse('policy').epoch === 1) await new Promise((resolve) => setImmediate(resolve));
+    expect(epochOf(await signedTime(roleKeys))).toBe(2);
+    expect(keys.canSign('policy', 1)).toBe(true);
+    release();
+    expect([epochOf(await inHand), outcome(await inHand, bundle)]).toEqual([1, 'accepted']);
+    value(await rotated);
+    expect(keys.canSign('policy', 1)).toBe(false);
   });
 });
 
