@@ -111,6 +111,8 @@ export type TestInstallation = {
   readonly trustBundle: string;
   /** Calls to the server with the operator's credential. */
   readonly operator: ServerAccess;
+  /** The same of another person: what needs two is not done by one. */
+  readonly second: ServerAccess;
   readonly processes: Readonly<Record<'cryptographic-device' | 'authority' | 'server', TestProcess>>;
   readonly paths: InstallationPaths;
   readonly sockets: InstallationPaths['sockets'];
@@ -124,7 +126,11 @@ export async function startInstallation(
 ): Promise<TestInstallation> {
   const folder = mkdtempSync(join(tmpdir(), 'cm-'));
   const paths = pathsIn(folder);
-  const credentials = { operator: randomBytes(32).toString('hex'), delivery: randomBytes(32).toString('hex') };
+  const credentials = {
+    operator: randomBytes(32).toString('hex'),
+    secondOperator: randomBytes(32).toString('hex'),
+    delivery: randomBytes(32).toString('hex'),
+  };
   const ports = { server: await freePort(), authority: await freePort() };
   const settings = settingsOf(testToken());
   const { starting } = options;
@@ -153,6 +159,7 @@ export async function startInstallation(
     folder,
     trustBundle: paths.trustBundle,
     operator,
+    second: { url: operator.url, credential: credentials.secondOperator },
     processes: { 'cryptographic-device': cryptographicDevice, authority, server },
     paths,
     sockets: paths.sockets,

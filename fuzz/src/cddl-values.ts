@@ -14,6 +14,7 @@ const SAMPLES = [
   'lic_vector-bureau',
   'alder-press',
   'bat_0123456789abcdef0123456789abcdef',
+  'cer_0123456789abcdef0123456789abcdef',
   'job_1',
   'USD',
   '2026-11-22',

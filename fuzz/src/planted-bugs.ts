@@ -66,8 +66,8 @@ export const PLANTED_BUGS: readonly PlantedBug[] = [
     name: 'envelope-takes-an-unprotected-header',
     targets: ['envelope'],
     file: COSE,
-    find: 'unprotected.size !== 0',
-    replace: 'unprotected.size > 1',
+    find: 'unprotected.size !== 1',
+    replace: 'unprotected.size > 2',
   },
   {
     name: 'envelope-does-not-look-at-the-algorithm',

@@ -18,6 +18,7 @@ import type { Occasions } from './occasions.ts';
 import type { Operators } from './operators.ts';
 import { psdSocket, STORE } from './parties.ts';
 import type { RandomStream } from './random-stream.ts';
+import { RoleKeyCeremonies } from './role-key-ceremonies.ts';
 import type { Standing } from './standing.ts';
 import { StolenKeys } from './stolen-keys.ts';
 import type { World } from './world.ts';
@@ -34,6 +35,7 @@ export const PEOPLE_FAULTS = [
   'PSD said to be dead',
   'device closed',
   'PSD killed after each reply',
+  'role keys rotated',
   ...HOST_MISDEEDS,
   ...SERVER_MISDEEDS,
 ] as const;
@@ -70,10 +72,12 @@ export class Adversary {
   #server: DishonestServer | undefined;
   /** Lines whose keys are being rotated. */
   readonly #rotating = new Set<number>();
+  readonly #ceremonies: RoleKeyCeremonies;
 
   constructor(world: World, options: AdversaryOptions) {
     this.#world = world;
     this.#options = options;
+    this.#ceremonies = new RoleKeyCeremonies(world, options);
   }
 
   begin(): void {
@@ -102,6 +106,9 @@ export class Adversary {
     occasions.nowAndThen('device keys rotated', 3 * HOUR_MS, (random) => {
       const mailer = this.#anyLine(random);
       if (mailer !== undefined) this.#does(this.#rotate(mailer));
+    });
+    occasions.nowAndThen('role keys rotated', HOUR_MS, (random) => {
+      this.#does(this.#ceremonies.rotate(random));
     });
     occasions.nowAndThen('PSD put back', 8 * HOUR_MS, (random) => {
       this.#putBack(random, false);
@@ -170,7 +177,12 @@ export class Adversary {
 
   /** Whether nothing that people began is under way. */
   get atRest(): boolean {
-    return this.#rotating.size === 0;
+    return this.#rotating.size === 0 && this.#ceremonies.atRest;
+  }
+
+  /** What does not hold of the keys of roles, in words. */
+  contradictions(): string[] {
+    return this.#options.occasions.has('role keys rotated') ? this.#ceremonies.contradictions() : [];
   }
 
   #anyLine(random: RandomStream): Mailer | undefined {

@@ -37,6 +37,7 @@ const OUTSIDE: Readonly<Record<string, string>> = {
   'person-exists': PEOPLE,
   'unknown-person': PEOPLE,
   'too-many-requests': PEOPLE,
+  'ceremony-conflict': 'a server that asks for another role than before: tests/contract/server-key-ceremonies',
 };
 
 /** All that a world can meet. */

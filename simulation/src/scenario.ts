@@ -176,7 +176,11 @@ class Run {
     world.startAll();
     await this.#converge(
       () => (adversary?.atRest ?? true) && (this.#operators?.atRest ?? true),
-      () => [...checkers.contradictions(), ...(standing?.contradictions() ?? [])],
+      () => [
+        ...checkers.contradictions(),
+        ...(standing?.contradictions() ?? []),
+        ...(adversary?.contradictions() ?? []),
+      ],
       (line) => (standing?.hasReported(line) ?? true) && (this.#operators?.hasEnded(line) ?? true),
     );
   }

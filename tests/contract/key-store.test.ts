@@ -22,7 +22,7 @@ import { value } from './server-parties.ts';
 
 const DEVICE = 'psd_0123456789abcdef' as DeviceId;
 
-const hsm = softHsm('suite', 'fresh', 'partly', 'used');
+const hsm = softHsm('suite', 'fresh', 'partly', 'used', 'retired');
 const skipped = typeof hsm === 'string';
 /** With which somebody else changes a token. */
 const withoutTool = spawnSync('pkcs11-tool', ['--version']).error !== undefined;
@@ -66,30 +66,30 @@ describe.each(IMPLEMENTATIONS)('A key store: $name', ({ open, isThere }) => {
   const inputs = (count: number): Uint8Array[] => Array.from({ length: count }, (_, i) => Uint8Array.of(i, i >> 8, 7));
 
   it('has another key for each role, and for agreement', () => {
-    const points = [...KEY_ROLES.map((role) => keys.publicKey(role)), keys.agreementKey];
+    const points = [...KEY_ROLES.map((role) => keys.publicKey(role, 1)), keys.agreementKey];
     expect(new Set(points.map((point) => Buffer.from(point).toString('hex'))).size).toBe(KEY_ROLES.length + 1);
     for (const point of points) expect(importPublicKey(point)).toBeDefined();
   });
 
   it.each(KEY_ROLES)('signs by the key of the role %s alone', async (role) => {
-    const [signature] = await keys.sign(role, [Uint8Array.of(1, 2, 3)]);
+    const [signature] = await keys.sign(role, 1, [Uint8Array.of(1, 2, 3)]);
     for (const other of KEY_ROLES) {
-      expect(verifySignature(keys.publicKey(other), Uint8Array.of(1, 2, 3), signature!)).toBe(other === role);
+      expect(verifySignature(keys.publicKey(other, 1), Uint8Array.of(1, 2, 3), signature!)).toBe(other === role);
     }
   });
 
   it('signs many at once, in order', async () => {
     const many = inputs(300);
-    const signatures = await keys.sign('attesting', many);
+    const signatures = await keys.sign('attesting', 1, many);
     expect(signatures).toHaveLength(300);
-    expect(signatures.every((one, i) => verifySignature(keys.publicKey('attesting'), many[i]!, one))).toBe(true);
-    expect(await keys.sign('attesting', [])).toEqual([]);
+    expect(signatures.every((one, i) => verifySignature(keys.publicKey('attesting', 1), many[i]!, one))).toBe(true);
+    expect(await keys.sign('attesting', 1, [])).toEqual([]);
   });
 
   it('checks many signatures at once, in order, and finds exactly the false ones', async () => {
     const many = inputs(300);
-    const signatures = await keys.sign('funds', many);
-    const publicKey = keys.publicKey('funds');
+    const signatures = await keys.sign('funds', 1, many);
+    const publicKey = keys.publicKey('funds', 1);
     const wrong = new Set([0, 127, 128, 299]);
     const checks = many.map((input, i) => ({
       publicKey,
@@ -101,8 +101,8 @@ describe.each(IMPLEMENTATIONS)('A key store: $name', ({ open, isThere }) => {
   });
 
   it('finds false what has the wrong form, without a fault', async () => {
-    const [signature] = await keys.sign('funds', [Uint8Array.of(1)]);
-    const publicKey = keys.publicKey('funds');
+    const [signature] = await keys.sign('funds', 1, [Uint8Array.of(1)]);
+    const publicKey = keys.publicKey('funds', 1);
     const input = Uint8Array.of(1);
     const good = { publicKey, input, signature: signature! };
     const verdicts = await keys.verifySignatures([
@@ -154,9 +154,66 @@ describe.each(IMPLEMENTATIONS)('A key store: $name', ({ open, isThere }) => {
 
   it('has the same keys when it is opened again', async () => {
     const again = await open(folder);
-    expect(KEY_ROLES.map((role) => again.publicKey(role))).toEqual(KEY_ROLES.map((role) => keys.publicKey(role)));
+    expect(KEY_ROLES.map((role) => again.publicKey(role, 1))).toEqual(KEY_ROLES.map((role) => keys.publicKey(role, 1)));
     expect(again.agreementKey).toEqual(keys.agreementKey);
     await again.close();
+  });
+});
+
+describe.each(IMPLEMENTATIONS)('Further keys of a role: $name', ({ open, isThere }) => {
+  const it = test.skipIf(!isThere);
+  let folder: string;
+  let keys: KeyStore;
+  beforeAll(async () => {
+    folder = mkdtempSync(join(tmpdir(), 'keys-'));
+    if (isThere) keys = await open(folder);
+  });
+  afterAll(async () => {
+    if (isThere) await keys.close();
+    rmSync(folder, { recursive: true });
+  });
+  const input = Uint8Array.of(5, 5);
+  const signs = async (from: KeyStore, epoch: number): Promise<boolean> => {
+    const [signature] = await from.sign('confirming', epoch, [input]);
+    return verifySignature(from.publicKey('confirming', epoch), input, signature!);
+  };
+
+  it('sign beside those before until these are retired, of which the public part stays', async () => {
+    const first = keys.publicKey('confirming', 1);
+    const second = await keys.make('confirming', 2);
+    expect(second).not.toEqual(first);
+    expect(keys.epochs('confirming')).toEqual([1, 2]);
+    expect([await signs(keys, 1), await signs(keys, 2)]).toEqual([true, true]);
+    await keys.retire('confirming', 1);
+    await keys.retire('confirming', 1);
+    expect([keys.canSign('confirming', 1), keys.canSign('confirming', 2)]).toEqual([false, true]);
+    await expect(keys.sign('confirming', 1, [input])).rejects.toThrow('signs nothing any more');
+    const again = await open(folder);
+    expect([again.publicKey('confirming', 1), again.publicKey('confirming', 2)]).toEqual([first, second]);
+    expect([again.canSign('confirming', 1), again.canSign('confirming', 2)]).toEqual([false, true]);
+    expect(await signs(again, 2)).toBe(true);
+    expect(again.epochs('attesting')).toEqual([1]);
+    await again.close();
+  });
+
+  it('that have signed nothing are made anew, and the newest is there when the store is opened again', async () => {
+    const waiting = await keys.make('confirming', 3);
+    const renewed = await keys.make('confirming', 3);
+    expect(renewed).not.toEqual(waiting);
+    const again = await open(folder);
+    expect(again.publicKey('confirming', 3)).toEqual(renewed);
+    expect([await signs(keys, 3), await signs(again, 3), await signs(again, 2)]).toEqual([true, true, true]);
+    await again.close();
+  });
+
+  it('are made and retired while others sign: nothing in hand is lost', async () => {
+    const many = Array.from({ length: 300 }, (_, i) => Uint8Array.of(i, i >> 8, 9));
+    const inHand = Promise.all([keys.sign('attesting', 1, many), keys.sign('funds', 1, many)]);
+    await keys.make('policy', 2);
+    await keys.retire('policy', 1);
+    const [attested, funded] = await inHand;
+    expect(many.every((one, i) => verifySignature(keys.publicKey('attesting', 1), one, attested[i]!))).toBe(true);
+    expect(many.every((one, i) => verifySignature(keys.publicKey('funds', 1), one, funded[i]!))).toBe(true);
   });
 });
 
@@ -183,10 +240,10 @@ describe.skipIf(skipped)('A token', () => {
   test('gets its keys once, where none was ever used', async () => {
     expect(await open(of('fresh'), false)).toMatchObject({ ok: false, rejection: { code: 'hsm-refused' } });
     const made = value(await open(of('fresh')));
-    const points = KEY_ROLES.map((role) => made.publicKey(role));
+    const points = KEY_ROLES.map((role) => made.publicKey(role, 1));
     await made.close();
     const known = value(await open(of('fresh'), false));
-    expect(KEY_ROLES.map((role) => known.publicKey(role))).toEqual(points);
+    expect(KEY_ROLES.map((role) => known.publicKey(role, 1))).toEqual(points);
     await known.close();
   });
 
@@ -199,25 +256,52 @@ describe.skipIf(skipped)('A token', () => {
     }
   });
 
+  test.skipIf(withoutTool)('keeps no private part of a key that was retired', async () => {
+    const keys = value(await open(of('retired')));
+    await keys.make('policy', 2);
+    await keys.retire('policy', 1);
+    await keys.close();
+    const listed = tool('retired', ['--list-objects', '--type', 'privkey']);
+    expect(listed).toContain('countermark-policy-2');
+    expect(listed).not.toContain('countermark-policy-1');
+    expect(tool('retired', ['--list-objects', '--type', 'pubkey'])).toContain('countermark-policy-1');
+  });
+
+  test.skipIf(withoutTool)(
+    'on which the making of a further key was interrupted is opened, and gets another',
+    async () => {
+      const keys = value(await open(of('retired'), false));
+      const waiting = await keys.make('policy', 3);
+      await keys.close();
+      tool('retired', ['--delete-object', '--type', 'pubkey', '--label', 'countermark-policy-3']);
+      const again = value(await open(of('retired'), false));
+      expect(again.epochs('policy')).toEqual([1, 2]);
+      expect(await again.make('policy', 3)).not.toEqual(waiting);
+      const [signature] = await again.sign('policy', 3, [Uint8Array.of(1)]);
+      expect(verifySignature(again.publicKey('policy', 3), Uint8Array.of(1), signature!)).toBe(true);
+      await again.close();
+    },
+  );
+
   test.skipIf(withoutTool)('on which the making of keys was interrupted gets all of them anew', async () => {
     tool('partly', ['--keypairgen', '--key-type', 'EC:prime256v1', '--label', 'countermark-issuing-1']);
     const keys = value(await open(of('partly')));
-    const [signature] = await keys.sign('issuing', [Uint8Array.of(1)]);
-    expect(verifySignature(keys.publicKey('issuing'), Uint8Array.of(1), signature!)).toBe(true);
+    const [signature] = await keys.sign('issuing', 1, [Uint8Array.of(1)]);
+    expect(verifySignature(keys.publicKey('issuing', 1), Uint8Array.of(1), signature!)).toBe(true);
     await keys.close();
   });
 
   test('that is unplugged signs nothing, says so, and is found again when it is back', async () => {
     const keys = value(await open(of('suite'), false));
     unplug();
-    await expect(keys.sign('funds', [Uint8Array.of(1)])).rejects.toMatchObject({
+    await expect(keys.sign('funds', 1, [Uint8Array.of(1)])).rejects.toMatchObject({
       code: 'hsm-unavailable',
       retry: 'later',
     });
-    await expect(keys.sign('funds', [Uint8Array.of(1)])).rejects.toMatchObject({ code: 'hsm-unavailable' });
+    await expect(keys.sign('funds', 1, [Uint8Array.of(1)])).rejects.toMatchObject({ code: 'hsm-unavailable' });
     plug();
-    const [signature] = await eventually(() => keys.sign('funds', [Uint8Array.of(1)]));
-    expect(verifySignature(keys.publicKey('funds'), Uint8Array.of(1), signature!)).toBe(true);
+    const [signature] = await eventually(() => keys.sign('funds', 1, [Uint8Array.of(1)]));
+    expect(verifySignature(keys.publicKey('funds', 1), Uint8Array.of(1), signature!)).toBe(true);
     await keys.close();
   });
 
@@ -253,13 +337,14 @@ async function eventually<T>(work: () => Promise<T>): Promise<T> {
 }
 
 /** What somebody with the PIN does to a token. */
-function tool(label: string, args: readonly string[]): void {
+function tool(label: string, args: readonly string[]): string {
   const { of, pin } = hsm as SoftHsm;
-  execFileSync(
+  return execFileSync(
     'pkcs11-tool',
     ['--module', of(label).module, '--token-label', label, '--login', '--pin', pin, ...args],
     {
       stdio: 'pipe',
+      encoding: 'utf8',
     },
   );
 }

@@ -37,6 +37,7 @@ function keptSignatures(): Keep {
     const envelope = parseEnvelope(bytes);
     if (envelope.ok) {
       add(toBeAuthenticated(envelope.value), envelope.value.authenticator);
+      for (const certificate of envelope.value.certificates) note(certificate);
       // A rotation request has a signed request in it.
       const outer = parsePayload(ROTATION_REQUEST, envelope.value);
       if (outer.ok) note(outer.value.request);

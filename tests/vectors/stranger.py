@@ -25,6 +25,7 @@ ROLE_OF_TYPE = {
     "suspension": "policy",
     "discount-grant": "granting",
     "credit-grant": "granting",
+    "role-certificate": "issuing",
 }
 RECORD_TYPES = {"batch-statistics", "key-rotation", "final-statement"}
 DEVICE_TYPES = {"batch-statistics", "key-rotation", "final-statement", "funds-request", "enrolment-request", "rotation-request"}
@@ -139,8 +140,13 @@ def open_envelope(data):
     if not isinstance(body, list) or len(body) != 4:
         raise Refused("four parts")
     protected, unprotected, payload, authenticator = body
-    if not isinstance(protected, bytes) or unprotected != {} or not isinstance(payload, bytes):
+    if not isinstance(protected, bytes) or not isinstance(unprotected, dict) or not isinstance(payload, bytes):
         raise Refused("parts")
+    certificates = unprotected.get(-70002, [])
+    if unprotected and (set(unprotected) != {-70002} or not isinstance(certificates, list) or not 1 <= len(certificates) <= 16):
+        raise Refused("unprotected header")
+    if not all(isinstance(one, bytes) and len(one) <= 256 for one in certificates):
+        raise Refused("unprotected header")
     header = decode(protected)
     if not isinstance(header, dict) or set(header) != {1, 4, 16, -70001}:
         raise Refused("header")
@@ -151,6 +157,8 @@ def open_envelope(data):
     kind = re.fullmatch(r"countermark/([a-z-]{1,40})", header[16])
     if key is None or kind is None or not isinstance(header[-70001], int) or header[-70001] < 1:
         raise Refused("header")
+    if certificates and (not signed or key.group(1).startswith("psd_")):
+        raise Refused("certificates beside what no role signed")
     type_, version = kind.group(1), header[-70001]
     external = encode(["countermark", type_, version])
     context = "Signature1" if signed else "MAC0"
@@ -160,6 +168,7 @@ def open_envelope(data):
         "version": version,
         "holder": key.group(1),
         "key": key.group(0),
+        "certificates": certificates,
         "payload": payload,
         "authenticator": authenticator,
         "input": encode([context, protected, external, payload]),
@@ -198,6 +207,26 @@ class Trust:
         self.keys[f"{fields[1]}#{fields[3]}"] = fields[6]
         self.procedures[f"{fields[1]}#{fields[3]}"] = fields[4]
 
+    def certified_key(self, envelope):
+        """The key of a role by the certificates that its message carries; None where they do not lead to it."""
+        keys, role, epoch, point = dict(self.keys), None, None, None
+        for data in envelope["certificates"]:
+            role = epoch = point = None
+            said = open_envelope(data)
+            if said["type"] != "role-certificate" or said["holder"] != "issuing" or said["certificates"] or not said["signed"]:
+                return None
+            if said["key"] not in keys:
+                continue
+            if not signature_holds(keys[said["key"]], said["input"], said["authenticator"]):
+                return None
+            fields = decode(said["payload"])
+            role, epoch, point = fields[1], fields[2], fields[3]
+            if role == "issuing":
+                if epoch <= int(said["key"].split("#")[1]):
+                    return None
+                keys[f"issuing#{epoch}"] = point
+        return point if f"{role}#{epoch}" == envelope["key"] else None
+
     def verify(self, data, expected=None):
         envelope = open_envelope(data)
         type_ = envelope["type"]
@@ -209,6 +238,8 @@ class Trust:
             raise Refused("this role does not authenticate this type")
         if type_ == "enrolment-request":  # proof of possession: by the key that it carries
             public_key = decode(envelope["payload"])[5]
+        elif envelope["certificates"] and (certified := self.certified_key(envelope)) is not None:
+            public_key = certified
         elif envelope["key"] in self.keys:
             public_key = self.keys[envelope["key"]]
         else:

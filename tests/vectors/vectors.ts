@@ -8,15 +8,20 @@ import { nodeVerification, sha256 } from '@countermark/node-platform/verificatio
 import { equalMacs, hmacSha256 } from '@countermark/node-platform/signing';
 import { concat } from '@countermark/protocol/bytes';
 import { type CborValue, decode, encode } from '@countermark/protocol/cbor';
-import { parseEnvelope, seal, toBeAuthenticated, unsealed } from '@countermark/protocol/cose';
+import { CARRIED_MAX, parseEnvelope, seal, toBeAuthenticated, unsealed } from '@countermark/protocol/cose';
 import type { DeviceId } from '@countermark/protocol/id';
-import type { MessageType } from '@countermark/protocol/message';
+import { type MessageType, parsePayload } from '@countermark/protocol/message';
 import { ATTESTATION } from '@countermark/protocol/messages/attestation';
 import { BATCH_STATISTICS } from '@countermark/protocol/messages/batch-statistics';
 import { MESSAGES } from '@countermark/protocol/messages/catalogue';
 import { CONFIRMATION } from '@countermark/protocol/messages/confirmation';
-import { DEVICE_CERTIFICATE, ENROLMENT_REQUEST } from '@countermark/protocol/messages/enrolment';
+import {
+  DEVICE_CERTIFICATE,
+  type DeviceCertificate,
+  ENROLMENT_REQUEST,
+} from '@countermark/protocol/messages/enrolment';
 import { ROTATION_REQUEST } from '@countermark/protocol/messages/key-rotation';
+import { ROLE_CERTIFICATE } from '@countermark/protocol/messages/role-certificate';
 import { mills } from '@countermark/protocol/money';
 import type { Result } from '@countermark/protocol/result';
 import { encodeWith } from '@countermark/protocol/schema';
@@ -184,8 +189,9 @@ export function vectorsOf(world: World): Vector[] {
     { ...message('suspension', world.withdrawal), name: 'a suspension that is a withdrawal, for good' },
     message('discount-grant', world.discountGrant),
     message('credit-grant', world.creditGrant),
+    message('role-certificate', world.roleCertificate('confirming', 2)),
   ];
-  return [...good, ...codec(), ...altered(world), ...envelopes(world), ...chains(world, first)];
+  return [...good, ...codec(), ...altered(world), ...envelopes(world), ...rotated(world), ...chains(world, first)];
 }
 
 function message(type: string, bytes: Uint8Array): Vector {
@@ -233,6 +239,7 @@ function altered(world: World): Vector[] {
     ['batch-statistics', world.records.first.bytes],
     ['key-rotation', world.records.rotation.bytes],
     ['final-statement', world.records.finalStatement.bytes],
+    ['role-certificate', world.roleCertificate('confirming', 2)],
   ];
   return authentic.flatMap(([type, bytes]): Vector[] => {
     const forged = flip(bytes, bytes.length - 1);
@@ -464,6 +471,126 @@ function envelopes(world: World): Vector[] {
       outcome: 'bad-authenticator',
     },
   ];
+}
+
+/** Messages by later keys of roles, with the certificates that lead there, and with such as do not. */
+function rotated(world: World): Vector[] {
+  const { first, records, roleCertificate, byLaterKey } = world;
+  const confirmation = {
+    device: SIGNING_DEVICE,
+    licensee: first.licensee,
+    sequence: 1,
+    digest: records.first.digest,
+    confirmedAtMs: NOW_MS,
+  };
+  const confirmed = (
+    name: string,
+    outcome: string,
+    certificates: readonly Uint8Array[],
+    epoch = 2,
+    key = `confirming#${epoch}`,
+  ): Vector => ({
+    name: `a confirmation ${name}`,
+    check: 'message',
+    type: 'confirmation',
+    input: [byLaterKey(CONFIRMATION, confirmation, epoch, certificates, key)],
+    outcome,
+  });
+  const second = roleCertificate('confirming', 2);
+  const issuing = roleCertificate('issuing', 2);
+  const third = roleCertificate('confirming', 3, 2);
+  const unknownIssuing = roleCertificate('issuing', 5, 4);
+  const nested = byLaterKey(
+    ROLE_CERTIFICATE,
+    { role: 'confirming', epoch: 3, publicKey: testPublicKey('confirming#3'), issuedAtMs: NOW_MS },
+    2,
+    [Uint8Array.of(0)],
+  );
+  const attested = byLaterKey(
+    ATTESTATION,
+    {
+      device: SIGNING_DEVICE,
+      licensee: first.licensee,
+      sequence: 1,
+      digest: records.first.digest,
+      recordType: 'batch-statistics',
+      authentication: 'signature',
+      epoch: 1,
+      attestedAtMs: NOW_MS,
+    },
+    2,
+    [roleCertificate('attesting', 2)],
+  );
+  const certified = byLaterKey(DEVICE_CERTIFICATE, deviceCertificateOf(world), 2, [issuing]);
+  const record = parseEnvelope(records.first.bytes);
+  if (!record.ok) throw new Error('not an envelope');
+  return [
+    confirmed("by its role's second key", 'accepted', [second]),
+    confirmed('by a key that a second issuing key certified', 'accepted', [issuing, third], 3),
+    confirmed('with a certificate before those that lead to its key', 'accepted', [unknownIssuing, issuing, third], 3),
+    confirmed('by the first key, with the certificate of the second', 'accepted', [second], 1, 'confirming'),
+    {
+      name: 'a record and an attestation by a second key',
+      check: 'attested',
+      input: [records.first.bytes, attested],
+      outcome: 'accepted',
+    },
+    { ...message('device-certificate', certified), name: 'a device-certificate by a second issuing key' },
+    confirmed('by a second key, without its certificate', 'unknown-key', []),
+    confirmed('with the certificate of another role', 'unknown-key', [
+      roleCertificate('attesting', 2, 1, 'confirming#2'),
+    ]),
+    confirmed('with the certificate of another epoch', 'unknown-key', [
+      roleCertificate('confirming', 3, 1, 'confirming#2'),
+    ]),
+    confirmed('by another key than is certified', 'bad-authenticator', [
+      roleCertificate('confirming', 2, 1, 'policy#2'),
+    ]),
+    confirmed('with a certificate that the issuing key did not sign', 'unknown-key', [
+      roleCertificate('confirming', 2, 1, 'confirming#2', 'confirming'),
+    ]),
+    confirmed('with a certificate of which one bit is changed', 'unknown-key', [flip(second, second.length - 1)]),
+    confirmed('whose certificate is by an issuing key that nobody certified', 'unknown-key', [third], 3),
+    confirmed('whose certificates do not end with that of its key', 'unknown-key', [second, issuing]),
+    confirmed('with certificates in the wrong order', 'unknown-key', [third, issuing], 3),
+    confirmed(
+      'by a key that an issuing key certified which certified itself',
+      'unknown-key',
+      [roleCertificate('issuing', 2, 2), third],
+      3,
+    ),
+    confirmed(
+      'by a key that an issuing key of an earlier epoch certified by a later one',
+      'unknown-key',
+      [
+        issuing,
+        roleCertificate('issuing', 3, 2),
+        roleCertificate('issuing', 2, 3, 'issuing#4'),
+        roleCertificate('confirming', 3, 2, 'confirming#3', 'issuing#4'),
+      ],
+      3,
+    ),
+    confirmed('whose certificate carries something itself', 'unknown-key', [issuing, nested], 3),
+    confirmed(
+      'with more certificates than there may be',
+      'envelope-malformed',
+      Array.from({ length: CARRIED_MAX + 1 }, () => second),
+    ),
+    {
+      name: 'a record with a role certificate beside it',
+      check: 'record',
+      input: [seal(record.value, record.value.authenticator, [second])],
+      outcome: 'envelope-malformed',
+    },
+  ];
+}
+
+/** The content of a device certificate of the world. */
+function deviceCertificateOf(world: World): DeviceCertificate {
+  const envelope = parseEnvelope(world.certificates.signing);
+  const parsed = envelope.ok ? parsePayload(DEVICE_CERTIFICATE, envelope.value) : envelope;
+  if (!parsed.ok) throw new Error('not a device certificate');
+  return parsed.value;
 }
 
 function chains(world: World, first: World['first']): Vector[] {

@@ -37,7 +37,7 @@ import {
 } from '@countermark/protocol/layout';
 import { macKeyInfo } from '@countermark/protocol/mac-key';
 import { append, auditPath, EMPTY_FRONTIER, leafDigest, root } from '@countermark/protocol/merkle';
-import { type MessageType, type Role, ROLES, unsealedMessage } from '@countermark/protocol/message';
+import { type CertifiedRole, type MessageType, type Role, ROLES, unsealedMessage } from '@countermark/protocol/message';
 import { ATTESTATION, type Attestation } from '@countermark/protocol/messages/attestation';
 import { BATCH_STATISTICS, type BatchStatistics } from '@countermark/protocol/messages/batch-statistics';
 import { CONFIRMATION } from '@countermark/protocol/messages/confirmation';
@@ -52,6 +52,7 @@ import { FINAL_STATEMENT } from '@countermark/protocol/messages/final-statement'
 import { KEY_ROTATION, ROTATION_REQUEST } from '@countermark/protocol/messages/key-rotation';
 import { pieceRecordBytes, pieceRecordHead } from '@countermark/protocol/messages/piece-record';
 import { POLICY, SIGNED_TIME, SUSPENSION } from '@countermark/protocol/messages/policy';
+import { ROLE_CERTIFICATE } from '@countermark/protocol/messages/role-certificate';
 import { mills } from '@countermark/protocol/money';
 
 export const NOW_MS = Date.UTC(2026, 10, 22, 9, 0, 0);
@@ -77,6 +78,11 @@ export function testKey(name: string): KeyObject {
 
 export function testPublicKey(name: string): Uint8Array {
   return publicKeyBytes(testKey(name));
+}
+
+/** The name of a role's test key: that of its first key is the role's. */
+function roleKeyName(role: Role, epoch: number): string {
+  return epoch === 1 ? role : `${role}#${epoch}`;
 }
 
 /** Signatures that were made before over the same bytes; ECDSA signatures are random, so one that fits is taken over. */
@@ -109,6 +115,29 @@ export function buildWorld(keep: Keep) {
     return { bytes: seal(message, code), digest: digest(message) };
   };
   const digest = (message: Unsealed): Digest => messageDigest(message, sha256);
+  /** By an issuing key; `signer`: its epoch, `key`: the name of the test key that is certified, `signs`: the one that signs. */
+  const roleCertificate = (
+    role: CertifiedRole,
+    epoch: number,
+    signer = 1,
+    key = `${role}#${epoch}`,
+    signs = roleKeyName('issuing', signer),
+  ): Uint8Array => {
+    const value = { role, epoch, publicKey: testPublicKey(key), issuedAtMs: NOW_MS };
+    const message = unsealedMessage(ROLE_CERTIFICATE, 'signature', { holder: 'issuing', epoch: signer }, value);
+    return seal(message, sign(signs, toBeAuthenticated(message)));
+  };
+  /** Of a later epoch of its role, with certificates; `key`: the name of the test key that signs. */
+  const byLaterKey = <T>(
+    of: MessageType<T>,
+    value: T,
+    epoch: number,
+    certificates: readonly Uint8Array[],
+    key = `${of.authenticatedBy}#${epoch}`,
+  ): Uint8Array => {
+    const message = unsealedMessage(of, 'signature', { holder: of.authenticatedBy, epoch }, value);
+    return seal(message, sign(key, toBeAuthenticated(message)), certificates);
+  };
 
   const certificateOf = (device: DeviceId, authentication: Authentication, epoch: number): DeviceCertificate => ({
     device,
@@ -246,6 +275,8 @@ export function buildWorld(keep: Keep) {
     sign,
     byRole,
     byDevice,
+    byLaterKey,
+    roleCertificate,
     certificates,
     batch,
     first,

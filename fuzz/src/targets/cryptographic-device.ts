@@ -3,7 +3,7 @@
  *
  * An input picks the operation, and says how its right parameters are changed. After each call: nothing was attested or confirmed but
  * records that a device authenticated; a grant says what was decided for its request, and no more than fits an amount; the same request
- * gets the same bytes; and no call was answered by a fault.
+ * gets the same bytes; a ceremony makes one key, of its role; and no call was answered by a fault.
  */
 import { join as joinPath } from 'node:path';
 import { X509Certificate } from 'node:crypto';
@@ -22,7 +22,8 @@ import type { Operation } from '@countermark/protocol/interfaces/operation';
 import { ATTESTATION } from '@countermark/protocol/messages/attestation';
 import { CONFIRMATION } from '@countermark/protocol/messages/confirmation';
 import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
-import { parsePayload, type MessageType } from '@countermark/protocol/message';
+import { ROLE_CERTIFICATE } from '@countermark/protocol/messages/role-certificate';
+import { CERTIFIED_ROLES, parsePayload, type MessageType } from '@countermark/protocol/message';
 import { MAX_MILLS, mills } from '@countermark/protocol/money';
 import { parseValue } from '@countermark/protocol/schema';
 import { certificateRequest } from '@countermark/psd/shell/certificate-request';
@@ -86,6 +87,7 @@ async function openCryptographicDevice(folder: string): Promise<Opened> {
   const items = records.map((record, i) => ({ record, attestation: results[i]?.attestation ?? new Uint8Array() }));
   let fundsNumber = 0;
   const grants = new Map<string, Uint8Array>();
+  const ceremonies = new Map<string, Uint8Array>();
 
   const parametersOf = (name: string, random: Random): unknown => {
     const device = random.pick(devices);
@@ -109,6 +111,8 @@ async function openCryptographicDevice(folder: string): Promise<Opened> {
       }
       case 'sign-time':
         return { device: device.device };
+      case 'rotate-role-key':
+        return { role: random.pick(CERTIFIED_ROLES), ceremony: `cer_${`${random.below(4)}`.repeat(32)}` };
       case 'sign-policy':
         return { policy: random.bytes(random.below(100) + 1) };
       default:
@@ -132,6 +136,13 @@ async function openCryptographicDevice(folder: string): Promise<Opened> {
           'a record is confirmed that no device authenticated',
         );
       }
+    } else if (name === 'rotate-role-key') {
+      const { role, ceremony } = asked as { role: string; ceremony: string };
+      const { certificate } = told as { certificate: Uint8Array };
+      must(payloadOf(ROLE_CERTIFICATE, certificate).role === role, 'the key of another role is certified');
+      const before = ceremonies.get(ceremony);
+      must(before === undefined || Buffer.compare(before, certificate) === 0, 'one ceremony has two keys');
+      ceremonies.set(ceremony, certificate);
     } else if (name === 'identify') {
       const { certificate } = told as { certificate: Uint8Array };
       const certified = publicKeyBytes(new X509Certificate(certificate).publicKey);

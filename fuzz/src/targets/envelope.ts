@@ -28,7 +28,7 @@ export const envelopeTarget: Target = {
       const result = parseEnvelope(input);
       if (!result.ok) return result.rejection.code;
       const { value } = result;
-      mustEqual(seal(value, value.authenticator), input, 'seals to other bytes');
+      mustEqual(seal(value, value.authenticator, value.certificates), input, 'seals to other bytes');
       const made = unsealed(value.authentication, value.type, value.version, value.key, value.payload);
       mustEqual(made.protectedHeader, value.protectedHeader, 'its header is not the one that this type and key have');
       const other = seal(

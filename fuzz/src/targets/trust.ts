@@ -73,6 +73,7 @@ const mutateMessage: Mutation = (input, material) => {
   const one = own.value;
   const changed: Envelope = material.random.pick([
     () => ({ ...one, payload: other.value.payload }),
+    () => ({ ...one, certificates: other.value.certificates }),
     () => ({ ...one, protectedHeader: other.value.protectedHeader }),
     () => ({ ...other.value, authenticator: one.authenticator }),
     () => ({
@@ -83,7 +84,7 @@ const mutateMessage: Mutation = (input, material) => {
     () => ({ ...one, protectedHeader: mutateCbor(one.protectedHeader, material) }),
   ])();
   const length = changed.authentication === 'signature' ? 64 : 32;
-  return seal(changed, join(changed.authenticator, new Uint8Array(64)).slice(0, length));
+  return seal(changed, join(changed.authenticator, new Uint8Array(64)).slice(0, length), changed.certificates);
 };
 
 function vectorsTrust(): Trust {

@@ -20,6 +20,7 @@ const NOUNS: Readonly<Record<string, () => Promise<Noun>>> = {
   funds: () => import('./funds.ts'),
   grant: () => import('./grant.ts'),
   device: () => import('./device.ts'),
+  keys: () => import('./keys.ts'),
   person: () => import('./person.ts'),
   audit: () => import('./audit.ts'),
   evidence: () => import('./evidence-submit.ts'),

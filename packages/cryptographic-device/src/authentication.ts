@@ -24,6 +24,7 @@ import { type AuthenticatorCheck, type KeySource, openMessage, type Verified } f
 import { AttestedMemory } from './attested-memory.ts';
 import type { DeviceRegister } from './device-register.ts';
 import type { KeyStore, MacCheck, SignatureCheck } from './key-store.ts';
+import type { RoleKeys } from './role-keys.ts';
 import { signMessages } from './role-messages.ts';
 
 /** A record to confirm, and the attestation that it was given. */
@@ -33,22 +34,25 @@ type Opened<T> = { readonly check: AuthenticatorCheck; readonly finish: (authent
 
 export class Authentication {
   readonly #keys: KeyStore;
+  readonly #roleKeys: RoleKeys;
   readonly #register: DeviceRegister;
   readonly #clock: Clock;
   readonly #memory: AttestedMemory;
   readonly #deviceKeys: KeySource;
-  readonly #ownKeys: KeySource;
 
-  constructor(keys: KeyStore, register: DeviceRegister, clock: Clock, memory = new AttestedMemory()) {
+  constructor(
+    keys: KeyStore,
+    roleKeys: RoleKeys,
+    register: DeviceRegister,
+    clock: Clock,
+    memory = new AttestedMemory(),
+  ) {
     this.#keys = keys;
+    this.#roleKeys = roleKeys;
     this.#register = register;
     this.#clock = clock;
     this.#memory = memory;
     this.#deviceKeys = ({ holder, epoch }) => register.certificate(holder, epoch)?.message ?? null;
-    this.#ownKeys = ({ holder, epoch }) =>
-      holder === 'attesting' && epoch === keys.epoch
-        ? { publicKey: keys.publicKey('attesting'), authentication: 'signature' }
-        : null;
   }
 
   /**
@@ -87,7 +91,7 @@ export class Authentication {
         attestedAtMs,
       });
     }
-    const attestations = await signMessages(this.#keys, ATTESTATION, said);
+    const attestations = await signMessages(this.#roleKeys, ATTESTATION, said);
     let next = 0;
     return verified.map((result, index) => {
       if (!result.ok) return result;
@@ -121,7 +125,7 @@ export class Authentication {
       const { device, licensee, sequence, digest } = result.value;
       values.push({ device, licensee, sequence, digest, confirmedAtMs });
     }
-    const confirmations = await signMessages(this.#keys, CONFIRMATION, values);
+    const confirmations = await signMessages(this.#roleKeys, CONFIRMATION, values);
     let next = 0;
     return said.map((result) => {
       if (!result.ok) return result;
@@ -154,7 +158,7 @@ export class Authentication {
           ATTESTATION,
           attestation,
           parseEnvelope(attestation),
-          { port: nodeVerification, keys: this.#ownKeys },
+          { port: nodeVerification, keys: this.#roleKeys.source },
           'signature',
         ),
       ),

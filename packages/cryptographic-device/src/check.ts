@@ -4,6 +4,7 @@
  * Changes nothing, and makes no keys or register where there are none.
  */
 import { existsSync } from 'node:fs';
+import { systemClock } from '@countermark/node-platform/clock';
 import type { Examination } from '@countermark/node-platform/examination';
 import { accept, type Result } from '@countermark/protocol/result';
 import { registerPath } from './device-register.ts';
@@ -19,7 +20,7 @@ export async function checkCryptographicDevice(
     if (!existsSync(path)) examination.problem(`There is no ${path}.`);
   }
   if (examination.problems.length > 0) return accept(examination.problems);
-  const opened = await openDevice(config);
+  const opened = await openDevice(config, systemClock);
   if (!opened.ok) return opened;
   opened.value.register.examine(examination);
   opened.value.register.close();

@@ -2,7 +2,7 @@
  * The cryptographic device's own small store: which devices it enrolled, which it withdrew, and which funds it granted.
  *
  * Guarantees: what a method returns is durable; a certificate per device and epoch, a funds grant per (device, number) and
- * a withdrawal are stored once and never replaced; a stored certificate was verified by its signature when it was read.
+ * a withdrawal are stored once and never replaced, as is the certificate of a role's key for a ceremony; a stored certificate was verified by its signature when it was read.
  * Does not hold records: storing and order are the server's.
  */
 import { join } from 'node:path';
@@ -11,7 +11,8 @@ import { Examination } from '@countermark/node-platform/examination';
 import { Fault } from '@countermark/node-platform/fault';
 import { nodeVerification } from '@countermark/node-platform/verification';
 import { type Digest, digestText } from '@countermark/protocol/digest';
-import type { DeviceId } from '@countermark/protocol/id';
+import type { CeremonyId, DeviceId } from '@countermark/protocol/id';
+import type { CertifiedRole } from '@countermark/protocol/message';
 import { DEVICE_CERTIFICATE, type DeviceCertificate } from '@countermark/protocol/messages/enrolment';
 import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
 import { SUSPENSION } from '@countermark/protocol/messages/policy';
@@ -34,6 +35,10 @@ const MIGRATIONS = [
    CREATE TABLE own_certificate (name TEXT PRIMARY KEY, certificate BLOB NOT NULL) STRICT, WITHOUT ROWID;`,
   'CREATE TABLE withdrawal (device TEXT PRIMARY KEY, suspension BLOB NOT NULL) STRICT, WITHOUT ROWID;',
   'CREATE TABLE rotation (device TEXT PRIMARY KEY, epoch INTEGER NOT NULL) STRICT, WITHOUT ROWID;',
+  `CREATE TABLE role_certificate (
+     number INTEGER PRIMARY KEY, role TEXT NOT NULL, epoch INTEGER NOT NULL, ceremony TEXT NOT NULL UNIQUE, certificate BLOB NOT NULL,
+     UNIQUE (role, epoch)
+   ) STRICT;`,
 ];
 
 const OWN = { party: 'cryptographic-device' } as const;
@@ -44,12 +49,16 @@ type CertificateRow = { device: string; epoch: bigint; licensee: string; certifi
 const WITHDRAWAL_ROWS = 'SELECT device, suspension FROM withdrawal ORDER BY device';
 
 type WithdrawalRow = { device: string; suspension: Buffer };
+type RoleCertificateRow = { role: string; epoch: bigint; certificate: Buffer };
 type GrantRow = { device: string; number: bigint; funds_grant: Buffer };
 
 /** The register's file in the folder. */
 export function registerPath(folder: string): string {
   return join(folder, 'cryptographic-device.sqlite');
 }
+
+/** The certificate of a role's key, and the ceremony that it was made for. */
+export type StoredRoleCertificate = { readonly role: string; readonly epoch: number; readonly certificate: Uint8Array };
 
 /** A funds grant as it was stored. */
 export type StoredGrant = { readonly requestDigest: Uint8Array; readonly grant: Uint8Array };
@@ -112,11 +121,24 @@ export class DeviceRegister {
       withdraw: database.prepare<[string, Uint8Array]>(
         'INSERT INTO withdrawal (device, suspension) VALUES (?, ?) ON CONFLICT DO NOTHING',
       ),
+      roleCertificates: database.prepare<[], RoleCertificateRow>(
+        'SELECT role, epoch, certificate FROM role_certificate ORDER BY number',
+      ),
+      ceremony: database.prepare<[string], RoleCertificateRow>(
+        'SELECT role, epoch, certificate FROM role_certificate WHERE ceremony = ?',
+      ),
+      addRoleCertificate: database.prepare<[string, number, string, Uint8Array]>(
+        'INSERT INTO role_certificate (role, epoch, ceremony, certificate) VALUES (?, ?, ?, ?)',
+      ),
       own: database.prepare<[string], Buffer>('SELECT certificate FROM own_certificate WHERE name = ?').pluck(),
       addOwn: database.prepare<[string, Uint8Array]>(
         'INSERT INTO own_certificate (name, certificate) VALUES (?, ?) ON CONFLICT DO NOTHING',
       ),
     };
+  }
+
+  get path(): string {
+    return this.#store.path;
   }
 
   /** The certificate of a device's key, or null where it was not enrolled here. Fault: `store-broken`. */
@@ -201,6 +223,22 @@ export class DeviceRegister {
   withdraw(device: DeviceId, suspension: Uint8Array): Uint8Array {
     this.#store.transaction(() => this.#statements.withdraw.run(device, suspension));
     return this.withdrawal(device) ?? suspension;
+  }
+
+  /** Certificates of roles' keys, in the order in which they were made. */
+  roleCertificates(): readonly StoredRoleCertificate[] {
+    return this.#store.read(() => this.#statements.roleCertificates.all()).map(storedRoleCertificate);
+  }
+
+  /** The certificate that a ceremony has led to, or null. */
+  ceremony(ceremony: CeremonyId): StoredRoleCertificate | null {
+    const row = this.#store.read(() => this.#statements.ceremony.get(ceremony));
+    return row === undefined ? null : storedRoleCertificate(row);
+  }
+
+  /** Stores the certificate of a role's next key: from now on it is in use. */
+  addRoleCertificate(role: CertifiedRole, epoch: number, ceremony: CeremonyId, certificate: Uint8Array): void {
+    this.#store.transaction(() => this.#statements.addRoleCertificate.run(role, epoch, ceremony, certificate));
   }
 
   /** An own certificate by name (the session's authority), or null. */
@@ -288,4 +326,8 @@ export class DeviceRegister {
   close(): void {
     this.#store.close();
   }
+}
+
+function storedRoleCertificate({ role, epoch, certificate }: RoleCertificateRow): StoredRoleCertificate {
+  return { role, epoch: Number(epoch), certificate };
 }

@@ -3,7 +3,7 @@
  *
  * Guarantees: the private keys are made on the token, one for each role and one for key agreement, sensitive and never extractable, and
  * are refused where they are not; a set of which some are missing is refused, never completed with new ones; keys are made only where
- * none was ever used. Signatures are made on the token; digests of what is signed are made here (modules differ in hashing).
+ * none was ever used, or as a role's next. Of a key that was retired the token keeps the public part alone. Signatures are made on the token; digests of what is signed are made here (modules differ in hashing).
  * What passes through this process: digests, signatures, and of key agreement the shared secret and the MAC keys that follow from it, in
  * memory only. Signatures of others are checked here, by threads: public keys are no secret, and the token is slower at it.
  */
@@ -15,7 +15,7 @@ import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { AgreedKeys, isAgreeable } from './agreed-keys.ts';
 import { HsmThreads } from './hsm-threads.ts';
-import { KEY_ROLES, type KeyRole, type KeyStore, type MacCheck } from './key-store.ts';
+import { FIRST_EPOCH, KEY_ROLES, type KeyRole, type KeyStore, type MacCheck } from './key-store.ts';
 import { VerifyWorkers } from './verify-workers.ts';
 
 /** How a token is reached. */
@@ -28,16 +28,18 @@ export type HsmConfig = {
   readonly pinFile: string;
 };
 
-const EPOCH = 1;
 const DIGEST_BYTES = 32;
 const SECRET_BYTES = 32;
-const AGREEMENT = nameOf('agreement');
-const NAMES = [...KEY_ROLES.map(nameOf), AGREEMENT];
+const PREFIX = 'countermark-';
+const AGREEMENT = nameOf('agreement', FIRST_EPOCH);
+const NAMES = [...KEY_ROLES.map((role) => nameOf(role, FIRST_EPOCH)), AGREEMENT];
 /** From here up signatures are divided among the sessions. */
 const DIVIDED_FROM = 8;
 const OTHERS = 0o077;
 
-type Found = { readonly points: Readonly<Record<string, Uint8Array | null>>; readonly complete: boolean };
+/** A key on the token: its public part, and whether the private one is there. */
+type TokenKey = { readonly point: Uint8Array; readonly signs: boolean };
+type Found = { readonly keys: Readonly<Record<string, TokenKey>>; readonly complete: boolean };
 
 /**
  * Opens the keys on the token. `first`: nothing was ever signed by the keys of this device, so that they may be made.
@@ -48,10 +50,10 @@ export async function openHsmKeys(config: HsmConfig, first: boolean, sessions = 
   if (!pin.ok) return pin;
   const threads = new HsmThreads({ module: config.module, token: config.token, pin: pin.value }, sessions);
   try {
-    const points = await pointsOf(threads, config.token, first);
-    if (points.ok) return accept(new HsmKeys(threads, points.value));
+    const keys = await keysOn(threads, config.token, first);
+    if (keys.ok) return accept(new HsmKeys(threads, keys.value));
     await threads.close();
-    return points;
+    return keys;
   } catch (error) {
     await threads.close();
     if (!(error instanceof Fault)) throw error;
@@ -76,48 +78,64 @@ function readPin(file: string): Result<string> {
   }
 }
 
-async function pointsOf(
-  threads: HsmThreads,
-  token: string,
-  first: boolean,
-): Promise<Result<ReadonlyMap<string, Uint8Array>>> {
-  let found = (await threads.call('find', { names: NAMES })) as Found;
+async function keysOn(threads: HsmThreads, token: string, first: boolean): Promise<Result<Map<string, TokenKey>>> {
+  let found = (await threads.call('find', { prefix: PREFIX })) as Found;
   if (!found.complete) {
     if (!first)
       return refuse(rejection('hsm-refused', { token, reason: 'the keys of the enrolled devices are not on it' }));
     await threads.call('make', { names: NAMES, deriving: [AGREEMENT] });
-    found = (await threads.call('find', { names: NAMES })) as Found;
+    found = (await threads.call('find', { prefix: PREFIX })) as Found;
   }
-  const points = new Map<string, Uint8Array>();
-  for (const name of NAMES) {
-    const point = found.points[name];
-    if (point == null) return refuse(rejection('hsm-refused', { token, reason: `the key ${name} is missing on it` }));
-    points.set(name, point);
-  }
-  return accept(points);
+  const keys = new Map(Object.entries(found.keys));
+  const missing = [...KEY_ROLES, 'agreement' as const].find(
+    (use) => !epochsOf(keys, use).some((epoch) => keys.get(nameOf(use, epoch))?.signs),
+  );
+  if (missing === undefined) return accept(keys);
+  return refuse(rejection('hsm-refused', { token, reason: `the key of ${missing} is missing on it` }));
 }
 
 class HsmKeys implements KeyStore {
-  readonly epoch = EPOCH;
   readonly agreementKey: Uint8Array;
-  readonly #points: ReadonlyMap<string, Uint8Array>;
+  readonly #keys: Map<string, TokenKey>;
   readonly #threads: HsmThreads;
   readonly #verifiers: VerifyWorkers;
   readonly #agreed = new AgreedKeys();
 
-  constructor(threads: HsmThreads, points: ReadonlyMap<string, Uint8Array>) {
+  constructor(threads: HsmThreads, keys: Map<string, TokenKey>) {
     this.#threads = threads;
-    this.#points = points;
+    this.#keys = keys;
     this.#verifiers = new VerifyWorkers(threads.count);
     this.agreementKey = this.#point(AGREEMENT);
   }
 
-  publicKey(role: KeyRole): Uint8Array {
-    return this.#point(nameOf(role));
+  epochs(role: KeyRole): readonly number[] {
+    return epochsOf(this.#keys, role);
   }
 
-  async sign(role: KeyRole, inputs: readonly Uint8Array[]): Promise<readonly Uint8Array[]> {
-    const name = nameOf(role);
+  publicKey(role: KeyRole, epoch: number): Uint8Array {
+    return this.#point(nameOf(role, epoch));
+  }
+
+  canSign(role: KeyRole, epoch: number): boolean {
+    return this.#keys.get(nameOf(role, epoch))?.signs === true;
+  }
+
+  async make(role: KeyRole, epoch: number): Promise<Uint8Array> {
+    const name = nameOf(role, epoch);
+    const point = (await this.#threads.call('renew', { name })) as Uint8Array;
+    this.#keys.set(name, { point, signs: true });
+    return point;
+  }
+
+  async retire(role: KeyRole, epoch: number): Promise<void> {
+    const name = nameOf(role, epoch);
+    await this.#threads.call('retire', { name });
+    this.#keys.set(name, { point: this.#point(name), signs: false });
+  }
+
+  async sign(role: KeyRole, epoch: number, inputs: readonly Uint8Array[]): Promise<readonly Uint8Array[]> {
+    if (!this.canSign(role, epoch)) throw new TypeError(`the ${role} key of epoch ${epoch} signs nothing any more`);
+    const name = nameOf(role, epoch);
     const shares = inputs.length >= DIVIDED_FROM ? this.#threads.count : 1;
     const each = Math.ceil(inputs.length / shares);
     const parts: Promise<Uint8Array>[] = [];
@@ -157,15 +175,21 @@ class HsmKeys implements KeyStore {
   }
 
   #point(name: string): Uint8Array {
-    const point = this.#points.get(name);
-    if (point === undefined) throw new TypeError(`no key ${name}`);
-    return point;
+    const key = this.#keys.get(name);
+    if (key === undefined) throw new TypeError(`no key ${name}`);
+    return key.point;
   }
 }
 
 /** The label of a key on the token. */
-function nameOf(use: KeyRole | 'agreement'): string {
-  return `countermark-${use}-${EPOCH}`;
+function nameOf(use: KeyRole | 'agreement', epoch: number): string {
+  return `${PREFIX}${use}-${epoch}`;
+}
+
+function epochsOf(keys: ReadonlyMap<string, TokenKey>, use: KeyRole | 'agreement'): readonly number[] {
+  const epochs: number[] = [];
+  for (let epoch = FIRST_EPOCH; keys.has(nameOf(use, epoch)); epoch += 1) epochs.push(epoch);
+  return epochs;
 }
 
 function packed(parts: readonly Uint8Array[], each: number): Uint8Array {

@@ -106,7 +106,7 @@ export class HsmThreads {
     const first = this.#begin(this.#begunBefore);
     this.#begunBefore = true;
     this.#threads = [first];
-    await this.#ask(first, 'find', { names: [] });
+    await this.#ask(first, 'find', {});
     this.#away = undefined;
     this.#threads = [first, ...Array.from({ length: this.#count - 1 }, () => this.#begin(false))];
   }

@@ -18,6 +18,7 @@ import { Authentication } from './authentication.ts';
 import { type DeviceRegister, openDeviceRegister } from './device-register.ts';
 import { Issuing } from './issuing.ts';
 import type { KeyStore } from './key-store.ts';
+import { openRoleKeys, publicKeysOf, type RoleKeys } from './role-keys.ts';
 import { openSoftwareKeys } from './software-keys.ts';
 
 const DEVICE = 'psd_0123456789abcdef' as DeviceId;
@@ -27,6 +28,7 @@ const NOTHING = { depositMills: 0n, draws: [] };
 
 let folder: string;
 let keys: KeyStore;
+let roleKeys: RoleKeys;
 let register: DeviceRegister;
 let issuing: Issuing;
 let clock: ManualClock;
@@ -36,16 +38,14 @@ beforeEach(() => {
   const opened = openSoftwareKeys(join(folder, 'keys'), 1);
   if (!opened.ok) throw new Error(opened.rejection.code);
   keys = opened.value;
-  const store = openDeviceRegister(
-    folder,
-    ({ holder }) =>
-      holder === 'issuing' ? { publicKey: keys.publicKey('issuing'), authentication: 'signature' } : null,
-    () => undefined,
-  );
+  const store = openDeviceRegister(folder, publicKeysOf(keys), () => undefined);
   if (!store.ok) throw new Error(store.rejection.code);
   register = store.value;
   clock = new ManualClock(Date.UTC(2026, 0, 1));
-  issuing = new Issuing(keys, register, Uint8Array.of(1), clock);
+  const opening = openRoleKeys(keys, register, clock);
+  if (!opening.ok) throw new Error(opening.rejection.code);
+  roleKeys = opening.value;
+  issuing = new Issuing(keys, roleKeys, register, Uint8Array.of(1), clock);
 });
 afterEach(async () => {
   register.close();
@@ -178,7 +178,7 @@ describe('The caps that the device keeps itself', () => {
   };
 
   it('bound one grant and those of a day, whatever the server decides, and are over after a day', async () => {
-    issuing = new Issuing(keys, register, Uint8Array.of(1), clock, {
+    issuing = new Issuing(keys, roleKeys, register, Uint8Array.of(1), clock, {
       highestGrantMills: 900n,
       highestDailyMills: 1_500n,
     });
@@ -296,7 +296,7 @@ describe('The certificate of a further epoch', () => {
 
   it('takes from the old key the right to ask for funds once the rotation to it was attested, and not before', async () => {
     await enrol(rotationRequest(ours, next));
-    const authentication = new Authentication(keys, register, new ManualClock(Date.UTC(2026, 0, 1)));
+    const authentication = new Authentication(keys, roleKeys, register, new ManualClock(Date.UTC(2026, 0, 1)));
     expect(code(await issuing.fund(fundsRequest(ours, OURS, 1), NOTHING))).toBe('ok');
     const rotation = (newCertificate = register.certificate(DEVICE, 2)!.digest) =>
       signed(KEY_ROTATION, ours, 1, {

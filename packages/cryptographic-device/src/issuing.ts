@@ -32,6 +32,7 @@ import { type KeySource, verifyEnrolmentRequest, verifyMessage } from '@counterm
 import type { DeviceRegister } from './device-register.ts';
 import { beyondCaps, type FundsCaps } from './funds-caps.ts';
 import type { KeyStore } from './key-store.ts';
+import type { RoleKeys } from './role-keys.ts';
 import { signMessage } from './role-messages.ts';
 import { deviceIdentityCertificate, openCertificateRequest } from './identity-certificates.ts';
 import { certifiedSessionKey, deviceSessionCertificate } from './session-certificates.ts';
@@ -48,15 +49,24 @@ const WITHDRAWN = 'device-withdrawn: the device was withdrawn for good';
 
 export class Issuing {
   readonly #keys: KeyStore;
+  readonly #roleKeys: RoleKeys;
   readonly #register: DeviceRegister;
   readonly #sessionAuthority: Uint8Array;
   readonly #clock: Clock;
 
   readonly #caps: FundsCaps | undefined;
 
-  constructor(keys: KeyStore, register: DeviceRegister, sessionAuthority: Uint8Array, clock: Clock, caps?: FundsCaps) {
+  constructor(
+    keys: KeyStore,
+    roleKeys: RoleKeys,
+    register: DeviceRegister,
+    sessionAuthority: Uint8Array,
+    clock: Clock,
+    caps?: FundsCaps,
+  ) {
     this.#caps = caps;
     this.#keys = keys;
+    this.#roleKeys = roleKeys;
     this.#register = register;
     this.#sessionAuthority = sessionAuthority;
     this.#clock = clock;
@@ -92,7 +102,7 @@ export class Issuing {
       if (refused !== null) return refuse(refused);
     }
     const issuedAtMs = this.#clock.nowMs();
-    const certificate = await signMessage(this.#keys, DEVICE_CERTIFICATE, {
+    const certificate = await signMessage(this.#roleKeys, DEVICE_CERTIFICATE, {
       device,
       licensee,
       epoch,
@@ -196,7 +206,7 @@ export class Issuing {
       );
     }
     const amountMills = mills(refusal === undefined ? decidedMills : 0n);
-    const grant = await signMessage(this.#keys, FUNDS_GRANT, {
+    const grant = await signMessage(this.#roleKeys, FUNDS_GRANT, {
       device,
       licensee,
       number,
@@ -222,13 +232,13 @@ export class Issuing {
     if (!policy.ok) return policy;
     const { device, licensee } = policy.value;
     if (this.#register.licenseeOf(device) !== licensee) return refuse(rejection('unknown-device', { device }));
-    return accept(await signMessage(this.#keys, POLICY, policy.value));
+    return accept(await signMessage(this.#roleKeys, POLICY, policy.value));
   }
 
   /** The time, for one device. Rejection: `unknown-device`. */
   async signTime(device: DeviceId): Promise<Result<Uint8Array>> {
     if (this.#register.licenseeOf(device) === null) return refuse(rejection('unknown-device', { device }));
-    return accept(await signMessage(this.#keys, SIGNED_TIME, { device, timeMs: this.#clock.nowMs() }));
+    return accept(await signMessage(this.#roleKeys, SIGNED_TIME, { device, timeMs: this.#clock.nowMs() }));
   }
 
   /**
@@ -247,8 +257,8 @@ export class Issuing {
     if (stored !== null) return suspended ? accept(stored) : refuse(rejection('device-withdrawn', { device }));
     const sinceMs = this.#clock.nowMs();
     const words = { device, licensee, suspended, reason, sinceMs };
-    if (!withdrawn) return accept(await signMessage(this.#keys, SUSPENSION, words));
-    const withdrawal = await signMessage(this.#keys, SUSPENSION, { ...words, suspended: true, withdrawn: true });
+    if (!withdrawn) return accept(await signMessage(this.#roleKeys, SUSPENSION, words));
+    const withdrawal = await signMessage(this.#roleKeys, SUSPENSION, { ...words, suspended: true, withdrawn: true });
     return accept(this.#register.withdraw(device, withdrawal));
   }
 

@@ -1,11 +1,12 @@
 /**
- * The port behind which the cryptographic device's keys lie: software keys today, an HSM by PKCS#11 later.
+ * The port behind which the cryptographic device's keys lie: in files, or on a token by PKCS#11.
  *
  * Guarantees of every implementation (key-store.test.ts runs them through one suite): private keys never cross this
- * interface; each role has a key of its own; answers come in the order of what was asked; a check of anything malformed is
+ * interface; each role has keys of its own, one for each epoch, the first made with the store; a key that is made is durable before its
+ * public part is answered, one that is retired leaves its public part and signs never again; answers come in the order of what was asked; a check of anything malformed is
  * `false`, never a fault. Everything is asynchronous, because an HSM is, and takes many items at once, because a call to one is
  * dear.
- * Does not decide what is signed.
+ * Does not decide what is signed, nor which epoch of a role is in use (`role-keys.ts`).
  */
 import type { DeviceId } from '@countermark/protocol/id';
 import type { MacPurpose } from '@countermark/protocol/mac-key';
@@ -13,6 +14,8 @@ import type { MacPurpose } from '@countermark/protocol/mac-key';
 /** Keys of the cryptographic device. Granting is the postal authority's and not among them. */
 export const KEY_ROLES = ['issuing', 'confirming', 'attesting', 'funds', 'policy', 'session-authority'] as const;
 export type KeyRole = (typeof KEY_ROLES)[number];
+/** The keys that a store is made with. Those of the session's authority and of key agreement have no others. */
+export const FIRST_EPOCH = 1;
 
 /** A signature to check: ES256 of `publicKey` (65 bytes) over `input`. */
 export type SignatureCheck = {
@@ -33,13 +36,20 @@ export type MacCheck = {
 };
 
 export type KeyStore = {
-  readonly epoch: number;
-  /** 65 bytes, uncompressed. */
-  publicKey(role: KeyRole): Uint8Array;
+  /** Epochs of which there is a key, from the first without a gap; those that were retired have their public part alone. */
+  epochs(role: KeyRole): readonly number[];
+  /** 65 bytes, uncompressed. @throws TypeError where there is none. */
+  publicKey(role: KeyRole, epoch: number): Uint8Array;
+  /** Whether the private part is there. */
+  canSign(role: KeyRole, epoch: number): boolean;
+  /** Makes the key of the epoch that follows the last one, or, where that has signed nothing yet, another in its place; its public part. */
+  make(role: KeyRole, epoch: number): Promise<Uint8Array>;
+  /** Destroys the private part; again, it changes nothing. Nothing may be being signed by it. */
+  retire(role: KeyRole, epoch: number): Promise<void>;
   /** Public half of the agreement key. */
   readonly agreementKey: Uint8Array;
   /** ES256, 64 bytes r || s each, in order. */
-  sign(role: KeyRole, inputs: readonly Uint8Array[]): Promise<readonly Uint8Array[]>;
+  sign(role: KeyRole, epoch: number, inputs: readonly Uint8Array[]): Promise<readonly Uint8Array[]>;
   /** Whether each is authentic, in order. */
   verifySignatures(checks: readonly SignatureCheck[]): Promise<readonly boolean[]>;
   /** Whether each is authentic, in order; the agreed keys are derived inside and never leave. */

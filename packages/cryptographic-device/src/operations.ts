@@ -10,26 +10,28 @@ import type { Rejection } from '@countermark/protocol/rejection';
 import { accept, type Result } from '@countermark/protocol/result';
 import type { Authentication } from './authentication.ts';
 import type { Issuing } from './issuing.ts';
-import type { KeyStore } from './key-store.ts';
+import type { RoleKeys } from './role-keys.ts';
 
 /** What the operations work on. */
 export type DeviceParts = {
-  readonly keys: KeyStore;
+  readonly agreementKey: Uint8Array;
+  readonly roleKeys: RoleKeys;
   readonly authentication: Authentication;
   readonly issuing: Issuing;
   readonly sessionAuthority: Uint8Array;
 };
 
 /** Handlers by the operations' names. */
-export function deviceOperations({ keys, authentication, issuing, sessionAuthority }: DeviceParts): RpcHandlers {
-  const roles = ['issuing', 'confirming', 'attesting', 'funds', 'policy'] as const;
+export function deviceOperations({
+  agreementKey,
+  roleKeys,
+  authentication,
+  issuing,
+  sessionAuthority,
+}: DeviceParts): RpcHandlers {
   return Object.fromEntries([
     served(CRYPTOGRAPHIC_DEVICE.publicKeys, () =>
-      accept({
-        keys: roles.map((role) => ({ role, epoch: keys.epoch, publicKey: keys.publicKey(role) })),
-        agreementKey: keys.agreementKey,
-        sessionAuthority,
-      }),
+      accept({ keys: roleKeys.all(), agreementKey, sessionAuthority, certificates: roleKeys.certificates() }),
     ),
     served(CRYPTOGRAPHIC_DEVICE.enrol, async ({ request, licensee, certified, known }) =>
       named('certificate', await issuing.enrol(request, licensee, certified, known === true)),
@@ -53,6 +55,9 @@ export function deviceOperations({ keys, authentication, issuing, sessionAuthori
     served(CRYPTOGRAPHIC_DEVICE.signTime, async ({ device }) => named('time', await issuing.signTime(device))),
     served(CRYPTOGRAPHIC_DEVICE.suspend, async ({ device, licensee, suspended, reason, withdrawn }) =>
       named('suspension', await issuing.suspend(device, licensee, suspended, reason, withdrawn)),
+    ),
+    served(CRYPTOGRAPHIC_DEVICE.rotateRoleKey, async ({ role, ceremony }) =>
+      named('certificate', await roleKeys.rotate(role, ceremony)),
     ),
   ]);
 }

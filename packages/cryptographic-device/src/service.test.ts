@@ -2,6 +2,7 @@
 import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { systemClock } from '@countermark/node-platform/clock';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type Config, openDevice } from './service.ts';
 
@@ -17,10 +18,10 @@ afterEach(() => {
 
 /** Opens and closes; the issuing key in hex, or the code of the refusal. */
 async function start(): Promise<string> {
-  const opened = await openDevice(config);
+  const opened = await openDevice(config, systemClock);
   if (!opened.ok) return opened.rejection.code;
   const { keys, register } = opened.value;
-  const key = Buffer.from(keys.publicKey('issuing')).toString('hex');
+  const key = Buffer.from(keys.publicKey('issuing', 1)).toString('hex');
   register.close();
   await keys.close();
   return key;

@@ -12,16 +12,16 @@ import type { Log } from '@countermark/node-platform/logs';
 import { serveRpc } from '@countermark/node-platform/rpc';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
-import type { KeySource } from '@countermark/verify/verified';
 import { Authentication } from './authentication.ts';
 import { type DeviceRegister, openDeviceRegister, registerPath } from './device-register.ts';
 import { Issuing } from './issuing.ts';
-import { KEY_ROLES, type KeyStore } from './key-store.ts';
+import type { KeyStore } from './key-store.ts';
 import { deviceOperations } from './operations.ts';
 import { sessionAuthorityCertificate } from './session-certificates.ts';
 import { type SessionEnd, serveSessionEnd } from './session-end.ts';
 import type { FundsCaps } from './funds-caps.ts';
 import { type HsmConfig, openHsmKeys } from './hsm-keys.ts';
+import { openRoleKeys, publicKeysOf, type RoleKeys } from './role-keys.ts';
 import { openSoftwareKeys } from './software-keys.ts';
 
 /** Where the device keeps its store, and the paths of its sockets and of the server's. */
@@ -44,7 +44,11 @@ export type ServiceContext = {
   readonly onBroken?: (fault: Fault) => void;
 };
 
-export type OpenedDevice = { readonly keys: KeyStore; readonly register: DeviceRegister };
+export type OpenedDevice = {
+  readonly keys: KeyStore;
+  readonly roleKeys: RoleKeys;
+  readonly register: DeviceRegister;
+};
 
 const SESSION_AUTHORITY = 'session-authority';
 
@@ -56,22 +60,23 @@ export function keysFolder(data: string): string {
 /** Opens keys and register. Rejections: `store-damaged`, `store-in-use`, `hsm-unavailable`, `hsm-refused`, `config-invalid`. */
 export async function openDevice(
   config: Config,
+  clock: Clock,
   onBroken: (fault: Fault) => void = () => undefined,
 ): Promise<Result<OpenedDevice>> {
   mkdirSync(config.data, { recursive: true, mode: 0o700 });
   const keys = await openKeys(config);
   if (!keys.ok) return keys;
   const store = keys.value;
-  const roleKeys: KeySource = ({ holder, epoch }) => {
-    const role = KEY_ROLES.find((known) => known === holder);
-    return role !== undefined && epoch === store.epoch
-      ? { publicKey: store.publicKey(role), authentication: 'signature' }
-      : null;
-  };
-  const register = openDeviceRegister(config.data, roleKeys, onBroken);
-  if (register.ok) return accept({ keys: store, register: register.value });
+  const register = openDeviceRegister(config.data, publicKeysOf(store), onBroken);
+  if (!register.ok) {
+    await store.close();
+    return register;
+  }
+  const roleKeys = openRoleKeys(store, register.value, clock);
+  if (roleKeys.ok) return accept({ keys: store, roleKeys: roleKeys.value, register: register.value });
+  register.value.close();
   await store.close();
-  return register;
+  return roleKeys;
 }
 
 /** Keys come first: with a register and without them this is not a first start, and new ones would be another identity. */
@@ -97,9 +102,9 @@ export async function startService(
   config: Config,
   { clock, log, onClose, onBroken }: ServiceContext,
 ): Promise<Result<{ readonly sessions: () => Promise<void> }>> {
-  const opened = await openDevice(config, onBroken);
+  const opened = await openDevice(config, clock, onBroken);
   if (!opened.ok) return opened;
-  const { keys, register } = opened.value;
+  const { keys, roleKeys, register } = opened.value;
   const problem = register.tailProblem();
   if (problem !== null) {
     register.close();
@@ -110,14 +115,15 @@ export async function startService(
     register.close();
   });
   onClose(() => keys.close());
+  await roleKeys.retireOld();
   const sessionAuthority =
     register.ownCertificate(SESSION_AUTHORITY) ??
     register.addOwnCertificate(SESSION_AUTHORITY, await sessionAuthorityCertificate(keys, clock.nowMs()));
-  const authentication = new Authentication(keys, register, clock);
-  const issuing = new Issuing(keys, register, sessionAuthority, clock, config.funds);
+  const authentication = new Authentication(keys, roleKeys, register, clock);
+  const issuing = new Issuing(keys, roleKeys, register, sessionAuthority, clock, config.funds);
   const operations = await serveRpc(
     config.socket,
-    deviceOperations({ keys, authentication, issuing, sessionAuthority }),
+    deviceOperations({ agreementKey: keys.agreementKey, roleKeys, authentication, issuing, sessionAuthority }),
     {
       onFault: (fault, operation, error) => {
         log.error('An operation failed', error, { fault, operation });

@@ -6,7 +6,7 @@
  */
 import { type KeyObject, X509Certificate } from 'node:crypto';
 import { generateSigningKey, publicKeyBytes } from '@countermark/node-platform/signing';
-import type { KeyStore } from './key-store.ts';
+import { FIRST_EPOCH, type KeyStore } from './key-store.ts';
 import { AUTHORITY_NAME, create, library, SKEW_MS } from './x509-authority.ts';
 
 /** The name that the PSD expects at the session's other end. */
@@ -31,7 +31,7 @@ export async function sessionAuthorityCertificate(keys: KeyStore, nowMs: number)
   const { BasicConstraintsExtension, KeyUsageFlags, KeyUsagesExtension } = await library();
   const certificate = await create(keys, {
     subject: AUTHORITY_NAME,
-    point: keys.publicKey('session-authority'),
+    point: keys.publicKey('session-authority', FIRST_EPOCH),
     fromMs: nowMs - SKEW_MS,
     toMs: nowMs + AUTHORITY_VALIDITY_MS,
     extensions: [new BasicConstraintsExtension(true, 0, true), new KeyUsagesExtension(KeyUsageFlags.keyCertSign, true)],

@@ -4,6 +4,7 @@
  *
  * Guarantees: files of mode 0600 in a directory of mode 0700, durable before the store is handed out; a store of which some
  * files are missing or broken is refused, never completed with new keys (that would silently start another identity).
+ * Of a key that was retired its file is removed and its public part stays in another; a disk may still have what was removed.
  * Agreed MAC keys are kept in memory only, a bounded number of them.
  */
 import {
@@ -12,6 +13,7 @@ import {
   fsyncSync,
   mkdirSync,
   openSync,
+  readdirSync,
   readFileSync,
   renameSync,
   rmSync,
@@ -34,32 +36,48 @@ import {
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { AgreedKeys } from './agreed-keys.ts';
-import { KEY_ROLES, type KeyRole, type KeyStore, type MacCheck } from './key-store.ts';
+import { FIRST_EPOCH, KEY_ROLES, type KeyRole, type KeyStore, type MacCheck } from './key-store.ts';
 import { VerifyWorkers } from './verify-workers.ts';
 
 /** The line that the process prints on stderr at every start with software keys. */
 export const UNSAFE_SERVER_KEYS =
   'UNSAFE_SERVER_KEYS: the keys of the cryptographic device lie in files; only an HSM keeps them from whoever reads the disk.';
 
-const EPOCH = 1;
 const NAMES = [...KEY_ROLES, 'agreement'] as const;
+/** A role's key of its first epoch, or of a later one; the public part alone of one that was retired. */
+const KEY_FILE = /^([a-z-]+?)(?:-([1-9]\d*))?\.(key|pub)$/;
 
 /** Opens the keys in the directory, made at the first start. Rejection: `store-damaged`. */
 export function openSoftwareKeys(directory: string, threads = 2): Result<KeyStore> {
   const damaged = (reason: string) => refuse(rejection('store-damaged', { store: directory, reason }));
-  const keys = new Map<string, KeyObject>();
   if (!existsSync(directory)) create(directory);
-  for (const name of NAMES) {
+  const privates = new Map<string, KeyObject>();
+  const publics = new Map<string, Uint8Array>();
+  for (const file of readdirSync(directory)) {
+    const [, name = '', epoch = String(FIRST_EPOCH), kind] = KEY_FILE.exec(file) ?? [];
+    const role = NAMES.find((known) => known === name);
+    if (role === undefined) continue;
+    const of = nameOf(role, Number(epoch));
     try {
-      keys.set(name, importPrivateKey(readFileSync(join(directory, `${name}.key`))));
+      const bytes = readFileSync(join(directory, file));
+      if (kind === 'key') privates.set(of, importPrivateKey(bytes));
+      else if (importPublicKey(bytes) === undefined) return damaged(`${file} is no public key`);
+      else publics.set(of, new Uint8Array(bytes));
     } catch (error) {
-      return damaged(`the key ${name} cannot be read (${errorText(error)})`);
+      return damaged(`the key ${of} cannot be read (${errorText(error)})`);
     }
   }
-  const agreement = keys.get('agreement');
+  for (const [name, key] of privates) publics.set(name, publicKeyBytes(key));
+  const agreement = privates.get(nameOf('agreement', FIRST_EPOCH));
   if (agreement === undefined) return damaged('the agreement key is missing');
-  keys.delete('agreement');
-  return accept(new SoftwareKeys(keys, agreement, threads));
+  privates.delete(nameOf('agreement', FIRST_EPOCH));
+  const keys = new SoftwareKeys(directory, privates, publics, agreement, threads);
+  const missing = KEY_ROLES.find((role) => !keys.epochs(role).some((epoch) => keys.canSign(role, epoch)));
+  if (missing !== undefined) {
+    void keys.close();
+    return damaged(`the key ${missing} is missing`);
+  }
+  return accept(keys);
 }
 
 /** All keys in a new directory that takes its name only when it is whole and durable. */
@@ -69,15 +87,26 @@ function create(directory: string): void {
   // Left by a start that died here: its keys were never used.
   rmSync(growing, { recursive: true, force: true });
   mkdirSync(growing, { mode: 0o700 });
-  for (const name of NAMES) {
-    const file = openSync(join(growing, `${name}.key`), 'wx', 0o600);
-    writeSync(file, privateKeyBytes(generateSigningKey().privateKey));
-    fsyncSync(file);
-    closeSync(file);
-  }
+  for (const name of NAMES) write(join(growing, `${name}.key`), privateKeyBytes(generateSigningKey().privateKey));
   syncDirectory(growing);
   renameSync(growing, directory);
   syncDirectory(dirname(directory));
+}
+
+function write(path: string, bytes: Uint8Array): void {
+  const file = openSync(path, 'wx', 0o600);
+  writeSync(file, bytes);
+  fsyncSync(file);
+  closeSync(file);
+}
+
+/** Whole and durable under its name, or not there. */
+function writeWhole(path: string, bytes: Uint8Array): void {
+  const growing = `${path}.new`;
+  rmSync(growing, { force: true });
+  write(growing, bytes);
+  renameSync(growing, path);
+  syncDirectory(dirname(path));
 }
 
 function syncDirectory(path: string): void {
@@ -86,31 +115,85 @@ function syncDirectory(path: string): void {
   closeSync(handle);
 }
 
+/** The first key of a role has its role's name alone, as it had before there were others. */
+function nameOf(role: KeyRole | 'agreement', epoch: number): string {
+  return epoch === FIRST_EPOCH ? role : `${role}-${epoch}`;
+}
+
 class SoftwareKeys implements KeyStore {
-  readonly epoch = EPOCH;
   readonly agreementKey: Uint8Array;
+  readonly #directory: string;
   readonly #agreement: KeyObject;
-  readonly #public: ReadonlyMap<string, Uint8Array>;
-  readonly #signers: SignWorkers;
+  readonly #privates: Map<string, KeyObject>;
+  readonly #publics: Map<string, Uint8Array>;
+  readonly #threads: number;
   readonly #verifiers: VerifyWorkers;
   readonly #agreed = new AgreedKeys();
+  readonly #signing = new Set<Promise<unknown>>();
+  #signers: SignWorkers;
 
-  constructor(keys: ReadonlyMap<string, KeyObject>, agreement: KeyObject, threads: number) {
+  constructor(
+    directory: string,
+    privates: Map<string, KeyObject>,
+    publics: Map<string, Uint8Array>,
+    agreement: KeyObject,
+    threads: number,
+  ) {
+    this.#directory = directory;
     this.#agreement = agreement;
     this.agreementKey = publicKeyBytes(agreement);
-    this.#public = new Map([...keys].map(([name, key]) => [name, publicKeyBytes(key)]));
-    this.#signers = new SignWorkers(keys, threads);
+    this.#privates = privates;
+    this.#publics = publics;
+    this.#threads = threads;
+    this.#signers = new SignWorkers(privates, threads);
     this.#verifiers = new VerifyWorkers(threads);
   }
 
-  publicKey(role: KeyRole): Uint8Array {
-    const key = this.#public.get(role);
-    if (key === undefined) throw new TypeError(`no key of the role ${role}`);
+  epochs(role: KeyRole): readonly number[] {
+    const epochs: number[] = [];
+    for (let epoch = FIRST_EPOCH; this.#publics.has(nameOf(role, epoch)); epoch += 1) epochs.push(epoch);
+    return epochs;
+  }
+
+  publicKey(role: KeyRole, epoch: number): Uint8Array {
+    const key = this.#publics.get(nameOf(role, epoch));
+    if (key === undefined) throw new TypeError(`no key of the role ${role} and epoch ${epoch}`);
     return key;
   }
 
-  async sign(role: KeyRole, inputs: readonly Uint8Array[]): Promise<readonly Uint8Array[]> {
-    return this.#signers.sign(role, inputs);
+  canSign(role: KeyRole, epoch: number): boolean {
+    return this.#privates.has(nameOf(role, epoch));
+  }
+
+  async make(role: KeyRole, epoch: number): Promise<Uint8Array> {
+    const name = nameOf(role, epoch);
+    const { privateKey } = generateSigningKey();
+    writeWhole(join(this.#directory, `${name}.key`), privateKeyBytes(privateKey));
+    this.#privates.set(name, privateKey);
+    this.#publics.set(name, publicKeyBytes(privateKey));
+    this.#renewSigners();
+    return this.publicKey(role, epoch);
+  }
+
+  async retire(role: KeyRole, epoch: number): Promise<void> {
+    const name = nameOf(role, epoch);
+    if (!this.#privates.has(name)) return;
+    writeWhole(join(this.#directory, `${name}.pub`), this.publicKey(role, epoch));
+    rmSync(join(this.#directory, `${name}.key`));
+    syncDirectory(this.#directory);
+    this.#privates.delete(name);
+    this.#renewSigners();
+  }
+
+  async sign(role: KeyRole, epoch: number, inputs: readonly Uint8Array[]): Promise<readonly Uint8Array[]> {
+    if (!this.canSign(role, epoch)) throw new TypeError(`the ${role} key of epoch ${epoch} signs nothing any more`);
+    const signing = this.#signers.sign(nameOf(role, epoch), inputs);
+    this.#signing.add(signing);
+    try {
+      return await signing;
+    } finally {
+      this.#signing.delete(signing);
+    }
   }
 
   async verifySignatures(checks: Parameters<KeyStore['verifySignatures']>[0]): Promise<readonly boolean[]> {
@@ -127,6 +210,13 @@ class SoftwareKeys implements KeyStore {
   async close(): Promise<void> {
     this.#agreed.clear();
     await Promise.all([this.#signers.close(), this.#verifiers.close()]);
+  }
+
+  /** Keys cross to the threads when these begin: others get new ones. Those before end what they have in hand. */
+  #renewSigners(): void {
+    const before = this.#signers;
+    this.#signers = new SignWorkers(this.#privates, this.#threads);
+    void Promise.allSettled([...this.#signing]).then(() => before.close());
   }
 
   #agree(check: MacCheck): Uint8Array | undefined {

@@ -7,7 +7,7 @@
 import { randomBytes, webcrypto } from 'node:crypto';
 import { publicKeyInfo } from '@countermark/node-platform/signing';
 import type * as X509 from '@peculiar/x509';
-import type { KeyStore } from './key-store.ts';
+import { FIRST_EPOCH, type KeyStore } from './key-store.ts';
 
 export const AUTHORITY_NAME = 'CN=countermark session authority';
 /** How far back validity begins, for clocks that differ. */
@@ -55,7 +55,7 @@ function wholeSecond(ms: number): Date {
 /** Web Crypto whose signing is the key store's: the generator never sees the key. */
 function signingWith(keys: KeyStore): webcrypto.Crypto {
   const sign = async (_algorithm: unknown, _key: unknown, input: ArrayBuffer): Promise<ArrayBuffer> => {
-    const [signature] = await keys.sign('session-authority', [new Uint8Array(input)]);
+    const [signature] = await keys.sign('session-authority', FIRST_EPOCH, [new Uint8Array(input)]);
     if (signature === undefined) throw new TypeError('one input gave no signature');
     return Uint8Array.from(signature).buffer;
   };

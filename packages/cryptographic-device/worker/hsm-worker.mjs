@@ -98,6 +98,22 @@ function find(template) {
   }
 }
 
+/** Names that begin so, of private and public keys. */
+function namesOf(prefix) {
+  const names = new Set();
+  for (const kind of [CKO_PRIVATE_KEY, CKO_PUBLIC_KEY]) {
+    const keys = find([
+      { type: CKA_CLASS, value: kind },
+      { type: CKA_TOKEN, value: true },
+    ]);
+    for (const key of keys) {
+      const name = token.C_GetAttributeValue(session, key, [{ type: CKA_LABEL }])[0].value.toString();
+      if (name.startsWith(prefix)) names.add(name);
+    }
+  }
+  return [...names];
+}
+
 function objects(kind, name) {
   return find([
     { type: CKA_CLASS, value: kind },
@@ -117,16 +133,17 @@ function privateKey(name) {
   return handle;
 }
 
-/** A key's public point, after what must be true of a key that stays inside. Null where there is none. */
+/** A key's public point, and whether its private part is there, which must stay inside. Null where its making was interrupted. */
 function examined(name) {
   const keys = objects(CKO_PRIVATE_KEY, name);
   const points = objects(CKO_PUBLIC_KEY, name);
-  if (keys.length === 0 && points.length === 0) return null;
-  if (keys.length !== 1 || points.length !== 1) {
+  if (points.length === 0) return null;
+  if (keys.length > 1 || points.length > 1) {
     throw new Refused(`the token has ${keys.length} private and ${points.length} public keys ${name}`);
   }
+  const signs = keys.length === 1;
   const flag = (type) => token.C_GetAttributeValue(session, keys[0], [{ type }])[0].value[0] === 1;
-  if (!flag(CKA_SENSITIVE) || flag(CKA_EXTRACTABLE) || !flag(CKA_NEVER_EXTRACTABLE)) {
+  if (signs && (!flag(CKA_SENSITIVE) || flag(CKA_EXTRACTABLE) || !flag(CKA_NEVER_EXTRACTABLE))) {
     throw new Refused(`the key ${name} could be read out of the token, or could once`);
   }
   const [{ value }] = token.C_GetAttributeValue(session, points[0], [{ type: CKA_EC_POINT }]);
@@ -134,7 +151,7 @@ function examined(name) {
   const point =
     value.length === POINT_BYTES + 2 && value[0] === 4 && value[1] === POINT_BYTES ? value.subarray(2) : value;
   if (point.length !== POINT_BYTES || point[0] !== 4) throw new Refused(`the key ${name} is not on P-256`);
-  return Uint8Array.from(point);
+  return { point: Uint8Array.from(point), signs };
 }
 
 function make(name, derives) {
@@ -159,19 +176,27 @@ function make(name, derives) {
   );
 }
 
+function destroy(name, kinds) {
+  handles.delete(name);
+  for (const kind of kinds) {
+    for (const handle of objects(kind, name)) token.C_DestroyObject(session, handle);
+  }
+}
+
 const operations = {
-  /** Points by name, and whether the set was once complete. */
-  find: ({ names }) => ({
-    points: Object.fromEntries(names.map((name) => [name, examined(name)])),
+  /** Keys by name, of those that begin so, and whether the first set was once complete. */
+  find: ({ prefix }) => ({
+    keys: Object.fromEntries(
+      (prefix === undefined ? [] : namesOf(prefix)).flatMap((name) => {
+        const key = examined(name);
+        return key === null ? [] : [[name, key]];
+      }),
+    ),
     complete: objects(CKO_DATA, COMPLETE).length > 0,
   }),
   /** Takes away what an interrupted making left, and makes all keys. */
   make: ({ names, deriving }) => {
-    for (const name of names) {
-      for (const kind of [CKO_PRIVATE_KEY, CKO_PUBLIC_KEY]) {
-        for (const handle of objects(kind, name)) token.C_DestroyObject(session, handle);
-      }
-    }
+    for (const name of names) destroy(name, [CKO_PRIVATE_KEY, CKO_PUBLIC_KEY]);
     for (const name of names) make(name, deriving.includes(name));
     token.C_CreateObject(session, [
       { type: CKA_CLASS, value: CKO_DATA },
@@ -180,6 +205,17 @@ const operations = {
       { type: CKA_LABEL, value: COMPLETE },
       { type: CKA_VALUE, value: Buffer.from(names.join(' ')) },
     ]);
+    return null;
+  },
+  /** A key that signs, in place of what an interrupted rotation left under its name; its point. */
+  renew: ({ name }) => {
+    destroy(name, [CKO_PRIVATE_KEY, CKO_PUBLIC_KEY]);
+    make(name, false);
+    return examined(name).point;
+  },
+  /** Destroys the private part. */
+  retire: ({ name }) => {
+    destroy(name, [CKO_PRIVATE_KEY]);
     return null;
   },
   /** ECDSA over each digest of 32 bytes; signatures r || s one after the other. */

@@ -4,7 +4,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { concat, utf8 } from './bytes.ts';
 import { type CborValue, encode } from './cbor.ts';
-import { messageDigest, parseEnvelope, seal, toBeAuthenticated, unsealed } from './cose.ts';
+import { CARRIED_BYTES, CARRIED_MAX, messageDigest, parseEnvelope, seal, toBeAuthenticated, unsealed } from './cose.ts';
 
 const sha256 = (bytes: Uint8Array): Uint8Array => new Uint8Array(createHash('sha256').update(bytes).digest());
 const anEnvelope = fc.record({
@@ -50,7 +50,7 @@ describe('COSE envelope', () => {
         );
         const authenticator = new Uint8Array(of.authentication === 'signature' ? 64 : 32).fill(3);
         const parsed = parseEnvelope(seal(message, authenticator));
-        expect(parsed).toEqual({ ok: true, value: { ...message, authenticator } });
+        expect(parsed).toEqual({ ok: true, value: { ...message, authenticator, certificates: [] } });
       }),
     );
   });
@@ -83,10 +83,38 @@ describe('COSE envelope', () => {
     concat([Uint8Array.of(0xd2), encode(parts)]);
   const header = (...entries: (readonly [number, Parameters<typeof encode>[0]])[]): Uint8Array =>
     encode(new Map(entries));
+  const one = new Uint8Array(CARRIED_BYTES);
+  const byDevice = (authentication: 'signature' | 'mac') =>
+    unsealed(authentication, 'batch-statistics', 1, { holder: 'psd_0123456789abcdef', epoch: 1 }, Uint8Array.of(0xa0));
+  const carrying = (certificates: readonly CborValue[], ...others: (readonly [number, CborValue])[]): Uint8Array =>
+    envelope(
+      good.protectedHeader,
+      new Map<CborValue, CborValue>([...others, [-70_002, certificates]]),
+      good.payload,
+      signature,
+    );
+
+  it('gives back role certificates, on which neither digest nor signed bytes depend', () => {
+    const most = Array.from({ length: CARRIED_MAX }, () => one);
+    const bare = parseEnvelope(seal(good, signature));
+    const parsed = parseEnvelope(seal(good, signature, most));
+    if (!parsed.ok || !bare.ok) throw new Error('it does not parse');
+    expect(parsed.value.certificates).toEqual(most);
+    expect(messageDigest(parsed.value, sha256)).toEqual(messageDigest(bare.value, sha256));
+    expect(toBeAuthenticated(parsed.value)).toEqual(toBeAuthenticated(bare.value));
+  });
+
   it.each([
     ['no tag', encode([good.protectedHeader, new Map(), good.payload, signature])],
     ['the tag of the other procedure', Uint8Array.of(0xd1, ...seal(good, signature).subarray(1))],
-    ['an unprotected header', envelope(good.protectedHeader, new Map([[4, 1]]), good.payload, signature)],
+    ['another unprotected header', envelope(good.protectedHeader, new Map([[4, 1]]), good.payload, signature)],
+    ['no role certificate where there may be some', carrying([])],
+    ['a role certificate that is no byte string', carrying([1])],
+    ['more role certificates than a message may carry', carrying(Array.from({ length: CARRIED_MAX + 1 }, () => one))],
+    ['a role certificate that is too long', carrying([new Uint8Array(CARRIED_BYTES + 1)])],
+    ['role certificates beside something else', carrying([one], [4, 1])],
+    ['role certificates beside what a device signed', seal(byDevice('signature'), signature, [one])],
+    ['role certificates beside a code', seal(byDevice('mac'), new Uint8Array(32), [one])],
     ['a detached payload', envelope(good.protectedHeader, new Map(), null, signature)],
     ['a short signature', envelope(good.protectedHeader, new Map(), good.payload, new Uint8Array(63))],
     ['five parts', envelope(good.protectedHeader, new Map(), good.payload, signature, 1)],

@@ -1,15 +1,17 @@
 /**
  * The envelope of every authenticated message: COSE_Sign1 with ES256 or COSE_Mac0 with HMAC 256/256 (RFC 9052, 9053).
  *
- * Guarantees: exactly one accepted form (tagged, empty unprotected header, payload inside, protected header with
- * algorithm, key id, type and version and nothing else). Type and version stand in the protected header and again in
- * the external data, so that no message can stand in for another. The digest of a message covers protected header and
- * payload only: ECDSA signatures are malleable, no digest may depend on them.
+ * Guarantees: exactly one accepted form (tagged, payload inside, protected header with algorithm, key id, type and version and
+ * nothing else; unprotected header empty, or with the certificates of the role's key that signed: `messages/role-certificate.ts`). Type
+ * and version stand in the protected header and again in the external data, so that no message can stand in for another. The digest of
+ * a message covers protected header and payload only: ECDSA signatures are malleable, and whoever carries a message can take
+ * certificates away or add some; no digest may depend on either.
  * Does not hold keys: it says which bytes are authenticated; `verify` and the signers do the rest.
  */
 import { concat, utf8 } from './bytes.ts';
 import { type CborValue, decode, encode, MESSAGE_LIMITS } from './cbor.ts';
 import { type Digest, digestOf, type Sha256 } from './digest.ts';
+import { DEVICE_ID } from './id.ts';
 import { type Rejection, rejection } from './rejection.ts';
 import { accept, type Result, refuse } from './result.ts';
 
@@ -21,9 +23,12 @@ export type Authentication = keyof typeof ALGORITHM;
 
 const TAG = { signature: 0xd2, mac: 0xd1 } as const; // CBOR tags 18 and 17 as single bytes (RFC 9052, 2)
 const CONTEXT = { signature: 'Signature1', mac: 'MAC0' } as const; // RFC 9052, 4.4 and 6.3
-const LABEL = { algorithm: 1, keyId: 4, type: 16, version: -70_001 } as const; // typ: RFC 9596; version: private use
+const LABEL = { algorithm: 1, keyId: 4, type: 16, version: -70_001, certificates: -70_002 } as const; // typ: RFC 9596; below -65536: private use
 const TYPE_PREFIX = 'countermark/';
 const AUTHENTICATOR_BYTES = { signature: 64, mac: 32 } as const;
+/** Role certificates that one message may carry: fifteen successions of the issuing key, and the role's own. */
+export const CARRIED_MAX = 16;
+export const CARRIED_BYTES = 256;
 
 /** Who made the authenticator: a device id, or a role of the cryptographic device or authority, and the key's epoch. */
 export type KeyId = { readonly holder: string; readonly epoch: number };
@@ -39,7 +44,11 @@ export type Unsealed = {
 };
 
 /** A parsed envelope: well-formed, nothing verified. */
-export type Envelope = Unsealed & { readonly authenticator: Uint8Array };
+export type Envelope = Unsealed & {
+  readonly authenticator: Uint8Array;
+  /** Role certificates from the unprotected header, oldest first; as unverified as the rest. */
+  readonly certificates: readonly Uint8Array[];
+};
 
 /** A byte order mark is no part of a key id that may be left out: it makes it none. */
 const utf8Decoder = new TextDecoder('utf-8', { ignoreBOM: true });
@@ -106,8 +115,12 @@ export function messageDigest(message: Unsealed, sha256: Sha256): Digest {
   return digestOf(sha256(encode(['Digest', message.protectedHeader, message.payload])));
 }
 
-/** The envelope's bytes. @throws RangeError for an authenticator of the wrong length. */
-export function seal(message: Unsealed, authenticator: Uint8Array): Uint8Array {
+/** The envelope's bytes. `certificates`: of the role's key, where it is not the first. @throws RangeError for an authenticator of the wrong length. */
+export function seal(
+  message: Unsealed,
+  authenticator: Uint8Array,
+  certificates: readonly Uint8Array[] = NO_CERTIFICATES,
+): Uint8Array {
   if (authenticator.length !== AUTHENTICATOR_BYTES[message.authentication]) {
     throw new RangeError(
       `An authenticator of ${authenticator.length} bytes does not belong to ${message.authentication}.`,
@@ -115,8 +128,25 @@ export function seal(message: Unsealed, authenticator: Uint8Array): Uint8Array {
   }
   return concat([
     Uint8Array.of(TAG[message.authentication]),
-    encode([message.protectedHeader, new Map(), message.payload, authenticator]),
+    encode([message.protectedHeader, unprotectedHeader(certificates), message.payload, authenticator]),
   ]);
+}
+
+const NO_CERTIFICATES: readonly Uint8Array[] = [];
+
+function unprotectedHeader(certificates: readonly Uint8Array[]): CborValue {
+  return new Map<CborValue, CborValue>(certificates.length === 0 ? [] : [[LABEL.certificates, certificates]]);
+}
+
+/** The certificates of an unprotected header; null where there is anything else in it. */
+function carriedIn(unprotected: CborValue | undefined): readonly Uint8Array[] | null {
+  if (!(unprotected instanceof Map)) return null;
+  if (unprotected.size === 0) return NO_CERTIFICATES;
+  const carried = (unprotected as ReadonlyMap<CborValue, CborValue>).get(LABEL.certificates);
+  if (unprotected.size !== 1 || !Array.isArray(carried) || carried.length === 0) return null;
+  if (carried.length > CARRIED_MAX) return null;
+  const fits = (one: CborValue): one is Uint8Array => one instanceof Uint8Array && one.length <= CARRIED_BYTES;
+  return carried.every(fits) ? carried : null;
 }
 
 function broken(reason: string): { readonly ok: false; readonly rejection: Rejection } {
@@ -136,7 +166,8 @@ export function parseEnvelope(bytes: Uint8Array): Result<Envelope> {
   const [protectedHeader, unprotected, payload, authenticator] = body.value as readonly CborValue[];
   if (!(protectedHeader instanceof Uint8Array) || !(payload instanceof Uint8Array))
     return broken('header and payload are byte strings');
-  if (!(unprotected instanceof Map) || unprotected.size !== 0) return broken('the unprotected header must be empty');
+  const certificates = carriedIn(unprotected);
+  if (certificates === null) return broken('the unprotected header has role certificates, or nothing');
   if (!(authenticator instanceof Uint8Array) || authenticator.length !== AUTHENTICATOR_BYTES[authentication]) {
     return broken('the authenticator has the wrong length');
   }
@@ -151,6 +182,9 @@ export function parseEnvelope(bytes: Uint8Array): Result<Envelope> {
   if (!(keyIdBytes instanceof Uint8Array) || keyIdBytes.length > 64) return broken('the key id is missing');
   const keyId = KEY_ID.exec(utf8Decoder.decode(keyIdBytes));
   if (keyId === null) return broken('the key id is not holder#epoch');
+  // What a device seals is stored and compared as it is: nobody hangs anything on it.
+  if (certificates.length > 0 && (authentication === 'mac' || DEVICE_ID.test(keyId[1] as string)))
+    return broken('role certificates beside what no role signed');
   if (typeof type !== 'string' || !/^countermark\/[a-z-]{1,40}$/.test(type)) return broken('the type is missing');
   if (typeof version !== 'number' || version < 1 || version > 65_535) return broken('the version is missing');
   return accept({
@@ -161,5 +195,6 @@ export function parseEnvelope(bytes: Uint8Array): Result<Envelope> {
     protectedHeader,
     payload,
     authenticator,
+    certificates,
   });
 }

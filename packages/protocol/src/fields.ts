@@ -5,6 +5,8 @@ import { type Digest, DIGEST_BYTES } from './digest.ts';
 import {
   BATCH_ID,
   type BatchId,
+  CEREMONY_ID,
+  type CeremonyId,
   CODE,
   CUSTOMER_ID,
   type CustomerId,
@@ -26,6 +28,7 @@ export const customerId = pattern<CustomerId>(CUSTOMER_ID);
 export const batchId = pattern<BatchId>(BATCH_ID);
 export const jobId = pattern<JobId>(JOB_ID);
 export const programmeId = pattern<ProgrammeId>(PROGRAMME_ID);
+export const ceremonyId = pattern<CeremonyId>(CEREMONY_ID);
 export const code = pattern(CODE);
 export const day = pattern(DAY);
 export const digest = bytes<Digest>(DIGEST_BYTES);

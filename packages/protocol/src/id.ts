@@ -17,6 +17,8 @@ export type BatchId = Brand<string, 'BatchId'>;
 export type JobId = Brand<string, 'JobId'>;
 /** A programme of discounts or credits of the postal authority. */
 export type ProgrammeId = Brand<string, 'ProgrammeId'>;
+/** A key ceremony: `cer_` and 32 hex digits, chosen by the server when it is ordered. */
+export type CeremonyId = Brand<string, 'CeremonyId'>;
 
 export const DEVICE_ID = /^psd_[0-9a-f]{16}$/;
 export const LICENSEE_ID = /^lic_[a-z0-9][a-z0-9-]{0,31}$/;
@@ -24,6 +26,7 @@ export const CUSTOMER_ID = /^[a-z0-9][a-z0-9-]{0,31}$/;
 export const BATCH_ID = /^bat_[0-9a-f]{32}$/;
 export const JOB_ID = /^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$/;
 export const PROGRAMME_ID = /^[a-z0-9][a-z0-9-]{0,47}$/;
+export const CEREMONY_ID = /^cer_[0-9a-f]{32}$/;
 /** A code of a tariff or scheme: product, shape, level, entry. */
 export const CODE = /^[a-z0-9][a-z0-9-]{0,31}$/;
 /** A calendar day, ISO 8601. */

@@ -13,6 +13,12 @@ import { encodeWith, parseBytes, type Schema } from './schema.ts';
 export const ROLES = ['issuing', 'confirming', 'attesting', 'funds', 'policy', 'granting'] as const;
 export type Role = (typeof ROLES)[number];
 
+/** Roles of the cryptographic device, whose keys its issuing key certifies; granting is the postal authority's and never among them. */
+export const CERTIFIED_ROLES = ['issuing', 'confirming', 'attesting', 'funds', 'policy'] as const;
+export type CertifiedRole = (typeof CERTIFIED_ROLES)[number];
+/** Keys that a role can have, one after the other: a trust bundle holds all of them. */
+export const ROLE_EPOCHS_MAX = 64;
+
 export type MessageType<T> = {
   readonly type: string;
   readonly version: number;

@@ -701,17 +701,39 @@ export const CATALOGUE = {
   },
   'second-person-needed': {
     verified: 'request',
-    happened: 'The operator {operator} declared the device {device} dead; the same person cannot confirm it.',
-    state: 'The declaration stands and has no effect before somebody else confirms it.',
+    happened: '{operator} {did}; the same person cannot confirm it.',
+    state: 'What was said stands and has no effect before somebody else confirms it.',
     cure: 'Have another operator confirm it, with a credential of their own.',
     exit: 2,
   },
   'second-person-dependent': {
     verified: 'request',
     happened:
-      'Of {operator} and {declarer}, who declared the device {device} dead, one gave the other their credential: they do not count as two people.',
-    state: 'The declaration stands and has no effect before somebody else confirms it.',
+      'Of {operator} and {declarer}, who {did}, one gave the other their credential: they do not count as two people.',
+    state: 'What was said stands and has no effect before somebody else confirms it.',
     cure: 'Have an officer confirm it who neither added nor was added by {declarer} (countermark person list).',
+    exit: 2,
+  },
+  'unknown-ceremony': {
+    verified: 'request',
+    happened: 'Nobody has ordered a key ceremony {ceremony}.',
+    state: UNCHANGED,
+    cure: 'One officer orders it (countermark keys rotate), then another confirms it; countermark keys list shows what is ordered.',
+    exit: 3,
+  },
+  'ceremony-conflict': {
+    verified: 'request',
+    happened: 'The key ceremony {ceremony} was for the role {role}, and is asked for the role {asked}.',
+    state: UNCHANGED,
+    cure: 'Order another ceremony: each rotates the key of one role, once.',
+    exit: 3,
+  },
+  'rotation-too-soon': {
+    verified: 'request',
+    happened:
+      'The key of the role {role} was rotated less than an hour ago; the cryptographic device rotates it once an hour.',
+    state: 'The key in use stays; the ceremony stands.',
+    cure: 'Confirm the ceremony again when the hour is over; if nobody here rotated it, examine who can reach the cryptographic device.',
     exit: 2,
   },
   'person-exists': {

@@ -52,13 +52,16 @@ export type ActName =
   | 'code-revoked'
   | 'certificate-issued'
   | 'certificate-restored'
-  | 'credentials-refused';
+  | 'credentials-refused'
+  | 'ceremony-ordered'
+  | 'ceremony-confirmed'
+  | 'role-key-rotated';
 
 /** An act, not yet in the trail. */
 export type NewAct = {
   readonly act: ActName;
   readonly by: Actor;
-  /** A device, a licensee, a person. */
+  /** A device, a licensee, a person, a role of the cryptographic device. */
   readonly subject: string;
   /** For people; cut where it is too long. */
   readonly words: string;

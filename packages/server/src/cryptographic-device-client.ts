@@ -7,9 +7,10 @@
  */
 import { Fault } from '@countermark/node-platform/fault';
 import { lazyRpc, type RpcClient } from '@countermark/node-platform/rpc';
-import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
+import type { CeremonyId, DeviceId, LicenseeId } from '@countermark/protocol/id';
 import { CRYPTOGRAPHIC_DEVICE } from '@countermark/protocol/interfaces/cryptographic-device';
 import type { Operation } from '@countermark/protocol/interfaces/operation';
+import type { CertifiedRole } from '@countermark/protocol/message';
 import type { Draw } from '@countermark/protocol/messages/funds';
 import { mills } from '@countermark/protocol/money';
 import { type Rejection, rejection } from '@countermark/protocol/rejection';
@@ -39,13 +40,18 @@ export type CryptographicDevice = {
   signPolicy(policy: Uint8Array): Promise<Result<Uint8Array>>;
   signTime(device: DeviceId): Promise<Result<Uint8Array>>;
   suspend(device: DeviceId, licensee: LicenseeId, reason: string, withdrawn: boolean): Promise<Result<Uint8Array>>;
+  /** The certificate of the role's next key, the same at every repeat of the ceremony. */
+  rotateRoleKey(role: CertifiedRole, ceremony: CeremonyId): Promise<Result<Uint8Array>>;
+  /** The certificates of all keys that are not a role's first. */
+  roleCertificates(): Promise<Result<readonly Uint8Array[]>>;
   close(): void;
 };
 
 /** The device behind the socket; connects at the first call. */
 export function connectCryptographicDevice(socket: string): CryptographicDevice {
   const rpc = lazyRpc(socket, { timeoutMs: TIMEOUT_MS });
-  const { authenticate, confirm, enrol, identify, fund, signPolicy, signTime, suspend } = CRYPTOGRAPHIC_DEVICE;
+  const { authenticate, confirm, enrol, identify, fund, signPolicy, signTime, suspend, rotateRoleKey, publicKeys } =
+    CRYPTOGRAPHIC_DEVICE;
   return {
     authenticate: async (records) =>
       inCalls(
@@ -96,6 +102,14 @@ export function connectCryptographicDevice(socket: string): CryptographicDevice 
       const words = { device, licensee, suspended: true, reason };
       const answer = await call(rpc, suspend, withdrawn ? { ...words, withdrawn } : words);
       return answer.ok ? accept(answer.value.suspension) : answer;
+    },
+    rotateRoleKey: async (role, ceremony) => {
+      const answer = await call(rpc, rotateRoleKey, { role, ceremony });
+      return answer.ok ? accept(answer.value.certificate) : answer;
+    },
+    roleCertificates: async () => {
+      const answer = await call(rpc, publicKeys, {});
+      return answer.ok ? accept(answer.value.certificates) : answer;
     },
     close: () => {
       rpc.close();

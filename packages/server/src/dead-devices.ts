@@ -25,6 +25,7 @@ import { LEDGER_FOLLOWER } from './ledger-follower.ts';
 import type { Ledger } from './ledger.ts';
 import { moveToDeposit, refundRef } from './refund.ts';
 import type { Registry } from './registry.ts';
+import { dependence } from './second-person.ts';
 import type { StatisticsLog } from './statistics-log.ts';
 import type { ServerTables } from './tables.ts';
 import { addWithdrawal, fitting, type Withdrawals } from './withdrawals.ts';
@@ -120,11 +121,11 @@ export class DeadDevices {
       const unfit = await this.#unfit(device);
       return unfit ?? refuse(rejection('device-not-declared-dead', { device }));
     }
-    if (declared.declaredBy === operator) return refuse(rejection('second-person-needed', { operator, device }));
+    const did = `declared the device ${device} dead`;
+    if (declared.declaredBy === operator) return refuse(rejection('second-person-needed', { operator, did }));
     if (declared.confirmedBy !== null) return accept(declared);
-    if (await this.#dependent(declared.declaredBy, operator)) {
-      return refuse(rejection('second-person-dependent', { operator, declarer: declared.declaredBy, device }));
-    }
+    const dependent = await dependence(database, declared.declaredBy, operator, did);
+    if (dependent !== null) return refuse(dependent);
     const unfit = await this.#unfit(device);
     if (unfit !== null) return unfit;
     const time = await this.#signedTimeMs(device);
@@ -231,23 +232,6 @@ export class DeadDevices {
       await recordAct(tables, { act: 'refunded', by: BY_ITSELF, subject: device, words, atMs });
       return true;
     });
-  }
-
-  /** Whether one of the two has made the other's credential, and could have kept it. */
-  async #dependent(one: string, other: string): Promise<boolean> {
-    const added = await this.#parts.database.read(async (tables) =>
-      tables
-        .selectFrom('person')
-        .select('name')
-        .where((eb) =>
-          eb.or([
-            eb.and([eb('name', '=', one), eb('added_by', '=', other)]),
-            eb.and([eb('name', '=', other), eb('added_by', '=', one)]),
-          ]),
-        )
-        .executeTakeFirst(),
-    );
-    return added !== undefined;
   }
 
   /** Why the device cannot be declared dead, or null. */

@@ -41,6 +41,8 @@ import type { EnrolmentCodes } from './enrolment-codes.ts';
 import type { Enrolment } from './enrolment.ts';
 import type { Funds } from './funds.ts';
 import type { GrantIntake } from './grant-intake.ts';
+import type { KeyCeremonies } from './key-ceremonies.ts';
+import { keyRoutes } from './key-routes.ts';
 import type { Ledger } from './ledger.ts';
 import type { People } from './people.ts';
 import { peopleRoutes } from './people-routes.ts';
@@ -205,7 +207,7 @@ export type HttpParts = {
   readonly policies: Policies;
   readonly registry: Registry;
   readonly settlement: Settlement;
-  readonly trustBundle: string;
+  readonly keyCeremonies: KeyCeremonies;
   readonly deviceFiles: DeviceFiles;
   readonly withdrawals: Withdrawals;
   readonly deadDevices: DeadDevices;
@@ -321,11 +323,7 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
   app.after(() => {
     app.get('/health', describe('Whether the server answers'), async () => ({ status: 'ok' }));
     app.get('/openapi.json', describe('This description'), async () => app.swagger());
-    app.get(
-      '/v1/trust-bundle',
-      describe('The public keys on which every offline check stands'),
-      async (_request, reply) => reply.type('application/json').send(parts.trustBundle),
-    );
+    keyRoutes(app, { keyCeremonies: parts.keyCeremonies, callerOf });
 
     app.post(
       '/v1/licensees',

@@ -12,7 +12,7 @@ import { readTls } from '@countermark/node-platform/transport-security';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { openDatabase, type SqlDatabase } from '@countermark/sql/database';
-import { parseTrustBundle, trustedKeys } from '@countermark/verify/trust-bundle';
+import { parseTrustBundle, type TrustBundle, trustedKeys } from '@countermark/verify/trust-bundle';
 import type { KeySource } from '@countermark/verify/verified';
 import { Acceptance } from './acceptance.ts';
 import { serveAcceptance } from './acceptance-socket.ts';
@@ -33,6 +33,7 @@ import { follow } from './follower.ts';
 import { Funds } from './funds.ts';
 import { GrantIntake, lastBooked } from './grant-intake.ts';
 import { httpInterface } from './http.ts';
+import { KeyCeremonies } from './key-ceremonies.ts';
 import { Ledger } from './ledger.ts';
 import { bookPostage } from './ledger-follower.ts';
 import { logTailProblem } from './log-check.ts';
@@ -55,7 +56,7 @@ const RECOVERY_LOOK_MS = 600_000;
 export type OpenedStore = {
   readonly database: SqlDatabase<ServerTables>;
   readonly roleKeys: KeySource;
-  readonly trustBundle: string;
+  readonly bundle: TrustBundle;
 };
 
 /** Opens the database and the trust bundle. Rejections: `file-unreadable`, those of the bundle, `store-in-use`. */
@@ -77,7 +78,7 @@ export async function openStore(
       schema: 'countermark_server',
       onBroken,
     });
-    return accept({ database, roleKeys: trustedKeys(bundle.value), trustBundle: text });
+    return accept({ database, roleKeys: trustedKeys(bundle.value), bundle: bundle.value });
   } catch (error) {
     const code = errorCode(error);
     const store = storeName(config);
@@ -122,7 +123,7 @@ export async function startService(config: Config, party: ServiceContext): Promi
   if (!tls.ok) return tls;
   const opened = await openStore(config, party.onBroken);
   if (!opened.ok) return opened;
-  const { database, roleKeys, trustBundle } = opened.value;
+  const { database, roleKeys, bundle } = opened.value;
   party.onClose(() => database.close());
   const { clock } = party;
   const nowMs = () => clock.nowMs();
@@ -280,7 +281,7 @@ export async function startService(config: Config, party: ServiceContext): Promi
     policies,
     registry,
     settlement,
-    trustBundle,
+    keyCeremonies: new KeyCeremonies({ database, cryptographicDevice, bundle, nowMs }),
     deviceFiles: new DeviceFiles({ database, registry, log, ledger, deadDevices, closures }),
     withdrawals,
     deadDevices,

@@ -2,7 +2,7 @@
  * The server's tables, for SQLite and PostgreSQL alike, and their migrations.
  *
  * Three truths lie here: the statistics log (`log_position`, `head`, `record`, `confirmation`, `evidence`), the registry
- * (`licensee` to `policy`), with people and what they did (`person`, `withdrawal`, `death`, `closure`, `device_setting`, `audit_entry`, `operator_act`), and the ledger's own
+ * (`licensee` to `policy`, `role_certificate`), with people and what they did (`person`, `withdrawal`, `death`, `closure`, `device_setting`, `key_ceremony`, `audit_entry`, `operator_act`), and the ledger's own
  * entries (`entry`, `entry_line`, `funds`, `booked_grant`, `entitled`). What derives from the log follows it by `follower`. Times are milliseconds, amounts mills, flags 0 and 1.
  */
 import type { Migration } from '@countermark/sql/migrations';
@@ -179,6 +179,19 @@ export interface ServerTables {
     words: string;
     digest: Uint8Array;
   };
+  /** Orders to rotate a role's key: by one, confirmed by another; `epoch` of the key is null before the cryptographic device made it. */
+  key_ceremony: {
+    ceremony: string;
+    role: string;
+    reason: string;
+    ordered_by: string;
+    ordered_at_ms: bigint;
+    confirmed_by: string | null;
+    confirmed_at_ms: bigint | null;
+    epoch: bigint | null;
+  };
+  /** Certificates of roles' keys, as the cryptographic device signed them. */
+  role_certificate: { role: string; epoch: bigint; certificate: Uint8Array };
   /** How far a follower has come; `digest` is of the message that it has under this cursor, where that is another party's. */
   follower: { name: string; cursor: bigint; digest: Uint8Array | null };
   /** Where the authority's history stood when it had the log up to a cursor; the history's digest is null where it was not said. */
@@ -261,6 +274,13 @@ export const MIGRATIONS: readonly Migration[] = [
       'CREATE TABLE person (name {text} PRIMARY KEY, role {text} NOT NULL, licensee {text} REFERENCES licensee (licensee), customer {text}, hash {text} NOT NULL, added_by {text} NOT NULL, added_at_ms {integer} NOT NULL, revoked_by {text}, revoked_at_ms {integer}){strict}',
       'CREATE TABLE audit_entry (number {integer} PRIMARY KEY, at_ms {integer} NOT NULL, actor_kind {text} NOT NULL, actor {text} NOT NULL, act {text} NOT NULL, subject {text} NOT NULL, words {text} NOT NULL, digest {bytes} NOT NULL){strict}',
       'CREATE INDEX audit_entry_subject ON audit_entry (subject, number)',
+    ],
+  },
+  {
+    name: 'keys of roles',
+    statements: [
+      'CREATE TABLE key_ceremony (ceremony {text} PRIMARY KEY, role {text} NOT NULL, reason {text} NOT NULL, ordered_by {text} NOT NULL, ordered_at_ms {integer} NOT NULL, confirmed_by {text}, confirmed_at_ms {integer}, epoch {integer}, CHECK (confirmed_by <> ordered_by)){strict}',
+      'CREATE TABLE role_certificate (role {text} NOT NULL, epoch {integer} NOT NULL, certificate {bytes} NOT NULL, PRIMARY KEY (role, epoch)){strict}',
     ],
   },
 ];

@@ -5,11 +5,12 @@
  * proves nothing by itself: it must reach its reader by a way that the reader trusts.
  */
 import { hex, unhex } from '@countermark/protocol/id';
-import { ROLES, type Role } from '@countermark/protocol/message';
+import { CERTIFIED_ROLES, ROLE_EPOCHS_MAX, ROLES, type Role } from '@countermark/protocol/message';
 import type { DeviceCertificate } from '@countermark/protocol/messages/enrolment';
+import { ROLE_CERTIFICATE } from '@countermark/protocol/messages/role-certificate';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
-import type { KeySource, Verified } from './verified.ts';
+import { type KeySource, type Trust, type Verified, verifyMessage } from './verified.ts';
 
 export type TrustedKey = { readonly role: Role; readonly epoch: number; readonly publicKey: Uint8Array };
 
@@ -22,6 +23,8 @@ export type TrustBundle = {
 
 /** As in every message that names a key (`epoch` of protocol/fields.ts). */
 const MAX_EPOCH = 65_535;
+/** Every key that the roles of the cryptographic device can ever have, and as many of the postal authority. */
+const MAX_KEYS = (CERTIFIED_ROLES.length + 1) * ROLE_EPOCHS_MAX;
 
 /** The bundle as the text of `trust-bundle.json`. Keys are hex: 65 bytes, uncompressed P-256 points. */
 export function formatTrustBundle(bundle: TrustBundle): string {
@@ -59,7 +62,7 @@ export function parseTrustBundle(text: string): Result<TrustBundle> {
     sessionAuthority?: unknown;
   } | null;
   if (typeof bundle !== 'object' || bundle === null || bundle.schema !== 1) return bad('schema', 'it must be 1');
-  if (!Array.isArray(bundle.keys) || bundle.keys.length > 256) return bad('keys', 'a list is expected');
+  if (!Array.isArray(bundle.keys) || bundle.keys.length > MAX_KEYS) return bad('keys', 'a list is expected');
   const agreementKey = bytesOf(bundle.agreementKey, 65);
   const sessionAuthority = bytesOf(bundle.sessionAuthority, null);
   if (agreementKey === null) return bad('agreementKey', '65 bytes in hex are expected');
@@ -85,6 +88,30 @@ export function parseTrustBundle(text: string): Result<TrustBundle> {
 function bytesOf(value: unknown, length: number | null): Uint8Array | null {
   const bytes = typeof value === 'string' ? unhex(value) : null;
   return bytes !== null && bytes.length > 0 && (length === null || bytes.length === length) ? bytes : null;
+}
+
+/**
+ * The bundle with the keys that role certificates add to it, each verified under it or under what others added, in whatever order.
+ * Where a bundle has another key for the role and epoch, the certificate's stands. What does not verify is left out.
+ */
+export function withRoleCertificates(
+  bundle: TrustBundle,
+  certificates: Iterable<Uint8Array>,
+  port: Trust['port'],
+): TrustBundle {
+  let { keys } = bundle;
+  let left = [...certificates];
+  for (let before = Infinity; left.length < before; ) {
+    before = left.length;
+    left = left.filter((bytes) => {
+      const verified = verifyMessage(ROLE_CERTIFICATE, bytes, { port, keys: trustedKeys({ ...bundle, keys }) });
+      if (!verified.ok) return true;
+      const { role, epoch, publicKey } = verified.value.message;
+      keys = [...keys.filter((key) => key.role !== role || key.epoch !== epoch), { role, epoch, publicKey }];
+      return false;
+    });
+  }
+  return { ...bundle, keys };
 }
 
 /** The keys of a bundle and of devices whose certificates were verified. */

@@ -18,8 +18,10 @@ import {
 import type { Digest } from '@countermark/protocol/digest';
 import { checkType, type MessageType, parsePayload } from '@countermark/protocol/message';
 import { type EnrolmentRequest, ENROLMENT_REQUEST } from '@countermark/protocol/messages/enrolment';
+import { ROLE_CERTIFICATE } from '@countermark/protocol/messages/role-certificate';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
+import { certifiedRoleKey } from './role-certificate.ts';
 import type { MacPort, VerificationPort } from './verification-port.ts';
 
 declare const mark: unique symbol;
@@ -44,6 +46,17 @@ export type Trust = { readonly port: VerificationPort; readonly keys: KeySource;
 
 function make<T>(message: T, envelope: Envelope, bytes: Uint8Array, port: VerificationPort): Verified<T> {
   return { message, envelope, bytes, digest: messageDigest(envelope, port.sha256) } as Verified<T>;
+}
+
+/**
+ * The key of a role: by the certificates that the message carries, else from the trust bundle. Certificates come first, because a
+ * cryptographic device that was restored may certify another key for an epoch that a bundle has already.
+ */
+function roleKey(envelope: Envelope, { port, keys }: Pick<Trust, 'port' | 'keys'>): KnownKey | null {
+  if (envelope.certificates.length === 0) return keys(envelope.key);
+  const issuing = (epoch: number) => keys({ holder: ROLE_CERTIFICATE.authenticatedBy, epoch })?.publicKey ?? null;
+  const publicKey = certifiedRoleKey(envelope, issuing, port);
+  return publicKey === null ? keys(envelope.key) : { publicKey, authentication: 'signature' };
 }
 
 /** What is to be checked before a message is believed. */
@@ -82,7 +95,7 @@ export function openMessage<T>(
   const { holder, epoch } = envelope.key;
   // A role's key must not authenticate another role's message, whatever the header claims.
   if (!byDevice && holder !== of.authenticatedBy) return refuse(rejection('unknown-key', { holder, epoch }));
-  const known = trust.keys(envelope.key);
+  const known = byDevice ? trust.keys(envelope.key) : roleKey(envelope, trust);
   if (known === null) {
     return refuse(
       byDevice

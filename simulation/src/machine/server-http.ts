@@ -6,9 +6,9 @@
  */
 import { errorText } from '@countermark/node-platform/fault';
 import { parseEnvelope } from '@countermark/protocol/cose';
-import type { CustomerId, DeviceId, LicenseeId } from '@countermark/protocol/id';
+import type { CeremonyId, CustomerId, DeviceId, LicenseeId } from '@countermark/protocol/id';
 import { MAX_SUBMISSION } from '@countermark/protocol/interfaces/answer';
-import { parsePayload } from '@countermark/protocol/message';
+import { type CertifiedRole, parsePayload } from '@countermark/protocol/message';
 import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
@@ -35,6 +35,8 @@ const OPERATORS_ONLY = new Set([
   'close-device',
   'declare-dead',
   'confirm-dead',
+  'order-key-ceremony',
+  'confirm-key-ceremony',
 ]);
 
 export async function httpInterface(parts: HttpParts): Promise<{
@@ -214,6 +216,10 @@ async function operated(
       return parts.closures.close(device, reason, operator);
     case 'declare-dead':
       return parts.deadDevices.declare(device, reason, operator);
+    case 'order-key-ceremony':
+      return accept(await parts.keyCeremonies.order(parameters['role'] as CertifiedRole, reason, operator));
+    case 'confirm-key-ceremony':
+      return parts.keyCeremonies.confirm(parameters['ceremony'] as CeremonyId, operator);
     case 'confirm-dead':
       return parts.deadDevices.confirm(device, operator);
     default:

@@ -3,7 +3,7 @@
  * What X.509 and TLS make of them is tested with real ones (cryptographic-device, node-platform).
  */
 import { importPublicKey, verifyP1363 } from '@countermark/node-platform/signing';
-import type { KeyStore } from '@countermark/cryptographic-device/key-store';
+import { FIRST_EPOCH, type KeyStore } from '@countermark/cryptographic-device/key-store';
 import type { SessionServerCredentials } from '@countermark/cryptographic-device/session-certificates';
 
 export type { SessionServerCredentials };
@@ -15,7 +15,7 @@ const DAY_MS = 86_400_000;
 
 /** The authority's certificate: its public key. */
 export async function sessionAuthorityCertificate(keys: KeyStore): Promise<Uint8Array> {
-  return Buffer.from(keys.publicKey('session-authority'));
+  return Buffer.from(keys.publicKey('session-authority', FIRST_EPOCH));
 }
 
 export async function deviceSessionCertificate(
@@ -24,7 +24,7 @@ export async function deviceSessionCertificate(
   sessionKey: Uint8Array,
 ): Promise<Uint8Array> {
   const key = Buffer.from(sessionKey).toString('hex');
-  const [signature] = await keys.sign('session-authority', [Buffer.from(`${device} ${key}`)]);
+  const [signature] = await keys.sign('session-authority', FIRST_EPOCH, [Buffer.from(`${device} ${key}`)]);
   const certificate: Certificate = { device, key, signature: Buffer.from(signature ?? []).toString('hex') };
   return Buffer.from(JSON.stringify(certificate));
 }

@@ -2,10 +2,11 @@
  * The local interface of the cryptographic device: what the server may ask of it, and what it asks of the server.
  *
  * It never signs on the server's word alone: a confirmation needs record and attestation again, a certificate needs
- * the device's own request, funds the device's own request.
+ * the device's own request, funds the device's own request. Keys of its roles it rotates when it is asked to, but seldom.
  */
-import { deviceId, licenseeId } from '../fields.ts';
-import { ROLES } from '../message.ts';
+import { CARRIED_BYTES } from '../cose.ts';
+import { ceremonyId, deviceId, licenseeId } from '../fields.ts';
+import { CERTIFIED_ROLES, ROLE_EPOCHS_MAX } from '../message.ts';
 import { drawSchema } from '../messages/funds.ts';
 import { bool, bytes, field, list, millsSchema, oneOf, optional, struct, text, uint } from '../schema.ts';
 import { answerSchema, MAX_RECORD_BYTES, MAX_SUBMISSION, rejectionSchema } from './answer.ts';
@@ -16,7 +17,7 @@ const message = bytes(1, 65_536);
 const nothing = struct('nothing', {});
 
 export const CRYPTOGRAPHIC_DEVICE = {
-  /** Public keys by role, the agreement key, the session's authority (DER): what a trust bundle is made of. */
+  /** Public keys by role, of every epoch in order, the agreement key, the session's authority (DER): what a trust bundle is made of. */
   publicKeys: operation(
     'public-keys',
     nothing,
@@ -25,15 +26,17 @@ export const CRYPTOGRAPHIC_DEVICE = {
         1,
         list(
           struct('role-key', {
-            role: field(1, oneOf(...ROLES)),
-            epoch: field(2, uint(65_535, 1)),
+            role: field(1, oneOf(...CERTIFIED_ROLES)),
+            epoch: field(2, uint(ROLE_EPOCHS_MAX, 1)),
             publicKey: field(3, bytes(65)),
           }),
-          32,
+          CERTIFIED_ROLES.length * ROLE_EPOCHS_MAX,
         ),
       ),
       agreementKey: field(2, bytes(65)),
       sessionAuthority: field(3, bytes(1, 2_048)),
+      /** Of every key that is not a role's first, in the order in which they were made. */
+      certificates: field(4, list(bytes(1, CARRIED_BYTES), CERTIFIED_ROLES.length * ROLE_EPOCHS_MAX)),
     }),
   ),
   /**
@@ -122,6 +125,15 @@ export const CRYPTOGRAPHIC_DEVICE = {
       withdrawn: optional(5, bool),
     }),
     struct('suspended', { suspension: field(1, message) }),
+  ),
+  /**
+   * Gives a role its next key, once for a ceremony, and at most once an hour: signs by it from now on, and answers its certificate, the
+   * same however often it is asked.
+   */
+  rotateRoleKey: operation(
+    'rotate-role-key',
+    struct('rotate-role-key', { role: field(1, oneOf(...CERTIFIED_ROLES)), ceremony: field(2, ceremonyId) }),
+    struct('rotated-role-key', { certificate: field(1, bytes(1, CARRIED_BYTES)) }),
   ),
 } as const;
 

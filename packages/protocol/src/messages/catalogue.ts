@@ -11,6 +11,7 @@ import { FUNDS_GRANT, FUNDS_REQUEST } from './funds.ts';
 import { CREDIT_GRANT, DISCOUNT_GRANT } from './grant.ts';
 import { KEY_ROTATION, ROTATION_REQUEST } from './key-rotation.ts';
 import { POLICY, SIGNED_TIME, SUSPENSION } from './policy.ts';
+import { ROLE_CERTIFICATE } from './role-certificate.ts';
 
 export const MESSAGES: readonly MessageType<unknown>[] = [
   BATCH_STATISTICS,
@@ -28,4 +29,5 @@ export const MESSAGES: readonly MessageType<unknown>[] = [
   DISCOUNT_GRANT,
   CREDIT_GRANT,
   FINAL_STATEMENT,
+  ROLE_CERTIFICATE,
 ];

@@ -1,0 +1,184 @@
+/**
+ * `countermark keys list, rotate, confirm, bundle`: the keys of the cryptographic device's roles, for the officers of the server.
+ *
+ * Guarantees that a rotation is ordered by one and confirmed by another: the server sees to it. A bundle that is fetched is parsed before
+ * it is written; it proves nothing by itself and must reach its reader by a way that the reader trusts.
+ */
+import { existsSync, writeFileSync } from 'node:fs';
+import { Argument, type Command } from 'commander';
+import { nodeVerification } from '@countermark/node-platform/verification';
+import { hex } from '@countermark/protocol/id';
+import { CERTIFIED_ROLES } from '@countermark/protocol/message';
+import { formatTrustBundle, parseTrustBundle, type TrustBundle } from '@countermark/verify/trust-bundle';
+import { carryOut, userPath } from './command.ts';
+import { refuseUsage, valueOf } from './failure.ts';
+import { askServer } from './registration.ts';
+import { operatorAccess, type OperatorOptions, withOperator } from './server-operator.ts';
+import { section, timeText } from './summary.ts';
+import { formatPairs, formatTable } from './table.ts';
+import { note, print, printJson, style } from './terminal.ts';
+
+type Ceremony = {
+  readonly ceremony: string;
+  readonly role: string;
+  readonly reason: string;
+  readonly orderedBy: string;
+  readonly orderedAtMs: number;
+  readonly confirmedBy: string | null;
+  readonly confirmedAtMs: number | null;
+  readonly epoch: number | null;
+};
+
+/** Digits of a key's SHA-256 that people compare. */
+const FINGERPRINT_DIGITS = 16;
+
+/** Declares the commands. */
+export function declare(program: Command): void {
+  const keys = program
+    .command('keys')
+    .summary("keys of the cryptographic device's roles: list, rotate, confirm, bundle");
+  keys.description(
+    "Keys of the cryptographic device's roles. A role's key gives way to the next in a ceremony: one officer orders it, another confirms it.",
+  );
+
+  withOperator(
+    keys.command('list').description('Lists the keys of all roles, of every epoch, and the key ceremonies.'),
+    ['countermark keys list', 'countermark keys list --json'],
+  ).action(async (options: OperatorOptions) => {
+    await carryOut(options, () => list(options));
+  });
+
+  withOperator(
+    keys
+      .command('rotate')
+      .description(
+        "Orders that a role's key be rotated. Without effect before another officer confirms it. An order that is open for the role is shown again.",
+      )
+      .addArgument(new Argument('<role>', 'whose key').choices(CERTIFIED_ROLES))
+      .requiredOption('--reason <text>', 'why; it stands in the audit trail'),
+    ['countermark keys rotate confirming --reason "yearly"'],
+  ).action(async (role: string, options: OperatorOptions & { readonly reason: string }) => {
+    await carryOut(options, async () => {
+      const { reason } = options;
+      tell(options, await askServer(await operatorAccess(options), 'POST', '/v1/key-ceremonies', { role, reason }));
+      return undefined;
+    });
+  });
+
+  withOperator(
+    keys
+      .command('confirm')
+      .description(
+        "Confirms another officer's order: the cryptographic device makes the role's next key, certifies it, signs by it from then on, and destroys the one before. Nothing in flight is lost; what was signed stays good. Asked again, it goes on where it ended.",
+      )
+      .argument('<ceremony>', 'cer_ and 32 hex digits, as countermark keys rotate showed it'),
+    ['countermark keys confirm cer_0123456789abcdef0123456789abcdef --operator second-operator'],
+  ).action(async (ceremony: string, options: OperatorOptions) => {
+    await carryOut(options, async () => {
+      const path = `/v1/key-ceremonies/${encodeURIComponent(ceremony)}/confirmation`;
+      tell(options, await askServer(await operatorAccess(options), 'POST', path, {}));
+      return undefined;
+    });
+  });
+
+  withOperator(
+    keys
+      .command('bundle')
+      .description(
+        'Writes a trust bundle with the keys of every epoch, for whoever begins to check now. Whoever has an older one needs no other: messages carry the certificates of newer keys.',
+      )
+      .argument('<file>', 'a new file'),
+    ['countermark keys bundle trust-bundle-2027.json'],
+  ).action(async (file: string, options: OperatorOptions) => {
+    await carryOut(options, async () => {
+      const path = userPath(file);
+      if (existsSync(path)) refuseUsage(`The file ${path} exists; name a new one.`);
+      const bundle = await fetched(options);
+      writeFileSync(path, formatTrustBundle(bundle), { flag: 'wx' });
+      if (options.json === true) printJson({ file: path, keys: bundle.keys.length });
+      else print(`A trust bundle of ${bundle.keys.length} keys is in ${path}.`);
+      return undefined;
+    });
+  });
+}
+
+async function list(options: OperatorOptions): Promise<undefined> {
+  const bundle = await fetched(options);
+  const { ceremonies } = (await askServer(await operatorAccess(options), 'GET', '/v1/key-ceremonies')) as {
+    readonly ceremonies: readonly Ceremony[];
+  };
+  const keys = bundle.keys.map(({ role, epoch, publicKey }) => ({
+    role,
+    epoch,
+    inUse: !bundle.keys.some((other) => other.role === role && other.epoch > epoch),
+    fingerprint: hex(nodeVerification.sha256(publicKey)).slice(0, FINGERPRINT_DIGITS),
+  }));
+  if (options.json === true) {
+    printJson({ keys, ceremonies });
+    return;
+  }
+  const parts = [
+    formatTable(
+      [{ heading: 'Role' }, { heading: 'Epoch', right: true }, { heading: 'Fingerprint' }, { heading: '' }],
+      keys.map(({ role, epoch, fingerprint, inUse }) => [role, String(epoch), fingerprint, inUse ? 'in use' : '']),
+      { emphasis: style.bold },
+    ),
+  ];
+  if (ceremonies.length > 0) parts.push(section('Ceremonies', ceremonyTable(ceremonies)));
+  print(parts.join('\n\n'));
+}
+
+/** What the server gives out. @throws Refused `malformed` */
+async function fetched(options: OperatorOptions): Promise<TrustBundle> {
+  const answer = await askServer(await operatorAccess(options), 'GET', '/v1/trust-bundle');
+  return valueOf(parseTrustBundle(JSON.stringify(answer)));
+}
+
+function ceremonyTable(ceremonies: readonly Ceremony[]): string {
+  return formatTable(
+    [
+      { heading: 'Ceremony' },
+      { heading: 'Role' },
+      { heading: 'Ordered' },
+      { heading: 'Confirmed' },
+      { heading: 'Epoch', right: true },
+      { heading: 'Reason' },
+    ],
+    ceremonies.map((one) => [
+      one.ceremony,
+      one.role,
+      `${timeText(one.orderedAtMs)} by ${one.orderedBy}`,
+      one.confirmedBy === null || one.confirmedAtMs === null
+        ? ''
+        : `${timeText(one.confirmedAtMs)} by ${one.confirmedBy}`,
+      one.epoch === null ? '' : String(one.epoch),
+      one.reason,
+    ]),
+    { emphasis: style.bold },
+  );
+}
+
+function tell(options: OperatorOptions, answer: unknown): void {
+  const ceremony = answer as Ceremony;
+  const { confirmedBy, confirmedAtMs, epoch } = ceremony;
+  if (options.json === true) {
+    printJson(ceremony);
+    return;
+  }
+  print(
+    formatPairs([
+      ['Ceremony', ceremony.ceremony],
+      ['Role', ceremony.role],
+      ['Reason', ceremony.reason],
+      ['Ordered', `by ${ceremony.orderedBy}, ${timeText(ceremony.orderedAtMs)}`],
+      [
+        'Confirmed',
+        confirmedBy === null || confirmedAtMs === null
+          ? 'not yet: another officer has to (countermark keys confirm)'
+          : `by ${confirmedBy}, ${timeText(confirmedAtMs)}`,
+      ],
+      ['Key', epoch === null ? 'not yet' : `epoch ${epoch} is in use`],
+    ]),
+  );
+  if (epoch !== null) note('Keep a backup of the cryptographic device from now: an older one has lost the key in use.');
+}
