@@ -1,5 +1,6 @@
 /**
- * The cryptographic device's own small store: which devices it enrolled, which it withdrew, and which funds it granted.
+ * The cryptographic device's own small store: which devices it enrolled, which it withdrew, whose session keys
+ * were revoked, and which funds it granted.
  *
  * Guarantees: what a method returns is durable; a certificate per device and epoch, a funds grant per (device, number) and
  * a withdrawal are stored once and never replaced; a stored certificate was verified by its signature when it was read.
@@ -34,6 +35,7 @@ const MIGRATIONS = [
    CREATE TABLE own_certificate (name TEXT PRIMARY KEY, certificate BLOB NOT NULL) STRICT, WITHOUT ROWID;`,
   'CREATE TABLE withdrawal (device TEXT PRIMARY KEY, suspension BLOB NOT NULL) STRICT, WITHOUT ROWID;',
   'CREATE TABLE rotation (device TEXT PRIMARY KEY, epoch INTEGER NOT NULL) STRICT, WITHOUT ROWID;',
+  'CREATE TABLE session_revocation (device TEXT PRIMARY KEY, epoch INTEGER NOT NULL) STRICT, WITHOUT ROWID;',
 ];
 
 const OWN = { party: 'cryptographic-device' } as const;
@@ -111,6 +113,13 @@ export class DeviceRegister {
       withdrawal: database.prepare<[string], Buffer>('SELECT suspension FROM withdrawal WHERE device = ?').pluck(),
       withdraw: database.prepare<[string, Uint8Array]>(
         'INSERT INTO withdrawal (device, suspension) VALUES (?, ?) ON CONFLICT DO NOTHING',
+      ),
+      revokedThrough: database
+        .prepare<[string], bigint>('SELECT epoch FROM session_revocation WHERE device = ?')
+        .pluck(),
+      revokeThrough: database.prepare<[string, number]>(
+        `INSERT INTO session_revocation (device, epoch) VALUES (?, ?)
+           ON CONFLICT (device) DO UPDATE SET epoch = max(epoch, excluded.epoch)`,
       ),
       own: database.prepare<[string], Buffer>('SELECT certificate FROM own_certificate WHERE name = ?').pluck(),
       addOwn: database.prepare<[string, Uint8Array]>(
@@ -201,6 +210,16 @@ export class DeviceRegister {
   withdraw(device: DeviceId, suspension: Uint8Array): Uint8Array {
     this.#store.transaction(() => this.#statements.withdraw.run(device, suspension));
     return this.withdrawal(device) ?? suspension;
+  }
+
+  /** The last epoch whose session key was revoked, with those before it; 0 where none was. */
+  sessionsRevokedThrough(device: DeviceId): number {
+    return Number(this.#store.read(() => this.#statements.revokedThrough.get(device)) ?? 0n);
+  }
+
+  /** Revokes the session keys of the device up to the epoch; there is no way back but another epoch. */
+  revokeSessions(device: DeviceId, epoch: number): void {
+    this.#store.transaction(() => this.#statements.revokeThrough.run(device, epoch));
   }
 
   /** An own certificate by name (the session's authority), or null. */

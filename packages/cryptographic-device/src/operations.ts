@@ -54,6 +54,10 @@ export function deviceOperations({ keys, authentication, issuing, sessionAuthori
     served(CRYPTOGRAPHIC_DEVICE.suspend, async ({ device, licensee, suspended, reason, withdrawn }) =>
       named('suspension', await issuing.suspend(device, licensee, suspended, reason, withdrawn)),
     ),
+    served(CRYPTOGRAPHIC_DEVICE.revokeSessions, ({ device, licensee }) => {
+      const revoked = issuing.revokeSessions(device, licensee);
+      return revoked.ok ? accept({ epoch: revoked.value }) : revoked;
+    }),
   ]);
 }
 

@@ -131,6 +131,7 @@ export async function startService(
       path,
       acceptanceSocket,
       keys,
+      register,
       authentication,
       sessionAuthority,
       clock,

@@ -39,13 +39,16 @@ export type CryptographicDevice = {
   signPolicy(policy: Uint8Array): Promise<Result<Uint8Array>>;
   signTime(device: DeviceId): Promise<Result<Uint8Array>>;
   suspend(device: DeviceId, licensee: LicenseeId, reason: string, withdrawn: boolean): Promise<Result<Uint8Array>>;
+  /** Revokes the session keys of the device that are certified by now; the epoch of the last. */
+  revokeSessions(device: DeviceId, licensee: LicenseeId): Promise<Result<number>>;
   close(): void;
 };
 
 /** The device behind the socket; connects at the first call. */
 export function connectCryptographicDevice(socket: string): CryptographicDevice {
   const rpc = lazyRpc(socket, { timeoutMs: TIMEOUT_MS });
-  const { authenticate, confirm, enrol, identify, fund, signPolicy, signTime, suspend } = CRYPTOGRAPHIC_DEVICE;
+  const { authenticate, confirm, enrol, identify, fund, signPolicy, signTime, suspend, revokeSessions } =
+    CRYPTOGRAPHIC_DEVICE;
   return {
     authenticate: async (records) =>
       inCalls(
@@ -96,6 +99,10 @@ export function connectCryptographicDevice(socket: string): CryptographicDevice 
       const words = { device, licensee, suspended: true, reason };
       const answer = await call(rpc, suspend, withdrawn ? { ...words, withdrawn } : words);
       return answer.ok ? accept(answer.value.suspension) : answer;
+    },
+    revokeSessions: async (device, licensee) => {
+      const answer = await call(rpc, revokeSessions, { device, licensee });
+      return answer.ok ? accept(answer.value.epoch) : answer;
     },
     close: () => {
       rpc.close();

@@ -39,6 +39,7 @@ import { logTailProblem } from './log-check.ts';
 import { People } from './people.ts';
 import { Policies } from './policies.ts';
 import { Registry } from './registry.ts';
+import { SessionRevocations } from './session-revocations.ts';
 import { Settlement } from './settlement.ts';
 import { SpoiledPostage } from './spoiled-postage.ts';
 import { SqlStatisticsLog, type StatisticsLog } from './statistics-log.ts';
@@ -275,6 +276,7 @@ export async function startService(config: Config, party: ServiceContext): Promi
     withdrawals,
     deadDevices,
     closures,
+    sessionRevocations: new SessionRevocations({ database, registry, cryptographicDevice, nowMs }),
     deviceSettings: new DeviceSettings({ database, registry, policies, nowMs }),
     currency,
     rateLimits: config.rateLimits,
