@@ -186,6 +186,7 @@ const SettlementAnswer = Type.Object({
   suspended: Type.Boolean(),
   reason: Type.String(),
   policyVersion: Count,
+  policyDigest: Type.String({ description: 'Of that policy; empty for none' }),
 });
 
 export type HttpParts = {
