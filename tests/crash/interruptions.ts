@@ -7,12 +7,12 @@
  * After every death the party's own `check` has read its store before it serves again; at the end every store is checked once more.
  * What is not so, and a point that was ordered and never reached, is told in words.
  */
-import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Refused } from '@countermark/cli/failure';
 import type { InstallationPaths, PartyName } from '@countermark/cli/installation-paths';
 import { askServer } from '@countermark/cli/registration';
-import { errorText, Fault } from '@countermark/node-platform/fault';
+import { errorCode, errorText, Fault } from '@countermark/node-platform/fault';
 import { HOST } from '@countermark/protocol/interfaces/host';
 import type { DeviceStatus } from '@countermark/protocol/interfaces/psd';
 import { type Line, startInstallation, type TestInstallation } from '../installation.ts';
@@ -20,11 +20,11 @@ import { checkAll, checkedAndKillable, orderFile, takeChecks } from './checked-p
 import { type CrashPoint, END_POINTS, REFILL_POINTS } from './crash-points.ts';
 import type { Way } from './kill-plan.ts';
 import type { Death } from './kills.ts';
-import { pause, persistently, within } from './patience.ts';
+import { pause, persistently } from './patience.ts';
 
 const REFILL_MILLS = 1_000_000n;
-const REACHED_MS_MAX = 90_000;
-const OVER_MS_MAX = 180_000;
+const REACHED_MS_MAX = 180_000;
+const OVER_MS_MAX = 400_000;
 
 export type InterruptionOptions = {
   readonly ways: readonly Way[];
@@ -205,14 +205,15 @@ class Stage {
     const order = this.#orderOf(line, first.party);
     writeFileSync(order, points.map(({ name }) => `${name} 1`).join('\n'));
     let left = points;
-    for (let sinceMs = performance.now(); left.length > 0; await pause()) {
-      const ordered = existsSync(order) ? readFileSync(order, 'utf8').trim().split('\n').length : 0;
+    let sinceMs = performance.now();
+    while (left.length > 0 && performance.now() - sinceMs < REACHED_MS_MAX) {
+      await pause();
+      const ordered = ordersIn(order);
       for (const { party, name } of left.slice(0, left.length - ordered)) {
         this.deaths.push({ party, way, at: name });
         sinceMs = performance.now();
       }
       left = left.slice(left.length - ordered);
-      if (performance.now() - sinceMs > REACHED_MS_MAX) break;
     }
     rmSync(order, { force: true });
     return left.map(({ name }) => `${name} was not reached`);
@@ -272,6 +273,16 @@ class Stage {
   #note(where: string, { count, wrong }: ReturnType<typeof takeChecks>): void {
     this.checks += count;
     for (const words of wrong) this.violations.push(`${where}: ${words}`);
+  }
+}
+
+/** How many orders the file still has; without a file none. */
+function ordersIn(file: string): number {
+  try {
+    return readFileSync(file, 'utf8').trim().split('\n').length;
+  } catch (error) {
+    if (errorCode(error) !== 'ENOENT') throw error;
+    return 0;
   }
 }
 
