@@ -2,7 +2,8 @@
  * Funds for the device: one pending request, brought to the server and its grant back.
  *
  * Guarantees: a request whose answer was lost is brought again as the same bytes, and granted once; a grant is in the store
- * before the device takes it, and counts as taken once the device has it, whoever died; what is asked while an older request is pending is asked after that one was answered.
+ * before the device takes it, and counts as taken once the device has it, whoever died; what is asked while an older request is
+ * pending is asked after that one was answered.
  */
 import { nodeVerification } from '@countermark/node-platform/verification';
 import type { JobId } from '@countermark/protocol/id';

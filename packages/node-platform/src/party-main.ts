@@ -4,8 +4,8 @@
  *     node main.js serve --config FILE.json
  *     node main.js check --config FILE.json [--json] [--testimony FILE] [--against FILE ...]
  *
- * `serve` prints one line on stdout: `{"ready":true,...}` when it serves, or `{"ready":false,"rejection":...}` where it does not start, whose words
- * stand on stderr, too; and ends cleanly when stdin (the supervisor's pipe) closes
+ * `serve` prints one line on stdout: `{"ready":true,...}` when it serves, or `{"ready":false,"rejection":...}` where it does not start,
+ * whose words stand on stderr, too; and ends cleanly when stdin (the supervisor's pipe) closes
  * or on SIGTERM; SIGINT is ignored, because a terminal sends it to every process and the supervisor decides. `check` reads the
  * party's store from the first record and prints in words what is wrong, one a line; with --json lines of progress and one of
  * problems. `--testimony` appends what others can compare, `--against` compares with it (see examination.ts).

@@ -1,9 +1,9 @@
 /**
  * Supervision of the parties' processes: start, wait for the ready line, log, notice a death, restart, stop.
  *
- * Guarantees: a party counts as started only after its line `{"ready":true,...}`; one that does not come up is told with the rejection that it
- * gave instead, or else with its last words; stderr goes to DIR/NAME.log, bounded; a party that dies is started again after a growing wait, unless its exit code says
- * that this cannot help (usage, input, store in use or damaged); stopping goes in the reverse order of starting: close the
+ * Guarantees: a party counts as started only after its line `{"ready":true,...}`; one that does not come up is told with the rejection
+ * that it gave instead, or else with its last words; stderr goes to DIR/NAME.log, bounded; a party that dies is started again after a
+ * growing wait, unless its exit code says that this cannot help (usage, input, store in use or damaged); stopping goes in the reverse order of starting: close the
  * child's stdin, then SIGTERM, then SIGKILL. Children ignore SIGINT and end when this process dies, because their stdin closes then.
  * Does not watch whether a living party still answers.
  */
