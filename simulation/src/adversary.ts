@@ -27,6 +27,7 @@ import type { World } from './world.ts';
 export const PEOPLE_FAULTS = [
   'device keys rotated',
   'old keys used',
+  'session keys revoked',
   'PSD put back',
   'PSD and host put back',
   'PSD copied',
@@ -102,6 +103,10 @@ export class Adversary {
     });
     occasions.nowAndThen('device closed', 12 * HOUR_MS, (random) => {
       this.#close(random);
+    });
+    occasions.nowAndThen('session keys revoked', 8 * HOUR_MS, (random) => {
+      const device = seen.deviceOfLine.get(this.#anyLine(random)?.line.line ?? 0);
+      if (device !== undefined) this.#does(operators.revokeSessions(device));
     });
     occasions.nowAndThen('device keys rotated', 3 * HOUR_MS, (random) => {
       const mailer = this.#anyLine(random);

@@ -57,6 +57,12 @@ export class Operators {
     this.#onEnded(device);
   }
 
+  /** Somebody else may have the session key of the device. Asked once: who needs it asks again. */
+  async revokeSessions(device: string): Promise<void> {
+    const revoked = await this.ask('revoke-sessions', { device, reason: 'a disk was sold' });
+    if (revoked?.ok === true) this.#world.count('session keys revoked');
+  }
+
   /** Decides that the device is closed, on its owner's wish. */
   close(device: string, line: number): void {
     if (this.#closed.has(device) || this.#dead.has(device) || this.#withdrawn.has(device)) return;

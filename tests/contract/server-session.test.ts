@@ -5,10 +5,14 @@ import { once } from 'node:events';
 import { request } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { connect as connectTls } from 'node:tls';
+import { keysFolder } from '@countermark/cryptographic-device/service';
+import { deviceSessionCertificate } from '@countermark/cryptographic-device/session-certificates';
+import { openSoftwareKeys } from '@countermark/cryptographic-device/software-keys';
 import { rpcOver } from '@countermark/node-platform/rpc';
-import { generateSigningKey } from '@countermark/node-platform/signing';
+import { generateSigningKey, publicKeyBytes } from '@countermark/node-platform/signing';
 import { nodeVerification } from '@countermark/node-platform/verification';
 import { openSession } from '@countermark/node-platform/tls-ends';
+import type { Digest } from '@countermark/protocol/digest';
 import type { LicenseeId } from '@countermark/protocol/id';
 import { type Answer, answersSchema, submissionSchema } from '@countermark/protocol/interfaces/answer';
 import { ACCEPTANCE } from '@countermark/protocol/interfaces/cryptographic-device';
@@ -22,11 +26,14 @@ import { SimulatedDevice } from '../../bench/src/simulated-device.ts';
 import { ask, type Certified, invited, licensee, type Parties, startParties, submit, value } from './server-parties.ts';
 
 const ID = 'lic_session';
+const YEAR_MS = 365 * 86_400_000;
 let parties: Parties;
 let credential: string;
+/** Of the log of the server and the cryptographic device. */
+const lines: string[] = [];
 
 beforeAll(async () => {
-  parties = await startParties();
+  parties = await startParties({ write: (line) => lines.push(line) });
   credential = await licensee(parties, ID, '1000000');
 });
 afterAll(async () => {
@@ -52,6 +59,19 @@ async function enrol(authentication: 'signature' | 'mac' = 'signature'): Promise
   device.agree(message.agreementPeer);
   device.receive(100_000n);
   return { device, certificate: pem(message.sessionCertificate), authority: pem(message.sessionAuthority) };
+}
+
+/** The certificate of the device's next keys, which the server knows from then on. */
+async function nextKeys(device: SimulatedDevice): Promise<{ readonly digest: Digest; readonly session: string }> {
+  const request = Buffer.from(device.rotationRequest()).toString('base64url');
+  const answer = (await ask(parties, credential, '/v1/devices', { licensee: ID, request })).json<Certified>();
+  const trust = { port: nodeVerification, keys: trustedKeys(parties.bundle) };
+  const next = value(verifyMessage(DEVICE_CERTIFICATE, Buffer.from(answer.certificate, 'base64url'), trust));
+  return { digest: next.digest, session: pem(next.message.sessionCertificate) };
+}
+
+async function logged(device: string): Promise<number> {
+  return (await ask(parties, credential, `/v1/devices/${device}/settlement`)).json<{ logged: number }>().logged;
 }
 
 /** The upgraded stream, or the status that it was refused with. */
@@ -118,33 +138,154 @@ describe.each(['signature', 'mac'] as const)('In a session, by %s', (authenticat
 });
 
 describe('Not one byte gets through', () => {
-  it.each(['an untrusted certificate', 'no certificate'])('from a client with %s', async (which) => {
+  /** What a client comes with, and the code and words with which the cryptographic device's log refuses it. */
+  type Visitor = { readonly client: object; readonly code: string; readonly reason: RegExp };
+  const own = (of: Enrolled, certificate = of.certificate): object => ({
+    key: of.device.session.privateKey.export({ type: 'pkcs8', format: 'pem' }).toString(),
+    cert: certificate,
+  });
+  const byOperator = async (of: Enrolled, act: string): Promise<void> => {
+    const path = `/v1/devices/${of.device.device}/${act}`;
+    expect((await ask(parties, parties.operator, path, { reason: 'a disk was sold' })).status).toBe(200);
+  };
+
+  it.each<readonly [string, (of: Enrolled) => Promise<Visitor>]>([
+    // Another authority, of the same name even, signs a certificate for our device id.
+    [
+      'a certificate of a foreign authority',
+      async ({ device }) => ({
+        client: await foreignCertificate(device.device),
+        code: 'session-failed',
+        reason: /SIGNATURE|ISSUER|LEAF/,
+      }),
+    ],
+    ['no certificate', async () => ({ client: {}, code: 'session-failed', reason: /CERTIFICATE/ })],
+    [
+      'a certificate of ours that has expired',
+      async (of) => ({
+        client: own(of, await ourCertificate(of.device, Date.now() - 11 * YEAR_MS)),
+        code: 'session-clock',
+        reason: /EXPIRED/,
+      }),
+    ],
+    [
+      'a certificate of ours that no device was given',
+      async (of) => ({
+        client: own(of, await ourCertificate(of.device, Date.now())),
+        code: 'session-refused',
+        reason: /not one that was issued here/,
+      }),
+    ],
+    [
+      'the certificate of a key epoch that is over',
+      async (of) => {
+        // The copy keeps what was in use: its own next record would be evidence of the copy.
+        const { device } = of;
+        const copy = device.copy();
+        const { digest } = await nextKeys(device);
+        await submit(parties, credential, [device.rotation(digest)]);
+        return {
+          client: own({ ...of, device: copy }),
+          code: 'session-refused',
+          reason: /epoch 1, which gave way to 2/,
+        };
+      },
+    ],
+    [
+      'the certificate of a device that was closed',
+      async (of) => {
+        await submit(parties, credential, [of.device.copy().finalStatement()]);
+        return { client: own(of), code: 'session-refused', reason: /closed/ };
+      },
+    ],
+    [
+      'the certificate of a device that was withdrawn',
+      async (of) => {
+        await byOperator(of, 'withdrawal');
+        return { client: own(of), code: 'session-refused', reason: /withdrawn/ };
+      },
+    ],
+    [
+      'a certificate that an operator revoked',
+      async (of) => {
+        await byOperator(of, 'session-revocation');
+        return { client: own(of), code: 'session-refused', reason: /epoch 1 was revoked/ };
+      },
+    ],
+  ])('from a client with %s', async (_, prepare) => {
     const enrolled = await enrol();
     const { device } = enrolled;
-    const record = device.record();
+    const record = device.copy().record();
+    const { client, code, reason } = await prepare(enrolled);
+    const before = await logged(device.device);
+    lines.length = 0;
     const stream = await upgrade();
     if (typeof stream === 'number') throw new Error(String(stream));
-    // Another authority, of the same name even, signs a certificate for our device id.
-    const foreign = await foreignCertificate(device.device);
     const socket = connectTls({
       socket: stream,
       servername: 'cryptographic-device',
       rejectUnauthorized: false,
       minVersion: 'TLSv1.3',
-      ...(which === 'no certificate' ? {} : foreign),
+      ...client,
     });
     socket.on('error', () => undefined);
-    let received = 0;
-    socket.on('data', (bytes: Buffer) => (received += bytes.length));
+    let heard: Promise<string> | undefined;
     socket.on('secureConnect', () => {
-      // As early as possible, whatever the server thinks: a whole submission, framed.
-      const rpc = rpcOver(socket);
-      rpc.call('submit', submissionSchema.toCbor({ records: [record] })).catch(() => undefined);
+      // As early as possible, whatever the other end thinks: a whole submission, framed.
+      heard = rpcOver(socket)
+        .call('submit', submissionSchema.toCbor({ records: [record] }))
+        .then((answer) => (answer.ok ? 'answered' : answer.rejection.code))
+        .catch(() => 'nothing');
     });
     await new Promise((resolve) => socket.once('close', resolve));
-    expect(received).toBe(0);
-    const settlement = (await ask(parties, credential, `/v1/devices/${device.device}/settlement`)).json();
-    expect(settlement.logged).toBe(0);
+    // What TLS itself refuses hears nothing of ours.
+    expect(await heard).toBe(code === 'session-refused' ? code : 'nothing');
+    const said = lines.map((line) => JSON.parse(line) as Readonly<Record<string, string>>);
+    expect(said.filter(({ msg }) => msg === 'A session was refused')).toMatchObject([{ code }]);
+    expect(said.find(({ msg }) => msg === 'A session was refused')!['reason']).toMatch(reason);
+    expect(said.filter(({ msg }) => msg === 'A session began')).toEqual([]);
+    expect(await logged(device.device)).toBe(before);
+  });
+
+  it('from a session that is open when its key is revoked, and that ends with the next question', async () => {
+    const enrolled = await enrol();
+    const { device } = enrolled;
+    const rpc = rpcOver(await session(enrolled));
+    const [first, second] = [device.record(), device.record()];
+    expect((await rpc.call('submit', submissionSchema.toCbor({ records: [first] }))).ok).toBe(true);
+    await byOperator(enrolled, 'session-revocation');
+    expect(await rpc.call('submit', submissionSchema.toCbor({ records: [second] }))).toMatchObject({
+      ok: false,
+      rejection: { code: 'session-refused' },
+    });
+    rpc.close();
+    expect(await logged(device.device)).toBe(1);
+  });
+
+  it('but the records of whoever is refused are judged without a session, and the next keys have sessions again', async () => {
+    const enrolled = await enrol();
+    const { device } = enrolled;
+    await byOperator(enrolled, 'session-revocation');
+    const [answer] = await submit(parties, credential, [device.record()]);
+    expect(answer!.outcome).toBe('accepted');
+    const next = await nextKeys(device);
+    const rotation = device.rotation(next.digest);
+    // The rotation itself goes under the new certificate already.
+    expect(await send(await session({ ...enrolled, certificate: next.session }), [rotation])).toMatchObject([
+      { outcome: 'accepted' },
+    ]);
+    const { acts } = (await ask(parties, parties.operator, `/v1/devices/${device.device}`)).json();
+    expect(acts).toMatchObject([{ act: 'sessions-revoked', words: 'session keys up to epoch 1: a disk was sold' }]);
+  });
+
+  it('but a suspended device keeps its sessions, and what continues its chain is accepted', async () => {
+    const enrolled = await enrol();
+    const { device } = enrolled;
+    const copy = device.copy();
+    await submit(parties, credential, [device.record()]);
+    const [fork] = await submit(parties, credential, [copy.record({ pieces: 2 })]);
+    expect(fork!.rejection!.code).toBe('fork');
+    expect(await send(await session(enrolled), [device.record()])).toMatchObject([{ outcome: 'accepted' }]);
   });
 
   it('without a credential, or to another protocol', async () => {
@@ -187,12 +328,18 @@ describe('The acceptance socket', () => {
 
 /** A certificate for the device from an authority that nobody trusts. */
 async function foreignCertificate(device: string): Promise<{ key: string; cert: string }> {
-  const { deviceSessionCertificate } = await import('../../packages/cryptographic-device/src/session-certificates.ts');
-  const { openSoftwareKeys } = await import('../../packages/cryptographic-device/src/software-keys.ts');
-  const { publicKeyBytes } = await import('@countermark/node-platform/signing');
   const keys = value(openSoftwareKeys(`${parties.folder}/foreign-keys`, 1));
   const { privateKey, publicKey } = generateSigningKey();
   const der = await deviceSessionCertificate(keys, device, publicKeyBytes(publicKey), Date.now());
   await keys.close();
   return { key: privateKey.export({ type: 'pkcs8', format: 'pem' }).toString(), cert: pem(der) };
+}
+
+/** One that our own authority signs for the device's session key, and that stands in no register. */
+async function ourCertificate(device: SimulatedDevice, issuedAtMs: number): Promise<string> {
+  const keys = value(openSoftwareKeys(keysFolder(`${parties.folder}/cd`), 1));
+  const key = publicKeyBytes(device.session.publicKey);
+  const der = await deviceSessionCertificate(keys, device.device, key, issuedAtMs);
+  await keys.close();
+  return pem(der);
 }

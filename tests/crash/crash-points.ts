@@ -1,9 +1,9 @@
 /**
- * The named crash points: one name for each way in which a process can die in a row of the table "What is lost at each crash
- * point" (ARCHITECTURE.md). `at-crash-point.mjs` says where in the code each lies.
+ * The named crash points: one name for each way in which a process can die in a row of the tables "What is lost at each crash
+ * point", "An interrupted refill" and "The end of a device" (ARCHITECTURE.md). `at-crash-point.mjs` says where in the code each lies.
  *
- * Guarantees nothing by itself: kills.test.ts holds list and table together, and every run of the kills expects each point that
- * it ordered to have been reached.
+ * Guarantees nothing by itself: kills.test.ts and interruptions.test.ts hold lists and tables together, and every run expects each
+ * point that it ordered to have been reached.
  */
 import type { PartyName } from '@countermark/cli/installation-paths';
 
@@ -18,6 +18,8 @@ export type CrashPoint = {
   readonly often?: true;
   /** It is a failed write that the process itself must end after, no SIGKILL. */
   readonly fails?: true;
+  /** Nothing was asked for yet when it is reached: whoever wants it asks again. */
+  readonly undone?: true;
 };
 
 export const CRASH_POINTS: readonly CrashPoint[] = [
@@ -62,4 +64,66 @@ export const CRASH_POINTS: readonly CrashPoint[] = [
   { name: 'server-before-delivery-cursor', party: 'server', row: 'server, after a delivery, before its cursor moves' },
   { name: 'authority-before-granting', party: 'authority', row: 'authority, after storing, before granting' },
   { name: 'server-in-ledger-step', party: 'server', row: 'ledger follower' },
+];
+
+/** Those of a refill, in the order in which it comes by them. */
+export const REFILL_POINTS: readonly CrashPoint[] = [
+  {
+    name: 'psd-before-funds-request',
+    party: 'psd',
+    row: 'PSD, before the commit of the request',
+    undone: true,
+  },
+  { name: 'psd-after-funds-request', party: 'psd', row: 'host or PSD, after that commit, before the server has it' },
+  { name: 'host-before-funds-request', party: 'host', row: 'host or PSD, after that commit, before the server has it' },
+  { name: 'server-before-deciding', party: 'server', row: 'server, before it decides' },
+  { name: 'server-after-deciding', party: 'server', row: 'server, after it booked, before the grant is signed' },
+  {
+    name: 'cryptographic-device-after-granting',
+    party: 'cryptographic-device',
+    row: 'cryptographic device, after granting, before the answer',
+  },
+  { name: 'server-before-storing-grant', party: 'server', row: 'server, with the grant, before it is stored' },
+  { name: 'server-after-storing-grant', party: 'server', row: 'grant lost on its way' },
+  { name: 'host-before-storing-grant', party: 'host', row: 'grant lost on its way' },
+  { name: 'host-before-giving-grant', party: 'host', row: 'host, with the grant stored, before the PSD has it' },
+  { name: 'psd-before-taking-grant', party: 'psd', row: 'host, with the grant stored, before the PSD has it' },
+  { name: 'psd-after-taking-grant', party: 'psd', row: 'PSD, after the commit of the grant, before the answer' },
+  { name: 'host-before-noting-grant', party: 'host', row: 'PSD, after the commit of the grant, before the answer' },
+];
+
+/** Those of a device's end, in the order in which each process comes by its own. */
+export const END_POINTS: readonly CrashPoint[] = [
+  {
+    name: 'server-before-closing-policy',
+    party: 'server',
+    row: 'server, after the order, before the policy is signed',
+  },
+  { name: 'psd-after-last-closing', party: 'psd', row: 'host or PSD, before the statement' },
+  { name: 'psd-after-last-sealing', party: 'psd', row: 'host or PSD, before the statement' },
+  { name: 'host-before-storing-last-record', party: 'host', row: 'host or PSD, before the statement' },
+  { name: 'host-before-statement', party: 'host', row: 'host or PSD, before the statement' },
+  { name: 'psd-before-statement', party: 'psd', row: 'host or PSD, before the statement' },
+  { name: 'psd-after-statement', party: 'psd', row: 'PSD, after the statement’s commit, before the answer' },
+  { name: 'host-before-storing-statement', party: 'host', row: 'PSD, after the statement’s commit, before the answer' },
+  {
+    name: 'cryptographic-device-after-attesting-statement',
+    party: 'cryptographic-device',
+    row: 'cryptographic device, after attesting the statement, before the answer',
+  },
+  {
+    name: 'server-after-appending-statement',
+    party: 'server',
+    row: 'server, after the append, before the ledger follows',
+  },
+  {
+    name: 'cryptographic-device-after-confirming-statement',
+    party: 'cryptographic-device',
+    row: 'cryptographic device, after confirming the statement, before the answer',
+  },
+  { name: 'server-before-refund', party: 'server', row: 'server, within the refund' },
+  { name: 'server-in-refund', party: 'server', row: 'server, within the refund' },
+  { name: 'server-after-refund', party: 'server', row: 'server, within the refund' },
+  { name: 'psd-before-erasure', party: 'psd', row: 'PSD, after the confirmation, before the erasure' },
+  { name: 'psd-after-erasure', party: 'psd', row: 'PSD, after the erasure, before the answer' },
 ];

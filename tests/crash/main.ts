@@ -1,16 +1,19 @@
 /**
- * `npm run crash -- kills [--kills N] [--seed S] [--json]` and `npm run crash -- syscalls [--json]`: the long runs.
+ * `npm run crash -- kills [--kills N] [--seed S] [--json]`, `npm run crash -- interruptions [--json]` and `npm run crash -- syscalls [--json]`:
+ * the long runs.
  *
  * Guarantees: progress on stderr; on stdout the tables for docs/reliability.md, or with --json one object. Exit code 1 where
  * anything was lost, doubled or contradicted, 2 for a wrong call, 0 where tracing is not allowed here (said on stderr).
  */
 import { parseArgs } from 'node:util';
+import { runInterruptions } from './interruptions.ts';
+import { WAYS } from './kill-plan.ts';
 import { runKills } from './kills.ts';
 import { failCalls } from './syscalls.ts';
-import { callTables, killTables } from './tables.ts';
+import { callTables, interruptionTables, killTables } from './tables.ts';
 import { tracingProblem } from './traced-calls.ts';
 
-const USAGE = 'npm run crash -- kills [--kills N] [--seed S] [--json] | syscalls [--json]';
+const USAGE = 'npm run crash -- kills [--kills N] [--seed S] [--json] | interruptions [--json] | syscalls [--json]';
 
 async function main(): Promise<number> {
   const { positionals, values } = parseArgs({
@@ -28,6 +31,11 @@ async function main(): Promise<number> {
     say(`Seed ${seed}. Again: npm run crash -- kills --kills ${kills} --seed ${seed}`);
     const report = await runKills({ kills, seed, say });
     console.log(values.json ? JSON.stringify(report) : killTables(report));
+    return report.violations.length === 0 ? 0 : 1;
+  }
+  if (positionals[0] === 'interruptions') {
+    const report = await runInterruptions({ ways: WAYS, say });
+    console.log(values.json ? JSON.stringify(report) : interruptionTables(report));
     return report.violations.length === 0 ? 0 : 1;
   }
   if (positionals[0] === 'syscalls') {

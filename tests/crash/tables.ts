@@ -2,7 +2,8 @@
  * The reports of kills and failed system calls as Markdown tables, for docs/reliability.md.
  */
 import { PARTIES } from '@countermark/cli/installation-paths';
-import { CRASH_POINTS } from './crash-points.ts';
+import { CRASH_POINTS, END_POINTS, REFILL_POINTS } from './crash-points.ts';
+import type { InterruptionReport } from './interruptions.ts';
 import { WAYS } from './kill-plan.ts';
 import type { KillReport } from './kills.ts';
 import { type CallReport, ENDINGS, FAULTS, OPERATIONS } from './syscalls.ts';
@@ -29,6 +30,20 @@ export function killTables(report: KillReport): string {
     ...report.violations.map((words) => `- ${words}`),
     table(['process', ...ways, 'of these at random', 'all'], byParty),
     table(['point', ...ways, 'all'], byPoint),
+  ].join('\n\n');
+}
+
+/** Deaths by point and combination. */
+export function interruptionTables({ deaths, checks, seconds, violations }: InterruptionReport): string {
+  const ways = WAYS.map(({ records, transport }) => `${records}, ${transport}`);
+  const rows = [...REFILL_POINTS, ...END_POINTS].map(({ name }) => [
+    name,
+    ...ways.map((way) => String(deaths.filter((death) => death.at === name && death.way === way).length)),
+  ]);
+  return [
+    `${deaths.length} kills of ${ways.length} devices, ${checks} checks, ${seconds} s. Violations: ${violations.length}.`,
+    ...violations.map((words) => `- ${words}`),
+    table(['point', ...ways], rows),
   ].join('\n\n');
 }
 

@@ -37,6 +37,18 @@ describe('usage', () => {
     expect(json<Failed>(none).error).toMatchObject({ code: 'not-running' });
   });
 
+  test('a party that cannot start is heard first, with its own code and what to do', async () => {
+    const pin = workshop.path('no-pin');
+    const token = ['--pkcs11-module', '/nowhere.so', '--pkcs11-token', 'none', '--pkcs11-pin-file', pin];
+    const ended = await workshop.run('up', '--no-mailing', '--json', '--data', workshop.path('tokenless'), ...token);
+    expect(ended.code, ended.stderr).toBe(2);
+    const { code, message } = json<Failed>(ended).error;
+    expect(code).toBe('config-invalid');
+    expect(message).toMatch(
+      /^The configuration \S*no-pin is not valid: the PIN cannot be read \(ENOENT.*Correct it; [^]*\(cryptographic-device did not start; its log: /,
+    );
+  });
+
   test('a folder with other things in it is left alone', async () => {
     const folder = workshop.path('other');
     mkdirSync(folder);

@@ -1,5 +1,5 @@
 /**
- * `countermark device list, show, close, profile, inspected, evidence, withdraw, declare-dead, confirm-dead`: the server's devices, for its operators.
+ * `countermark device list, show, close, profile, inspected, evidence, withdraw, revoke-session, declare-dead, confirm-dead`: the server's devices, for its operators.
  *
  * Guarantees: evidence is verified again here, with the trust bundle, before it is shown; the server is not believed.
  */
@@ -219,6 +219,29 @@ export function declareStanding(device: Command): void {
           'The cryptographic device is away: it signs the withdrawal as soon as it is back, and the authority is told then.',
         );
       }
+      return undefined;
+    });
+  });
+
+  withOperator(
+    device
+      .command('revoke-session')
+      .description(
+        'Revokes the session keys that a device has now, where somebody else may have one. It reports without a session until its keys are rotated; nothing else changes for it.',
+      )
+      .argument('<device>', 'psd_ and 16 hex digits')
+      .requiredOption('--reason <text>', 'why; it stands in the acts of the device'),
+    ['countermark device revoke-session psd_0123456789abcdef --reason "its disk was sold"'],
+  ).action(async (id: string, options: OperatorOptions & { readonly reason: string }) => {
+    await carryOut(options, async () => {
+      const { reason } = options;
+      const access = await operatorAccess(options);
+      const answer = (await askServer(access, 'POST', `${pathOf(id)}/session-revocation`, { reason })) as {
+        readonly epoch: number;
+        readonly reason: string;
+      };
+      if (options.json === true) printJson({ device: id, ...answer });
+      else print(`${id} gets no session with its keys up to epoch ${answer.epoch}: ${answer.reason}`);
       return undefined;
     });
   });

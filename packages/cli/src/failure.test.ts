@@ -21,6 +21,13 @@ test.each([
   expect(failureOf(fault).exit).toBe(exit);
 });
 
+test('a party that did not start fails as its own rejection does, in its words', () => {
+  const refused = rejection('config-invalid', { file: 'pin', reason: 'it is empty' });
+  const cause = { code: 2, signal: null, lastWords: ['log'], rejection: refused };
+  const failure = failureOf(new Fault('party-not-ready', 'its words', { retry: 'never', cause }));
+  expect(failure).toEqual({ code: 'config-invalid', message: 'its words', exit: 2, detail: refused.detail });
+});
+
 test('a fault says what it left, and whether the same command helps', () => {
   const message = (retry: 'later' | 'never'): string => failureOf(new Fault('x', 'it broke', { retry })).message;
   expect(message('later')).toBe('It broke. What was answered before is on disk: run the same command again.');

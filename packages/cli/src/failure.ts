@@ -5,6 +5,7 @@
  * code; a fault that nobody foresaw ends with 70 and its stack.
  */
 import { errorCode, errorText, Fault } from '@countermark/node-platform/fault';
+import type { PartyExit } from '@countermark/node-platform/supervision';
 import { CATALOGUE } from '@countermark/protocol/rejection-catalogue';
 import {
   describeRejection,
@@ -61,6 +62,12 @@ export function failureOf(thrown: unknown): Failure {
   }
   if (thrown instanceof Fault) {
     const away = thrown.code === 'internal-fault' ? AWAY[String(thrown.cause)] : undefined;
+    const refused = refusalOf(thrown);
+    // A party's own words say what to do; which party it was stands behind them.
+    if (refused !== undefined) {
+      const { code, detail } = refused;
+      return { code, message: thrown.message, exit: CATALOGUE[code].exit, detail };
+    }
     if (away !== undefined) return failureOf(new Refused(rejection('try-again', { reason: away })));
     const message = `${sentence(thrown.message)} What was answered before is on disk${thrown.retry === 'never' ? '' : ': run the same command again'}.`;
     return { code: thrown.code, message, exit: exitOfFault(thrown), detail: {} };
@@ -72,6 +79,12 @@ export function failureOf(thrown: unknown): Failure {
     detail: {},
     ...(thrown instanceof Error && thrown.stack !== undefined ? { stack: thrown.stack } : {}),
   };
+}
+
+/** Why a party did not start, where it said so itself. */
+function refusalOf({ code, cause }: Fault): Rejection | undefined {
+  if (code !== 'party-not-ready' || typeof cause !== 'object' || cause === null) return undefined;
+  return (cause as Partial<PartyExit>).rejection;
 }
 
 /** A party that refuses to start ends with an exit code of the catalogue: it is this command's too. */

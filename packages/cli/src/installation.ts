@@ -18,6 +18,7 @@ import { describeExit, type PartyAddresses, type PartyExit, Supervisor } from '@
 import { CRYPTOGRAPHIC_DEVICE } from '@countermark/protocol/interfaces/cryptographic-device';
 import { jsonToCbor } from '@countermark/protocol/interfaces/host';
 import { unhex } from '@countermark/protocol/id';
+import { describeRejection } from '@countermark/protocol/rejection';
 import { accept } from '@countermark/protocol/result';
 import { parseValue } from '@countermark/protocol/schema';
 import { formatTrustBundle, type TrustBundle } from '@countermark/verify/trust-bundle';
@@ -235,7 +236,8 @@ export class Installation {
     Object.assign(known, { state: restartInMs === undefined ? 'ended' : 'restarting', pid: null, sinceMs: Date.now() });
     const log = join(this.paths.logs, `${name}.log`);
     if (restartInMs === undefined) {
-      const words = exit.lastWords.slice(-3).join(' ');
+      const words =
+        exit.rejection === undefined ? exit.lastWords.slice(-3).join(' ') : describeRejection(exit.rejection);
       this.#events.onLost(
         new Fault('party-not-ready', `${name} ended (${describeExit(exit)}) and is not started again: ${words}`, {
           retry: 'never',

@@ -1,5 +1,6 @@
 /**
- * The cryptographic device's own small store: which devices it enrolled, which it withdrew, and which funds it granted.
+ * The cryptographic device's own small store: which devices it enrolled, which it withdrew, whose session keys
+ * were revoked, and which funds it granted.
  *
  * Guarantees: what a method returns is durable; a certificate per device and epoch, a funds grant per (device, number) and
  * a withdrawal are stored once and never replaced, as is the certificate of a role's key for a ceremony; a stored certificate was verified by its signature when it was read.
@@ -39,6 +40,7 @@ const MIGRATIONS = [
      number INTEGER PRIMARY KEY, role TEXT NOT NULL, epoch INTEGER NOT NULL, ceremony TEXT NOT NULL UNIQUE, certificate BLOB NOT NULL,
      UNIQUE (role, epoch)
    ) STRICT;`,
+  'CREATE TABLE session_revocation (device TEXT PRIMARY KEY, epoch INTEGER NOT NULL) STRICT, WITHOUT ROWID;',
 ];
 
 const OWN = { party: 'cryptographic-device' } as const;
@@ -129,6 +131,13 @@ export class DeviceRegister {
       ),
       addRoleCertificate: database.prepare<[string, number, string, Uint8Array]>(
         'INSERT INTO role_certificate (role, epoch, ceremony, certificate) VALUES (?, ?, ?, ?)',
+      ),
+      revokedThrough: database
+        .prepare<[string], bigint>('SELECT epoch FROM session_revocation WHERE device = ?')
+        .pluck(),
+      revokeThrough: database.prepare<[string, number]>(
+        `INSERT INTO session_revocation (device, epoch) VALUES (?, ?)
+           ON CONFLICT (device) DO UPDATE SET epoch = max(epoch, excluded.epoch)`,
       ),
       own: database.prepare<[string], Buffer>('SELECT certificate FROM own_certificate WHERE name = ?').pluck(),
       addOwn: database.prepare<[string, Uint8Array]>(
@@ -239,6 +248,16 @@ export class DeviceRegister {
   /** Stores the certificate of a role's next key: from now on it is in use. */
   addRoleCertificate(role: CertifiedRole, epoch: number, ceremony: CeremonyId, certificate: Uint8Array): void {
     this.#store.transaction(() => this.#statements.addRoleCertificate.run(role, epoch, ceremony, certificate));
+  }
+
+  /** The last epoch whose session key was revoked, with those before it; 0 where none was. */
+  sessionsRevokedThrough(device: DeviceId): number {
+    return Number(this.#store.read(() => this.#statements.revokedThrough.get(device)) ?? 0n);
+  }
+
+  /** Revokes the session keys of the device up to the epoch; there is no way back but another epoch. */
+  revokeSessions(device: DeviceId, epoch: number): void {
+    this.#store.transaction(() => this.#statements.revokeThrough.run(device, epoch));
   }
 
   /** An own certificate by name (the session's authority), or null. */

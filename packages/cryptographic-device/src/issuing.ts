@@ -262,6 +262,17 @@ export class Issuing {
     return accept(this.#register.withdraw(device, withdrawal));
   }
 
+  /**
+   * Revokes the session keys of all epochs that the device has certificates for, and answers the last one: it has a session again with the
+   * keys of a further one. On the server's word: that only takes away. Rejection: `unknown-device`.
+   */
+  revokeSessions(device: DeviceId, licensee: LicenseeId): Result<number> {
+    if (this.#register.licenseeOf(device) !== licensee) return refuse(rejection('unknown-device', { device }));
+    const epoch = this.#register.lastEpoch(device);
+    this.#register.revokeSessions(device, epoch);
+    return accept(epoch);
+  }
+
   /** Whether its final statement was attested. */
   #hasEnded(device: DeviceId): boolean {
     return this.#register.epochInUse(device) === ENDED_EPOCH;

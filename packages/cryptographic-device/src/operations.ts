@@ -59,6 +59,10 @@ export function deviceOperations({
     served(CRYPTOGRAPHIC_DEVICE.rotateRoleKey, async ({ role, ceremony }) =>
       named('certificate', await roleKeys.rotate(role, ceremony)),
     ),
+    served(CRYPTOGRAPHIC_DEVICE.revokeSessions, ({ device, licensee }) => {
+      const revoked = issuing.revokeSessions(device, licensee);
+      return revoked.ok ? accept({ epoch: revoked.value }) : revoked;
+    }),
   ]);
 }
 

@@ -137,6 +137,7 @@ export async function startService(
       path,
       acceptanceSocket,
       keys,
+      register,
       authentication,
       sessionAuthority,
       clock,

@@ -2,7 +2,7 @@
  * X.509 certificates of the session: its authority, the devices' client certificates, the server end's own.
  *
  * Guarantees: the server end's certificate is valid for at most 24 hours; what `x509-authority.ts` does.
- * Revocation is not here: the session's end looks the device up.
+ * Revocation is not here: the session's end looks the certificate up (`session-admission.ts`).
  */
 import { type KeyObject, X509Certificate } from 'node:crypto';
 import { generateSigningKey, publicKeyBytes } from '@countermark/node-platform/signing';

@@ -1,7 +1,8 @@
 /**
  * The cryptographic device's end of the session (claim 4): mutual TLS 1.3 with the PSD, and inside it records in, answers out.
  *
- * Guarantees: nothing is read before the client's certificate is verified; only records of that certificate's device are
+ * Guarantees: nothing is read before the client's certificate is verified and found to be one that still gets a session
+ * (`session-admission.ts`), and nothing more once it does not; only records of that certificate's device are
  * taken; the bytes of record, attestation and confirmation are the same as out of a session. Authenticated records go to
  * the server with their attestations on its acceptance socket; what the server cannot answer now is answered `try-again`.
  * The server end's certificate is renewed long before its 24 hours are over.
@@ -20,7 +21,9 @@ import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { parseValue } from '@countermark/protocol/schema';
 import type { Authentication } from './authentication.ts';
+import type { DeviceRegister } from './device-register.ts';
 import type { KeyStore } from './key-store.ts';
+import { sessionRefusal } from './session-admission.ts';
 import { sessionServerCredentials } from './session-certificates.ts';
 
 const SUBMIT = operation('submit', submissionSchema, answersSchema);
@@ -32,6 +35,7 @@ export type SessionEndOptions = {
   readonly path: string;
   readonly acceptanceSocket: string;
   readonly keys: KeyStore;
+  readonly register: DeviceRegister;
   readonly authentication: Authentication;
   readonly sessionAuthority: Uint8Array;
   readonly clock: Clock;
@@ -51,16 +55,30 @@ export async function serveSessionEnd(options: SessionEndOptions): Promise<Sessi
   const acceptance = lazyRpc(options.acceptanceSocket, { timeoutMs: ACCEPTANCE_TIMEOUT_MS });
   const peers = new Set<RpcPeer>();
   const first = await sessionServerCredentials(keys, clock.nowMs());
+  const refusalOf = (device: string, certificate: Uint8Array): Rejection | null => {
+    try {
+      return sessionRefusal(options.register, device as DeviceId, certificate);
+    } catch (error) {
+      if (!(error instanceof Fault)) throw error;
+      log.error('The register could not be read for a session', error);
+      return rejection('try-again', { reason: 'the register of devices cannot be read' });
+    }
+  };
   const server: SessionServer = await serveSessions(options.path, {
     credentials: { ...first, issuers },
-    onSession: (stream, deviceId) => {
+    refusalOf,
+    onSession: (stream, deviceId, certificate) => {
       const session = randomBytes(16).toString('hex');
       const device = deviceId as DeviceId; // verified by the handshake: the authority issues certificates to enrolled devices only
       log.info('A session began', { session, device });
       const peer = serveRpcOn(
         stream,
         Object.fromEntries([
-          served(SUBMIT, async ({ records }) => submitted(options, acceptance, session, device, records)),
+          served(SUBMIT, async ({ records }) => {
+            // Its certificate may have been revoked since.
+            const refused = refusalOf(device, certificate);
+            return refused === null ? submitted(options, acceptance, session, device, records) : refuse(refused);
+          }),
         ]),
         {
           pendingMax: 4,
@@ -76,7 +94,12 @@ export async function serveSessionEnd(options: SessionEndOptions): Promise<Sessi
       });
     },
     onRefused: (refused) => {
-      log.warn('A session was refused', { code: refused.code, reason: String(refused.detail['reason']) });
+      const { device, reason } = refused.detail;
+      log.warn('A session was refused', {
+        code: refused.code,
+        ...(device === undefined ? {} : { device: String(device) }),
+        reason: String(reason),
+      });
     },
   });
 

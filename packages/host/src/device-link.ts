@@ -5,6 +5,9 @@
  * itself. Which customers are registered is the server's to say: the device learns it from its next policy.
  */
 import { Fault } from '@countermark/node-platform/fault';
+import { sha256 } from '@countermark/node-platform/verification';
+import { messageDigest, parseEnvelope } from '@countermark/protocol/cose';
+import { sameBytes } from '@countermark/protocol/digest';
 import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
 import { type DeviceStatus, PSD } from '@countermark/protocol/interfaces/psd';
 import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
@@ -63,16 +66,18 @@ export class DeviceLink {
       : this.#statusAfter(accept(null));
   }
 
-  /** `other`: the device has a policy of that version, and this one names other customers. */
+  /** `other`: the device did not take it, and has another one, of that version or a higher one. */
   async #takePolicy(device: DeviceId, above: number): Promise<Result<'taken' | 'other'>> {
     const policy = await this.#server.policy(device, above);
     if (!policy.ok) return policy;
     const taken = await this.#psd.call(PSD.policy, { policy: policy.value });
     if (taken.ok) this.#journal.keep('policy', policy.value);
     if (!taken.ok && taken.rejection.code !== 'stale-policy') return taken;
-    const said = readUnverified(POLICY, policy.value);
-    const { customers } = await statusOf(this.#psd);
-    const same = !said.ok || said.value.customers.join() === customers.join();
+    const envelope = parseEnvelope(policy.value);
+    const { policyDigest } = await statusOf(this.#psd);
+    // Over all that it says: a server that was restored may say other limits, too.
+    const same =
+      envelope.ok && policyDigest !== undefined && sameBytes(messageDigest(envelope.value, sha256), policyDigest);
     return accept(same ? 'taken' : 'other');
   }
 

@@ -2,14 +2,17 @@
  * Funds for the device: one pending request, brought to the server and its grant back.
  *
  * Guarantees: a request whose answer was lost is brought again as the same bytes, and granted once; a grant is in the store
- * before the device takes it; what is asked while an older request is pending is asked after that one was answered.
+ * before the device takes it, and counts as taken once the device has it, whoever died; what is asked while an older request is
+ * pending is asked after that one was answered.
  */
+import { nodeVerification } from '@countermark/node-platform/verification';
 import type { JobId } from '@countermark/protocol/id';
-import { PSD } from '@countermark/protocol/interfaces/psd';
+import { type DeviceStatus, PSD } from '@countermark/protocol/interfaces/psd';
 import { FUNDS_GRANT, type FundsGrant } from '@countermark/protocol/messages/funds';
 import { type Mills, mills } from '@countermark/protocol/money';
 import type { RejectionCode } from '@countermark/protocol/rejection';
 import { accept, type Result } from '@countermark/protocol/result';
+import { type KeySource, verifyMessage } from '@countermark/verify/verified';
 import type { Journal } from './journal.ts';
 import { type PsdClient, statusOf } from './psd-client.ts';
 import type { ServerClient } from './server-client.ts';
@@ -22,11 +25,19 @@ export class Funds {
   readonly #psd: PsdClient;
   readonly #server: ServerClient;
   readonly #journal: Journal;
+  readonly #keys: KeySource;
   readonly #reintroduce: () => Promise<Result<unknown>>;
   #last: Promise<unknown> = Promise.resolve();
 
   /** `reintroduce` gives the server the device's certificates: it does not know the device, or an epoch of its keys, any more. */
-  constructor(psd: PsdClient, server: ServerClient, journal: Journal, reintroduce: () => Promise<Result<unknown>>) {
+  constructor(
+    psd: PsdClient,
+    server: ServerClient,
+    journal: Journal,
+    keys: KeySource,
+    reintroduce: () => Promise<Result<unknown>>,
+  ) {
+    this.#keys = keys;
     this.#psd = psd;
     this.#server = server;
     this.#journal = journal;
@@ -92,6 +103,18 @@ export class Funds {
     // The server was restored from a backup that is older than some of the device's grants: it has them here.
     const given = await this.giveBack();
     return given.ok ? this.#once(mills(amountMills), job) : given;
+  }
+
+  /**
+   * Notes what the device took while this host was killed before it could: else a server that was restored is never given it back. Only
+   * what is authentic: there is one such grant of a number, and one that was altered on its way is not what the device took.
+   */
+  noteTaken({ device, funds }: Pick<DeviceStatus, 'device' | 'funds'>): void {
+    for (const { number, bytes } of this.#journal.grants.fundsNotTaken(funds.lastGrant)) {
+      const grant = verifyMessage(FUNDS_GRANT, bytes, { port: nodeVerification, keys: this.#keys });
+      if (!grant.ok || grant.value.message.device !== device || grant.value.message.number !== number) continue;
+      this.#journal.grants.fundsApplied(number);
+    }
   }
 
   /** Gives the server every funds grant that the device has taken; it books those that it lost. */

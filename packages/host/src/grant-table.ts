@@ -83,6 +83,13 @@ export class GrantTable {
     this.#sql.run('UPDATE funds_grant SET applied = 1 WHERE number = ?', number);
   }
 
+  /** Those up to the number that are not noted as taken. */
+  fundsNotTaken(through: number): { readonly number: number; readonly bytes: Uint8Array }[] {
+    return this.#sql
+      .all('SELECT number, bytes FROM funds_grant WHERE applied = 0 AND number <= ? ORDER BY number', through)
+      .map((row) => ({ number: Number(row.number), bytes: row.bytes as Uint8Array }));
+  }
+
   /** Every funds grant that the device has taken, in order. */
   fundsTaken(): Uint8Array[] {
     return this.#sql

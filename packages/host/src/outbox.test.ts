@@ -252,6 +252,35 @@ describe('records are sent', () => {
   });
 });
 
+describe('a device that gets no session any more', () => {
+  const session = {
+    send: () => Promise.resolve(refuse(rejection('session-refused', { device: DEVICE, reason: 'it was closed' }))),
+  } as unknown as SessionRelay;
+
+  test.each([false, true])('reports without one, in the same attempt (held: %s)', async (hold) => {
+    sealed(1, 2);
+    expect(await makeOutbox({ session, hold }).send()).toEqual({ sent: 2, confirmed: 2, trouble: null });
+    expect(submitted).toEqual([[1, 2]]);
+    expect(states()).toEqual(['confirmed', 'confirmed']);
+  });
+
+  test('reports the rest without one where its key was revoked meanwhile', async () => {
+    sealed(1, 2);
+    const first = {
+      send: () =>
+        Promise.resolve(
+          accept([
+            { sequence: 1, confirmation: confirmationOf(1) },
+            { sequence: 2, rejection: rejection('session-refused', { device: DEVICE, reason: 'it was revoked' }) },
+          ]),
+        ),
+    } as unknown as SessionRelay;
+    expect(await makeOutbox({ session: first }).send()).toMatchObject({ confirmed: 1, trouble: 'session-refused' });
+    expect(await makeOutbox({ session }).send()).toMatchObject({ confirmed: 1, trouble: null });
+    expect(submitted).toEqual([[2]]);
+  });
+});
+
 describe('a record that the device deleted while the host was killed', () => {
   test.each([false, true])(
     'is confirmed again by the server, without a session too (session: %s)',

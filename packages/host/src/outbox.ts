@@ -3,7 +3,8 @@
  *
  * Sessionless, records go over HTTP and their confirmations back to the PSD; in a session the PSD sends itself, through bytes that
  * the host only relays. At once or after a hold: then the bytes come from host memory, and nothing sends earlier, `send` included.
- * What a device that does not answer any more has sealed goes from host memory, too: it is not lost with it.
+ * What a device that does not answer any more has sealed goes from host memory, too: it is not lost with it. A device that gets no session
+ * any more reports without one.
  * Guarantees: all of it survives a restart, because it is decided from the store; a record leaves only by a verified
  * confirmation or into quarantine with its reason, never for what one altered message was told; failures are tried again with growing waits and jitter; what an answer says
  * besides a signed message only decides when to try again.
@@ -305,10 +306,17 @@ export class Outbox {
   }
 
   async #sendInSession(session: SessionRelay, records: readonly RecordRow[]): Promise<Result<readonly Outcome[]>> {
-    const { hold } = this.#options;
+    const { hold, log } = this.#options;
     const results = await session.send(
       records.map(({ sequence, bytes }) => (hold ? { sequence, record: bytes } : { sequence })),
     );
+    // Whoever is not let in any more must still report, a device with evidence of a fork above all: the bytes are the same.
+    if (!results.ok && results.rejection.code === 'session-refused') {
+      log.warn('The device gets no session: its records go without one', {
+        reason: String(results.rejection.detail['reason']),
+      });
+      return this.#submit(records);
+    }
     if (!results.ok) return results;
     const bySequence = new Map(results.value.map((result) => [result.sequence, result]));
     return accept(records.map(({ sequence }) => bySequence.get(sequence) ?? {}));

@@ -38,6 +38,8 @@ export type Settlement = {
   readonly suspended: boolean;
   /** The newest policy that the server has signed for the device. */
   readonly policyVersion: number;
+  /** Of that policy, in hex; empty for none. */
+  readonly policyDigest: string;
 };
 
 /** Records with what the server itself said of them, as the archive has them. */
@@ -184,7 +186,7 @@ export class ServerClient {
   async settlement(device: DeviceId): Promise<Result<Settlement>> {
     const answer = await this.#json('GET', `/v1/devices/${device}/settlement`);
     if (!answer.ok) return answer;
-    const { logged, delivered, evaluated, grantsCursor, drawableMills, suspended, policyVersion } =
+    const { logged, delivered, evaluated, grantsCursor, drawableMills, suspended, policyVersion, policyDigest } =
       answer.value as Record<string, unknown>;
     const whole = (value: unknown, name: string): number => {
       const number = Number(value);
@@ -193,6 +195,8 @@ export class ServerClient {
     };
     if (typeof drawableMills !== 'string' || !/^\d+$/.test(drawableMills))
       throw malformed('settlement', 'drawableMills');
+    if (typeof policyDigest !== 'string' || !/^([0-9a-f]{64})?$/.test(policyDigest))
+      throw malformed('settlement', 'policyDigest');
     return accept({
       logged: whole(logged, 'logged'),
       delivered: whole(delivered, 'delivered'),
@@ -201,6 +205,7 @@ export class ServerClient {
       drawableMills,
       suspended: suspended === true,
       policyVersion: whole(policyVersion ?? 0, 'policyVersion'),
+      policyDigest,
     });
   }
 

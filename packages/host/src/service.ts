@@ -61,7 +61,7 @@ export class HostService {
     const news = new News();
     const archive = new Archive(journal, config.output, config.trustBundle);
     const link = new DeviceLink(psd, server, journal, config.licensee);
-    const funds = new Funds(psd, server, journal, () => link.reintroduce());
+    const funds = new Funds(psd, server, journal, keys, () => link.reintroduce());
     const automatic = new AutomaticRefill({
       belowMills: config.refillBelowMills,
       toMills: config.refillToMills,

@@ -36,6 +36,7 @@ test('A server that does not know the device is given its certificates, whatever
           return accept(null);
         },
       },
+      funds: { noteTaken: () => undefined },
       refeeding: { takeBack: async () => refuse(rejection('unknown-device', { device: 'psd_0123456789abcdef' })) },
       random: () => 0,
       log: openLog('test', { write: () => undefined }),
@@ -89,7 +90,7 @@ test('A host whose device does not answer any more feeds a restored server all t
 /** One turn of a follower between a device and a server that say this, until nothing is outstanding. */
 async function settled(
   status: object,
-  { policyVersion = 0 }: { readonly policyVersion?: number },
+  { policyDigest = '' }: { readonly policyDigest?: string },
   others: object,
 ): Promise<void> {
   const store = openHostStore(join(folder, 'host.sqlite'));
@@ -107,12 +108,13 @@ async function settled(
             grantsCursor: 0,
             drawableMills: '0',
             suspended: false,
-            policyVersion,
+            policyVersion: 0,
+            policyDigest,
           }),
         grants: async () => accept([]),
       },
       link: { refreshTime: async () => accept(null) },
-      funds: {},
+      funds: { noteTaken: () => undefined },
       refeeding: { takeBack: async () => accept(null) },
       licensee: 'lic_one' as LicenseeId,
       keys: () => null,
@@ -141,10 +143,9 @@ test('Records that only the device has are taken up, also where the start could 
 });
 
 test.each([
-  ['a newer one', 4, true],
-  ['an older one, as one that was restored', 2, true],
-  ['the same', 3, false],
-])('A server that has %s than the device’s policy is asked for it', async (_, policyVersion, asked) => {
+  ['another policy than the device, older, newer or of the same version', '02', true],
+  ['the same', '01', false],
+])('A server that has %s is asked for it', async (_, byte, asked) => {
   let refreshed = 0;
   const link = {
     refreshTime: async () => accept(null),
@@ -153,6 +154,7 @@ test.each([
       return accept(null);
     },
   };
-  await settled({ sequence: 0, policyVersion: 3 }, { policyVersion }, { link });
+  const policyDigest = new Uint8Array(32).fill(1);
+  await settled({ sequence: 0, policyVersion: 3, policyDigest }, { policyDigest: byte.repeat(32) }, { link });
   expect(refreshed > 0).toBe(asked);
 });

@@ -13,6 +13,7 @@ import type { Log } from '@countermark/node-platform/logs';
 import { nodeVerification } from '@countermark/node-platform/verification';
 import { parseEnvelope } from '@countermark/protocol/cose';
 import type { LicenseeId } from '@countermark/protocol/id';
+import { digestText } from '@countermark/protocol/digest';
 import type { DeviceStatus } from '@countermark/protocol/interfaces/psd';
 import { ATTESTATION } from '@countermark/protocol/messages/attestation';
 import { CREDIT_GRANT, DISCOUNT_GRANT } from '@countermark/protocol/messages/grant';
@@ -133,6 +134,8 @@ export class SettlementFollower {
   async #turn(): Promise<Result<boolean>> {
     const { journal, psd, server, link, funds, refeeding, licensee, adopt } = this.#options;
     const status = await statusOf(psd, 2_000).catch((error: unknown) => this.#withoutDevice(error));
+    // Before the server is given anything back: these belong to it.
+    funds.noteTaken(status);
     const back = await refeeding.takeBack(status);
     if (!back.ok) return this.#introduced(back);
     // A start does it; what stood in its way then (a full disk, a device that was away) may be over.
@@ -142,11 +145,13 @@ export class SettlementFollower {
     await this.#attestations(status.device);
     const settlement = await server.settlement(status.device);
     if (!settlement.ok) return this.#introduced(settlement);
-    const { logged, evaluated, grantsCursor, drawableMills, suspended, policyVersion } = settlement.value;
+    const { logged, evaluated, grantsCursor, drawableMills, suspended, policyDigest } = settlement.value;
     // Where it was withdrawn, its next policy lets it frank no more, and an operator may have chosen another; what is settled is
     // settled all the same.
-    // An older one is of a server that was restored: what it signs next is above the device's only where the device's is named.
-    if (suspended || policyVersion !== (status.policyVersion ?? 0)) await link.refreshPolicy(status.device);
+    // An older one, or another of the same version, is of a server that was restored: what it signs next is above the device's only
+    // where the device's is named.
+    const own = status.policyDigest === undefined ? '' : digestText(status.policyDigest);
+    if (suspended || policyDigest !== own) await link.refreshPolicy(status.device);
     const ending = await statusOf(psd, 2_000);
     const gone = await this.#options.goOnEnding(ending);
     if (!gone.ok) return gone;

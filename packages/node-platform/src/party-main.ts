@@ -4,7 +4,8 @@
  *     node main.js serve --config FILE.json
  *     node main.js check --config FILE.json [--json] [--testimony FILE] [--against FILE ...]
  *
- * `serve` prints one line `{"ready":true,...}` on stdout when it serves, and ends cleanly when stdin (the supervisor's pipe) closes
+ * `serve` prints one line on stdout: `{"ready":true,...}` when it serves, or `{"ready":false,"rejection":...}` where it does not start,
+ * whose words stand on stderr, too; and ends cleanly when stdin (the supervisor's pipe) closes
  * or on SIGTERM; SIGINT is ignored, because a terminal sends it to every process and the supervisor decides. `check` reads the
  * party's store from the first record and prints in words what is wrong, one a line; with --json lines of progress and one of
  * problems. `--testimony` appends what others can compare, `--against` compares with it (see examination.ts).
@@ -65,8 +66,11 @@ export async function runParty<Config>(program: PartyProgram<Config>): Promise<v
       return;
     }
     const config = program.parseConfig(command.value.json);
-    if (!config.ok) refuseToRun(config.rejection);
-    else if (command.value.verb === 'check') await check(program, config.value, command.value.options);
+    if (!config.ok) {
+      if (command.value.verb === 'serve') refuseToServe(config.rejection);
+      else describe(config.rejection);
+      process.exitCode = CATALOGUE[config.rejection.code].exit;
+    } else if (command.value.verb === 'check') await check(program, config.value, command.value.options);
     else await serve(program, config.value, log);
   } catch (error) {
     die('Starting failed')(error);
@@ -197,7 +201,7 @@ async function serve<Config>(program: PartyProgram<Config>, config: Config, log:
   try {
     const addresses = await program.serve(config, context);
     if (!addresses.ok) {
-      describe(addresses.rejection);
+      refuseToServe(addresses.rejection);
       end(CATALOGUE[addresses.rejection.code].exit);
     } else {
       process.stdout.write(`${JSON.stringify({ ready: true, ...addresses.value })}\n`);
@@ -208,6 +212,11 @@ async function serve<Config>(program: PartyProgram<Config>, config: Config, log:
   } finally {
     markStarted();
   }
+}
+
+function refuseToServe(refused: Rejection): void {
+  describe(refused);
+  process.stdout.write(`${JSON.stringify({ ready: false, rejection: refused })}\n`);
 }
 
 function refuseToRun(refused: Rejection): void {

@@ -2,7 +2,8 @@
  * Calls between the processes: frames of deterministic CBOR over a local socket, or over a session.
  *
  * On the wire: request [id, operation, parameters]; answer [id, 0, value]; rejection [id, 1, {"code", "detail"}]; progress
- * [id, 2, value]. A fault in a handler is answered as a rejection with the code `internal-fault`, and thrown at the caller.
+ * [id, 2, value]; [0, 3, {"code", "detail"}]: no call on this connection is served, for this reason. A fault in a handler is answered as
+ * a rejection with the code `internal-fault`, and thrown at the caller.
  *
  * Guarantees: calls may be in flight side by side, answers come in any order; handlers start in the order of arrival; connections,
  * frames and calls in hand are bounded (the peer is held back, nothing is dropped); a handler's fault never ends the process; when
@@ -25,6 +26,7 @@ import { connectPrivately, listenPrivately } from './unix-sockets.ts';
 const ANSWER = 0;
 const REJECTION = 1;
 const PROGRESS = 2;
+const REFUSAL = 3;
 const INTERNAL_FAULT = 'internal-fault';
 
 /** What a handler may use besides its parameters. */
@@ -150,6 +152,14 @@ export async function serveRpc(
 /** Serves the operations on one stream, for instance a session's. */
 export function serveRpcOn(stream: Duplex, handlers: RpcHandlers, options: RpcServerOptions = {}): RpcPeer {
   return new ServedConnection(stream, handlers, options);
+}
+
+/** Ends the stream with the words that nothing is served on it, and why. What the peer sends is thrown away unread. */
+export function refuseRpcOn(stream: Duplex, refused: Rejection): void {
+  const channel = new FrameChannel(stream, { onFrame: () => undefined, onEnd: () => undefined });
+  channel.pause();
+  void channel.send(encode([0, REFUSAL, rejectionToCbor(refused)]));
+  channel.close();
 }
 
 /** Connects to a Unix socket. Faults: those of `connectPrivately`. */
@@ -334,13 +344,17 @@ function unknownOperation(operation: string): RpcHandler {
   return () => refuse(rejection('unknown-operation', { operation: operation.slice(0, 64) }));
 }
 
-interface PendingCall {
+/** Who waits for an answer. */
+interface Asker {
   readonly operation: string;
+  resolve(result: Result<CborValue>): void;
+  reject(error: Error): void;
+}
+
+interface PendingCall extends Asker {
   readonly timeoutMs: number;
   timer: NodeJS.Timeout | undefined;
   onProgress: ((value: CborValue) => void) | undefined;
-  resolve(result: Result<CborValue>): void;
-  reject(error: Error): void;
 }
 
 class Caller implements RpcClient {
@@ -349,6 +363,8 @@ class Caller implements RpcClient {
   readonly #pending = new Map<number, PendingCall>();
   #nextId = 0;
   #broken: Fault | undefined;
+  /** Why the peer serves no call at all. */
+  #refusal: CborValue | undefined;
 
   constructor(stream: Duplex, timeoutMs: number) {
     this.#timeoutMs = timeoutMs;
@@ -367,6 +383,12 @@ class Caller implements RpcClient {
   }
 
   async call(operation: string, parameters: CborValue, options: RpcCallOptions = {}): Promise<Result<CborValue>> {
+    const refusal = this.#refusal;
+    if (refusal !== undefined) {
+      return new Promise((resolve, reject) => {
+        settleRejection({ operation, resolve, reject }, refusal);
+      });
+    }
     if (this.#broken !== undefined) throw this.#broken;
     if (options.signal?.aborted === true) throw abandoned(operation);
     const id = this.#nextId;
@@ -430,6 +452,14 @@ class Caller implements RpcClient {
       call.onProgress?.(value);
       return;
     }
+    if (kind === REFUSAL) {
+      this.#refusal = value;
+      for (const waiting of [...this.#pending.keys()]) {
+        const call = this.#take(waiting);
+        if (call !== undefined) settleRejection(call, value);
+      }
+      return;
+    }
     const call = this.#take(id);
     // An answer to a call that was given up.
     if (call === undefined) return;
@@ -481,7 +511,7 @@ function rejectionToCbor(refused: Rejection): CborValue {
   ]);
 }
 
-function settleRejection(call: PendingCall, value: CborValue): void {
+function settleRejection(call: Asker, value: CborValue): void {
   const code = value instanceof Map ? (value.get('code') as CborValue | undefined) : undefined;
   const entries = value instanceof Map ? (value.get('detail') as CborValue | undefined) : undefined;
   const detail = entries instanceof Map ? (Object.fromEntries(entries) as RejectionDetail) : {};

@@ -49,6 +49,8 @@ export class FrameChannel {
     this.#listener = listener;
     this.#bytesMax = bytesMax;
     stream.on('data', (chunk: Buffer) => {
+      // Read on only to see the peer's end.
+      if (this.#ended) return;
       this.#chunks.push(chunk);
       this.#chunkBytes += chunk.length;
       this.#loose += 1;

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { writeFileSync } from 'node:fs';
+import { rejection } from '@countermark/protocol/rejection';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type PartyExit, type PartySpec, Supervisor, type SupervisorOptions } from './supervision.ts';
 
@@ -85,6 +86,20 @@ describe('supervision', () => {
       message: expect.stringMatching(message) as string,
     });
     expect(up.pid('server')).toBeUndefined();
+  });
+
+  it('tells a party’s own rejection first, and has it for whoever branches on it', async () => {
+    const refused = rejection('config-invalid', { file: 'pin', reason: 'it is empty' });
+    const line = JSON.stringify({ ready: false, rejection: refused });
+    const text = `console.error('{"msg":"opened"}'); console.log(${JSON.stringify(line)}); setTimeout(() => process.exit(2), 50)`;
+    await expect(supervisor().start(script('server', text))).rejects.toMatchObject({
+      code: 'party-not-ready',
+      retry: 'never',
+      message: expect.stringMatching(
+        /^The configuration[^]*it is empty[^]*\(server did not start; its log: [^ ]*server\.log\)$/,
+      ) as string,
+      cause: { code: 2, rejection: refused },
+    });
   });
 
   it('tells of a command that does not exist', async () => {

@@ -1,15 +1,15 @@
 /**
  * Supervision of the parties' processes: start, wait for the ready line, log, notice a death, restart, stop.
  *
- * Guarantees: a party counts as started only after its line `{"ready":true,...}`; one that does not come up is told with its last
- * words; stderr goes to DIR/NAME.log, bounded; a party that dies is started again after a growing wait, unless its exit code says
- * that this cannot help (usage, input, store in use or damaged); stopping goes in the reverse order of starting: close the
+ * Guarantees: a party counts as started only after its line `{"ready":true,...}`; one that does not come up is told with the rejection
+ * that it gave instead, or else with its last words; stderr goes to DIR/NAME.log, bounded; a party that dies is started again after a
+ * growing wait, unless its exit code says that this cannot help (usage, input, store in use or damaged); stopping goes in the reverse order of starting: close the
  * child's stdin, then SIGTERM, then SIGKILL. Children ignore SIGINT and end when this process dies, because their stdin closes then.
  * Does not watch whether a living party still answers.
  */
 import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
 import { join } from 'node:path';
-import { EXIT } from '@countermark/protocol/rejection';
+import { describeRejection, EXIT, isRejectionCode, type Rejection } from '@countermark/protocol/rejection';
 import { Backoff } from './backoff.ts';
 import { Fault } from './fault.ts';
 import { RotatingFile } from './rotating-file.ts';
@@ -32,6 +32,8 @@ export interface PartyExit {
   readonly signal: NodeJS.Signals | null;
   /** The last lines of its stderr, at most 20. */
   readonly lastWords: readonly string[];
+  /** Why it did not start, where it said so itself. */
+  readonly rejection?: Rejection;
 }
 
 /** The ready line without `ready`. */
@@ -194,10 +196,23 @@ class SupervisedParty {
         resolve(this.#notReady(`was not ready within ${String(timeoutMs)} ms`));
       }, timeoutMs);
     });
+    try {
+      return await this.#started(line, exited, late);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  async #started(line: Promise<string>, exited: Promise<PartyExit>, late: Promise<Fault>): Promise<PartyAddresses> {
     const first = await Promise.race([line, exited, late]);
-    clearTimeout(timer);
     if (first instanceof Fault) throw first;
     if (typeof first !== 'string') throw this.#notReady(`ended while starting (${describeExit(first)})`, first);
+    const refused = parseRefusal(first);
+    if (refused !== undefined) {
+      // It ends by itself, with the exit code that says whether another start can help.
+      const exit = await Promise.race([exited, late]);
+      throw exit instanceof Fault ? exit : this.#notReady('', { ...exit, rejection: refused });
+    }
     const addresses = parseReady(first);
     if (addresses === undefined)
       throw this.#notReady(`printed something else than its ready line: ${first.slice(0, 200)}`);
@@ -205,11 +220,14 @@ class SupervisedParty {
   }
 
   #notReady(what: string, exit?: PartyExit): Fault {
+    const log = `its log: ${join(this.#options.logDirectory, `${this.name}.log`)}`;
     const words =
       exit === undefined || exit.lastWords.length === 0 ? '' : `\n${exit.lastWords.map(readable).join('\n')}`;
     return new Fault(
       'party-not-ready',
-      `${this.name} ${what}; its log: ${join(this.#options.logDirectory, `${this.name}.log`)}${words}`,
+      exit?.rejection === undefined
+        ? `${this.name} ${what}; ${log}${words}`
+        : `${describeRejection(exit.rejection)} (${this.name} did not start; ${log})`,
       {
         retry: exit !== undefined && NOT_RESTARTED.has(exit.code) ? 'never' : 'later',
         cause: exit,
@@ -252,6 +270,19 @@ function parseReady(line: string): PartyAddresses | undefined {
     if (typeof value !== 'object' || value === null || !('ready' in value) || value.ready !== true) return undefined;
     const { ready: _, ...addresses } = value;
     return addresses;
+  } catch {
+    return undefined;
+  }
+}
+
+/** The rejection of a party that does not start. It is one of ours, but may be of another version. */
+function parseRefusal(line: string): Rejection | undefined {
+  try {
+    const { ready, rejection: refused } = JSON.parse(line) as { ready?: unknown; rejection?: Partial<Rejection> };
+    if (ready !== false || refused === undefined) return undefined;
+    const { code, detail } = refused;
+    if (code === undefined || !isRejectionCode(code) || typeof detail !== 'object') return undefined;
+    return { code, detail };
   } catch {
     return undefined;
   }

@@ -6,11 +6,12 @@ import { createConnection, createServer, type Server, type Socket } from 'node:n
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { connect, createSecureContext, TLSSocket } from 'node:tls';
-import type { Rejection } from '@countermark/protocol/rejection';
+import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import { BasicConstraintsExtension, type X509Certificate, X509CertificateGenerator } from '@peculiar/x509';
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { rpcOver } from './rpc.ts';
 import { relay } from './stream-relay.ts';
-import { openSession, type SessionCredentials, type SessionServer, serveSessions } from './tls-ends.ts';
+import { certificatePem, openSession, type SessionCredentials, type SessionServer, serveSessions } from './tls-ends.ts';
 
 const P256 = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' };
 const DAY_MS = 86_400_000;
@@ -96,13 +97,17 @@ afterEach(async () => {
   rmSync(directory, { recursive: true });
 });
 
-async function serve(credentials = serverEnd): Promise<SessionServer> {
+async function serve(
+  credentials = serverEnd,
+  refusalOf: (device: string, certificate: Uint8Array) => Rejection | null = () => null,
+): Promise<SessionServer> {
   let tell: () => void = () => undefined;
   refused = new Promise((resolve) => {
     tell = resolve;
   });
   const server = await serveSessions(path, {
     credentials,
+    refusalOf,
     onSession: (stream, deviceId) => {
       sessions.push(deviceId);
       stream.on('data', (bytes: Buffer) => {
@@ -119,14 +124,17 @@ async function serve(credentials = serverEnd): Promise<SessionServer> {
   return server;
 }
 
+function clientOf({ privateKey, certificate }: Partial<SessionCredentials>) {
+  return { key: privateKey?.export({ type: 'pkcs8', format: 'pem' }), cert: certificate };
+}
+
 /** A client of Node's own making that sends application data as early as it can, whatever the server thinks of it. */
 async function pushy(at: string, credentials: Partial<SessionCredentials>): Promise<void> {
   const socket = connect({
     path: at,
     rejectUnauthorized: false,
     minVersion: 'TLSv1.3',
-    key: credentials.privateKey?.export({ type: 'pkcs8', format: 'pem' }),
-    cert: credentials.certificate,
+    ...clientOf(credentials),
   });
   socket.on('error', () => undefined);
   socket.on('secureConnect', () => socket.write('application data'));
@@ -237,6 +245,51 @@ describe('one device', () => {
     await once(again, 'data');
     expect(sessions).toHaveLength(5);
     for (const session of [...held, again]) session.destroy();
+  });
+});
+
+describe('a certificate that the server’s user does not take any more', () => {
+  const why = rejection('session-refused', { device: DEVICE, reason: 'it was withdrawn' });
+  const asked: [string, string][] = [];
+  const refusing = (device: string, certificate: Uint8Array): Rejection => {
+    asked.push([device, certificatePem(certificate)]);
+    return why;
+  };
+
+  it('gets the reason, inside TLS, and not a byte in', async () => {
+    await serve(serverEnd, refusing);
+    const opened = await openSession(createConnection({ path }), { credentials: deviceEnd, serverName: SERVER });
+    if (!opened.ok) throw new Error(opened.rejection.code);
+    const client = rpcOver(opened.value);
+    expect(await client.call('submit', new Uint8Array(100_000))).toEqual({ ok: false, rejection: why });
+    expect(await client.call('submit', 'once more')).toEqual({ ok: false, rejection: why });
+    client.close();
+    await pushy(path, deviceEnd);
+    expect(received).toEqual([]);
+    expect(sessions).toEqual([]);
+    expect(refusals).toEqual([why, why]);
+    const pem = (text: string) => text.replaceAll(/\s/g, '');
+    expect(asked.map(([device, certificate]) => [device, pem(certificate)])).toEqual([
+      [DEVICE, pem(deviceEnd.certificate)],
+      [DEVICE, pem(deviceEnd.certificate)],
+    ]);
+  });
+
+  it('does not keep the device out that has another', async () => {
+    const valid = await issue(ours, DEVICE, ours);
+    const pem = (text: string) => text.replaceAll(/\s/g, '');
+    await serve(serverEnd, (_, certificate) =>
+      pem(certificatePem(certificate)) === pem(valid.certificate) ? null : why,
+    );
+    const stale = Array.from({ length: 8 }, () => connect({ path, rejectUnauthorized: false, ...clientOf(deviceEnd) }));
+    for (const socket of stale) socket.on('error', () => undefined);
+    await Promise.all(stale.map((socket) => once(socket, 'data')));
+    const opened = await openSession(createConnection({ path }), { credentials: valid, serverName: SERVER });
+    if (!opened.ok) throw new Error(opened.rejection.code);
+    opened.value.write('a record');
+    await once(opened.value, 'data');
+    expect(sessions).toEqual([DEVICE]);
+    for (const socket of [...stale, opened.value]) socket.destroy();
   });
 });
 

@@ -4,9 +4,10 @@
  * Guarantees: the server end hands out a stream only after the client's certificate was verified against the given issuers
  * (`authorized`), with the device id from its subject; before that not one byte of application data is read. The client end
  * accepts only a certificate of the given issuers with exactly the expected subject name. There is no resumption: every session
- * verifies certificates anew. No device takes all sessions for itself. No error goes unhandled.
- * Does not check revocation (the server's user looks the device up), and does not tell truncation from an end: frames and records
- * carry their own lengths and authenticators.
+ * verifies certificates anew. A verified certificate that the server's user does not take any more (`refusalOf`) gets the reason, inside
+ * TLS, and no session. No device takes all sessions for itself. No error goes unhandled.
+ * Does not know who was revoked, and does not tell truncation from an end: frames and records carry their own lengths and
+ * authenticators.
  *
  * Never replaced by `new tls.TLSSocket(duplex, {isServer: true, requestCert: true, rejectUnauthorized: true})`: that admits an
  * untrusted client certificate and delivers its data. tls-ends.test.ts would notice.
@@ -17,6 +18,7 @@ import { connect, createServer, type SecureContextOptions, type TLSSocket } from
 import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { errorCode, errorText } from './fault.ts';
+import { refuseRpcOn } from './rpc.ts';
 import { listenPrivately } from './unix-sockets.ts';
 
 /** Who an end is, and whom it believes. */
@@ -31,9 +33,11 @@ export interface SessionCredentials {
 /** How sessions are served. */
 export interface SessionServerOptions {
   readonly credentials: SessionCredentials;
-  /** A verified session: the stream, and the subject CN of the peer's certificate (the device id). */
-  onSession(stream: TLSSocket, deviceId: string): void;
-  /** A handshake that failed: `session-clock` or `session-failed`. */
+  /** Why a verified certificate (DER) of the device is not taken, or null; the client is told (`refuseRpcOn`). Default: each is. */
+  refusalOf?(deviceId: string, certificate: Uint8Array): Rejection | null;
+  /** A verified session: the stream, the subject CN of the peer's certificate (the device id), and that certificate (DER). */
+  onSession(stream: TLSSocket, deviceId: string, certificate: Uint8Array): void;
+  /** A handshake that failed: `session-clock` or `session-failed`; or what `refusalOf` said. */
   onRefused?(refused: Rejection): void;
   /** Longest handshake. Default 10,000. */
   readonly handshakeTimeoutMs?: number;
@@ -75,6 +79,7 @@ export function certificatePem(der: Uint8Array): string {
 /** Serves the server end on a Unix socket in a 0700 directory. Faults: those of `listenPrivately`. */
 export async function serveSessions(path: string, options: SessionServerOptions): Promise<SessionServer> {
   const open = new Map<TLSSocket, string>();
+  const refused = new Set<TLSSocket>();
   const server = createServer({
     ...serverContextOf(options.credentials),
     requestCert: true,
@@ -85,11 +90,20 @@ export async function serveSessions(path: string, options: SessionServerOptions)
   server.on('secureConnection', (stream) => {
     stream.on('error', () => undefined);
     // The types promise a subject; for a client without a certificate there is none.
-    const subject = stream.getPeerCertificate().subject as { readonly CN?: unknown } | undefined;
+    const { subject, raw } = stream.getPeerCertificate() as { subject?: { readonly CN?: unknown }; raw?: Uint8Array };
     const deviceId = subject?.CN;
-    if (!stream.authorized || typeof deviceId !== 'string' || deviceId === '') {
+    if (!stream.authorized || typeof deviceId !== 'string' || deviceId === '' || raw === undefined) {
       stream.destroy();
       options.onRefused?.(rejection('session-failed', { reason: 'the certificate names no device' }));
+      return;
+    }
+    // Before sessions are counted: who holds a key that was revoked must not keep the device itself out.
+    const refusal = options.refusalOf?.(deviceId, raw) ?? null;
+    if (refusal !== null) {
+      refused.add(stream);
+      stream.once('close', () => refused.delete(stream));
+      refuseRpcOn(stream, refusal);
+      options.onRefused?.(refusal);
       return;
     }
     if ([...open.values()].filter((device) => device === deviceId).length >= SESSIONS_PER_DEVICE) {
@@ -99,7 +113,7 @@ export async function serveSessions(path: string, options: SessionServerOptions)
     }
     open.set(stream, deviceId);
     stream.once('close', () => open.delete(stream));
-    options.onSession(stream, deviceId);
+    options.onSession(stream, deviceId, raw);
   });
   const told = new WeakSet<TLSSocket>();
   server.on('tlsClientError', (error, stream) => {
@@ -121,7 +135,7 @@ export async function serveSessions(path: string, options: SessionServerOptions)
           resolve();
         });
       });
-      for (const stream of open.keys()) stream.destroy();
+      for (const stream of [...open.keys(), ...refused]) stream.destroy();
       await closed;
     },
   };

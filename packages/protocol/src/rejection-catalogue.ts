@@ -513,6 +513,14 @@ export const CATALOGUE = {
     exit: 5,
   },
 
+  'session-refused': {
+    verified: 'authenticator',
+    happened: 'The cryptographic device holds no session with {device}: {reason}.',
+    state: 'Nothing was lost: its records go without a session, by themselves.',
+    cure: 'Rotate its keys (countermark device rotate). If nobody withdrew, closed, revoked or rotated them here, somebody has a copy: examine the device.',
+    exit: 5,
+  },
+
   // --- host: files, jobs --------------------------------------------------------------------------------------
   'file-unreadable': {
     verified: 'nothing',

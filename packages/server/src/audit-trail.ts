@@ -36,6 +36,7 @@ const DEVICE_ACTS = [
   'refund-withheld',
   'profile-chosen',
   'inspected',
+  'sessions-revoked',
 ] as const;
 type DeviceActName = (typeof DEVICE_ACTS)[number];
 

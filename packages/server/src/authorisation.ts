@@ -50,6 +50,7 @@ export const AUTHORISATION: Readonly<Record<string, Allowed>> = {
   'GET /v1/devices/:device': SUPERVISORS,
   'GET /v1/devices/:device/evidence': SUPERVISORS,
   'POST /v1/devices/:device/withdrawal': ['operator', 'officer'],
+  'POST /v1/devices/:device/session-revocation': ['operator', 'officer'],
   'POST /v1/devices/:device/death': ['operator', 'officer'],
   'POST /v1/devices/:device/death/confirmation': ['officer'],
   'GET /v1/devices/:device/policy': MACHINES,

@@ -44,14 +44,27 @@ export type CryptographicDevice = {
   rotateRoleKey(role: CertifiedRole, ceremony: CeremonyId): Promise<Result<Uint8Array>>;
   /** The certificates of all keys that are not a role's first. */
   roleCertificates(): Promise<Result<readonly Uint8Array[]>>;
+  /** Revokes the session keys of the device that are certified by now; the epoch of the last. */
+  revokeSessions(device: DeviceId, licensee: LicenseeId): Promise<Result<number>>;
   close(): void;
 };
 
 /** The device behind the socket; connects at the first call. */
 export function connectCryptographicDevice(socket: string): CryptographicDevice {
   const rpc = lazyRpc(socket, { timeoutMs: TIMEOUT_MS });
-  const { authenticate, confirm, enrol, identify, fund, signPolicy, signTime, suspend, rotateRoleKey, publicKeys } =
-    CRYPTOGRAPHIC_DEVICE;
+  const {
+    authenticate,
+    confirm,
+    enrol,
+    identify,
+    fund,
+    signPolicy,
+    signTime,
+    suspend,
+    rotateRoleKey,
+    publicKeys,
+    revokeSessions,
+  } = CRYPTOGRAPHIC_DEVICE;
   return {
     authenticate: async (records) =>
       inCalls(
@@ -110,6 +123,10 @@ export function connectCryptographicDevice(socket: string): CryptographicDevice 
     roleCertificates: async () => {
       const answer = await call(rpc, publicKeys, {});
       return answer.ok ? accept(answer.value.certificates) : answer;
+    },
+    revokeSessions: async (device, licensee) => {
+      const answer = await call(rpc, revokeSessions, { device, licensee });
+      return answer.ok ? accept(answer.value.epoch) : answer;
     },
     close: () => {
       rpc.close();

@@ -1,5 +1,5 @@
 /**
- * The operators' routes about devices: list, file, evidence, withdrawal, and the two steps of a declaration of death.
+ * The operators' routes about devices: list, file, evidence, withdrawal, revocation of session keys, and the two steps of a declaration of death.
  *
  * Guarantees that what is done bears the name of the credential with which it was asked. Who is heard: `authorisation.ts`.
  */
@@ -16,6 +16,7 @@ import { Refusal, taken } from './refusal.ts';
 import type { Registry } from './registry.ts';
 import type { DeviceSettings } from './device-settings.ts';
 import type { Caller } from './role.ts';
+import type { SessionRevocations } from './session-revocations.ts';
 import type { Withdrawals } from './withdrawals.ts';
 
 export type DeviceRouteParts = {
@@ -25,6 +26,7 @@ export type DeviceRouteParts = {
   readonly deadDevices: DeadDevices;
   readonly deviceSettings: DeviceSettings;
   readonly closures: Closures;
+  readonly sessionRevocations: SessionRevocations;
   readonly currency: Currency;
   readonly callerOf: (request: FastifyRequest) => Caller;
 };
@@ -128,9 +130,24 @@ const EvidenceAnswer = Type.Object({
 });
 const WithdrawalAnswer = Type.Object({ reason: Type.String(), suspension: nullable(Base64Url) });
 
+const SessionRevocationAnswer = Type.Object({
+  epoch: Type.Integer({ minimum: 1, description: 'Of the last key that was revoked' }),
+  reason: Type.String(),
+});
+
 /** Adds the routes. */
 export function deviceRoutes(app: FastifyInstance, parts: DeviceRouteParts): void {
-  const { registry, deviceFiles, withdrawals, deadDevices, deviceSettings, closures, currency, callerOf } = parts;
+  const {
+    registry,
+    deviceFiles,
+    withdrawals,
+    deadDevices,
+    deviceSettings,
+    closures,
+    sessionRevocations,
+    currency,
+    callerOf,
+  } = parts;
   const known = async (request: FastifyRequest) => {
     const { device } = request.params as Static<typeof DeviceParams>;
     const licensee = await registry.deviceLicensee(device);
@@ -200,6 +217,20 @@ export function deviceRoutes(app: FastifyInstance, parts: DeviceRouteParts): voi
       const { reason } = request.body as Static<typeof ReasonBody>;
       const { suspension, ...withdrawal } = taken(await withdrawals.withdraw(device, reason, callerOf(request).actor));
       return { ...withdrawal, suspension: suspension === null ? null : base64url(suspension) };
+    },
+  );
+
+  app.post(
+    '/v1/devices/:device/session-revocation',
+    describe(
+      'Revokes the session keys of the device: it has sessions again with its next key epoch, and reports without one until then',
+      SessionRevocationAnswer,
+      { ...of, body: ReasonBody },
+    ),
+    async (request) => {
+      const { device } = await known(request);
+      const { reason } = request.body as Static<typeof ReasonBody>;
+      return taken(await sessionRevocations.revoke(device, reason, callerOf(request).actor));
     },
   );
 

@@ -54,6 +54,7 @@ import { Refusal, taken } from './refusal.ts';
 import type { Registry } from './registry.ts';
 import type { Caller } from './role.ts';
 import { serveSessionUpgrades } from './session-upgrade.ts';
+import type { SessionRevocations } from './session-revocations.ts';
 import type { Settlement } from './settlement.ts';
 import type { Spoiled, SpoiledPostage } from './spoiled-postage.ts';
 import type { StatisticsLog } from './statistics-log.ts';
@@ -187,6 +188,7 @@ const SettlementAnswer = Type.Object({
   suspended: Type.Boolean(),
   reason: Type.String(),
   policyVersion: Count,
+  policyDigest: Type.String({ description: 'Of that policy; empty for none' }),
 });
 
 export type HttpParts = {
@@ -213,6 +215,7 @@ export type HttpParts = {
   readonly deadDevices: DeadDevices;
   readonly deviceSettings: DeviceSettings;
   readonly closures: Closures;
+  readonly sessionRevocations: SessionRevocations;
   readonly currency: Currency;
   readonly rateLimits: Limits;
   /** Null where it speaks plain HTTP: on this machine, or behind what ends TLS. */

@@ -41,6 +41,7 @@ import { LogRecovery } from './log-recovery.ts';
 import { People } from './people.ts';
 import { Policies } from './policies.ts';
 import { Registry } from './registry.ts';
+import { SessionRevocations } from './session-revocations.ts';
 import { Settlement } from './settlement.ts';
 import { SpoiledPostage } from './spoiled-postage.ts';
 import { SqlStatisticsLog, type StatisticsLog } from './statistics-log.ts';
@@ -286,6 +287,7 @@ export async function startService(config: Config, party: ServiceContext): Promi
     withdrawals,
     deadDevices,
     closures,
+    sessionRevocations: new SessionRevocations({ database, registry, cryptographicDevice, nowMs }),
     deviceSettings: new DeviceSettings({ database, registry, policies, nowMs }),
     currency,
     rateLimits: config.rateLimits,

@@ -3,6 +3,9 @@
  *
  * Guarantees that `evaluated` is said of a sequence only when its postage is booked, and every grant that rests on it.
  */
+import { sha256 } from '@countermark/node-platform/verification';
+import { messageDigest, parseEnvelope } from '@countermark/protocol/cose';
+import { digestText } from '@countermark/protocol/digest';
 import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
 import type { SqlDatabase } from '@countermark/sql/database';
 import { DELIVERY_FOLLOWER } from './delivery-marks.ts';
@@ -27,6 +30,8 @@ export type SettlementState = {
   readonly reason: string;
   /** The newest policy that was signed for the device, 0 for none: whoever has an older one takes it. */
   readonly policyVersion: number;
+  /** Its digest in hex, empty for none: a server that was restored may have signed another one under the same version. */
+  readonly policyDigest: string;
 };
 
 export class Settlement {
@@ -49,6 +54,8 @@ export class Settlement {
     for (const cursor of new Set(cursors)) sequences.set(cursor, await this.#log.sequenceAt(device, cursor));
     const [evaluated = 0, booked = 0, delivered = 0] = cursors.map((cursor) => sequences.get(cursor) ?? 0);
     const head = await this.#log.head(device);
+    const policy = await this.#registry.policy(device);
+    const envelope = policy === null ? null : parseEnvelope(policy.policy);
     return {
       logged: head.sequence,
       booked,
@@ -58,7 +65,8 @@ export class Settlement {
       drawableMills: await this.#funds.drawableMills(licensee),
       suspended: head.suspended,
       reason: head.reason,
-      policyVersion: (await this.#registry.policy(device))?.version ?? 0,
+      policyVersion: policy?.version ?? 0,
+      policyDigest: envelope?.ok === true ? digestText(messageDigest(envelope.value, sha256)) : '',
     };
   }
 

@@ -19,7 +19,7 @@ import type {
 } from '@countermark/node-platform/rpc';
 import { served } from '@countermark/node-platform/rpc';
 import type { CborValue } from '@countermark/protocol/cbor';
-import { rejection } from '@countermark/protocol/rejection';
+import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import { type Result, refuse } from '@countermark/protocol/result';
 import { CallBroken, type Service } from '../network.ts';
 import { ProcessEnded } from '../process.ts';
@@ -73,6 +73,11 @@ export function serviceOf(handlers: RpcHandlers, options: RpcServerOptions = {})
       }
     },
   };
+}
+
+/** Serves nothing, for this reason. */
+export function refusingService(refused: Rejection): Service {
+  return { process: runningProcess(), handle: async (): Promise<Said> => ({ result: refuse(refused) }) };
 }
 
 export async function serveRpc(

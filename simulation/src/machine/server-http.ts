@@ -212,6 +212,8 @@ async function operated(
       return accept(await parts.deviceFiles.evidence(device));
     case 'withdraw':
       return parts.withdrawals.withdraw(device, reason, operator);
+    case 'revoke-sessions':
+      return parts.sessionRevocations.revoke(device, reason, operator);
     case 'close-device':
       return parts.closures.close(device, reason, operator);
     case 'declare-dead':

@@ -3,7 +3,7 @@
  * alter.
  *
  * Guarantees what mutual TLS does: the serving end is told the device only if the client holds the private key of a session
- * certificate that the authority of sessions signed; what is lost or cut on the way breaks the session. Certificates are those of
+ * certificate that the authority of sessions signed, and that its user still takes; what is lost or cut on the way breaks the session. Certificates are those of
  * `session-certificates.ts`.
  */
 import type { SessionClientOptions, SessionServer, SessionServerOptions } from '@countermark/node-platform/tls-ends';
@@ -12,6 +12,7 @@ import { type Result, accept, refuse } from '@countermark/protocol/result';
 import { rejection } from '@countermark/protocol/rejection';
 import { CallBroken, type Service } from '../network.ts';
 import { machine, runningProcess } from './machine.ts';
+import { refusingService } from './rpc.ts';
 import { authenticSession, type SessionName } from './session-certificates.ts';
 
 export type { SessionClientOptions, SessionServer, SessionServerOptions };
@@ -60,7 +61,15 @@ export async function serveSessions(path: string, options: SessionServerOptions)
         options.onRefused?.(rejection('session-failed', { reason: 'the certificate is not of this authority' }));
         return false;
       }
-      options.onSession(stream as never, name.device);
+      const issued = Buffer.from(certificate, 'latin1');
+      const refusal = options.refusalOf?.(name.device, issued) ?? null;
+      if (refusal !== null) {
+        // The client's first call is answered so, as its first frame is.
+        stream.serve(refusingService(refusal));
+        options.onRefused?.(refusal);
+        return true;
+      }
+      options.onSession(stream as never, name.device, issued);
       return true;
     },
   });

@@ -135,6 +135,12 @@ export const CRYPTOGRAPHIC_DEVICE = {
     struct('rotate-role-key', { role: field(1, oneOf(...CERTIFIED_ROLES)), ceremony: field(2, ceremonyId) }),
     struct('rotated-role-key', { certificate: field(1, bytes(1, CARRIED_BYTES)) }),
   ),
+  /** Takes no session any more with the keys of the device that are certified by now. `epoch`: of the last of them. */
+  revokeSessions: operation(
+    'revoke-sessions',
+    struct('revoke-sessions', { device: field(1, deviceId), licensee: field(2, licenseeId) }),
+    struct('revoked-sessions', { epoch: field(1, uint(65_535, 1)) }),
+  ),
 } as const;
 
 /** What the cryptographic device asks of the server, out of a session (design, 2.7), on the server's acceptance socket. */

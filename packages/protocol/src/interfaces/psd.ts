@@ -119,6 +119,8 @@ export const deviceStatusSchema = struct('device-status', {
   finalSequence: optional(37, sequence),
   /** The final statement is confirmed, and every key erased. */
   zeroised: optional(38, bool),
+  /** Of the policy that it has. */
+  policyDigest: optional(39, digest),
 });
 export type DeviceStatus = Of<typeof deviceStatusSchema>;
 

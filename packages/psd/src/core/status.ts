@@ -32,7 +32,9 @@ export function deviceStatus(state: DeviceState, software: Software): DeviceStat
     certified: certificate?.message.certified ?? false,
     registers: state.registers,
     funds: state.funds,
-    ...(policy === null ? {} : { currency: policy.message.currency, policyVersion: policy.message.version }),
+    ...(policy === null
+      ? {}
+      : { currency: policy.message.currency, policyVersion: policy.message.version, policyDigest: policy.digest }),
     sequence: state.sequence,
     head: state.head,
     ...(batch === null ? {} : { batch: batchState(state, batch) }),

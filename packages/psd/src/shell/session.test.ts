@@ -12,7 +12,7 @@ import type { Digest } from '@countermark/protocol/digest';
 import { type Answer, answersSchema, submissionSchema } from '@countermark/protocol/interfaces/answer';
 import { BATCH_STATISTICS } from '@countermark/protocol/messages/batch-statistics';
 import { ENROLMENT_REQUEST } from '@countermark/protocol/messages/enrolment';
-import { rejection } from '@countermark/protocol/rejection';
+import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result } from '@countermark/protocol/result';
 import { parseValue } from '@countermark/protocol/schema';
 import { BasicConstraintsExtension, PublicKey, type X509Certificate, X509CertificateGenerator } from '@peculiar/x509';
@@ -133,6 +133,7 @@ async function serve(
   name = 'cryptographic-device',
   from = -1,
   to = 1,
+  refusalOf: () => Rejection | null = () => null,
 ): Promise<void> {
   const keys = await pair();
   const certificate = await issued(by, name, keys.publicKey, from, to);
@@ -142,6 +143,7 @@ async function serve(
       certificate: certificate.toString('pem'),
       issuers: [issuer.certificate.toString('pem')],
     },
+    refusalOf,
     onSession: (stream, peer) => {
       expect(peer).toBe(device.id);
       serveRpcOn(
@@ -262,6 +264,16 @@ describe('a session', () => {
     expect(await sendInSession(device, sessions, [{ sequence: 1 }])).toMatchObject({
       rejection: { code: 'session-clock' },
     });
+  });
+
+  it('that the other end refuses to this certificate is told as what it is, and nothing was sent', async () => {
+    const why = rejection('session-refused', { device: device.id, reason: 'its session key was revoked' });
+    await serve(confirmed, issuer, 'cryptographic-device', -1, 1, () => why);
+    const sending = sendInSession(device, sessions, [{ sequence: 1 }, { sequence: 2 }]);
+    await relayed();
+    expect(await sending).toEqual({ ok: false, rejection: why });
+    expect(submitted).toEqual([]);
+    expect(device.records()).toHaveLength(3);
   });
 
   it('that breaks loses nothing', async () => {
