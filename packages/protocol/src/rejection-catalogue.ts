@@ -643,6 +643,13 @@ export const CATALOGUE = {
     cure: 'Have an operator of the server issue another (countermark device invite LICENSEE).',
     exit: 3,
   },
+  'identity-refused': {
+    verified: 'nothing',
+    happened: 'The X.509 certificate that the server gave for the device {device} is not taken: {reason}.',
+    state: 'The one before is kept. Nothing in Countermark rests on it.',
+    cure: 'Take the newest policy to the device (countermark statistics send), then ask again; else tell the operator of the server.',
+    exit: 3,
+  },
   'unknown-enrolment-code': {
     verified: 'nothing',
     happened: 'The licensee {licensee} has no enrolment code {id}.',

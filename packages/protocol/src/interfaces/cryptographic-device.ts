@@ -4,7 +4,7 @@
  * It never signs on the server's word alone: a confirmation needs record and attestation again, a certificate needs
  * the device's own request, funds the device's own request.
  */
-import { deviceId, licenseeId } from '../fields.ts';
+import { deviceId, digest, licenseeId } from '../fields.ts';
 import { ROLES } from '../message.ts';
 import { drawSchema } from '../messages/funds.ts';
 import { bool, bytes, field, list, millsSchema, oneOf, optional, struct, text, uint } from '../schema.ts';
@@ -13,6 +13,7 @@ import { operation } from './operation.ts';
 
 const record = bytes(1, MAX_RECORD_BYTES);
 const message = bytes(1, 65_536);
+const certificateRequest = bytes(1, 2_048);
 const nothing = struct('nothing', {});
 
 export const CRYPTOGRAPHIC_DEVICE = {
@@ -38,7 +39,8 @@ export const CRYPTOGRAPHIC_DEVICE = {
   ),
   /**
    * Verifies the request and issues the certificate. The device's key is thereby registered in the device's own store. `known`: answers
-   * only for keys that it has certified before, and for rotations.
+   * only for keys that it has certified before, and for rotations. `certificateRequest`: that for the X.509 certificate of the same key,
+   * which must bear `codeDigest` where that is given; nothing is certified where it does not.
    */
   enrol: operation(
     'enrol',
@@ -47,14 +49,19 @@ export const CRYPTOGRAPHIC_DEVICE = {
       licensee: field(2, licenseeId),
       certified: field(3, bool),
       known: optional(4, bool),
+      certificateRequest: optional(5, certificateRequest),
+      codeDigest: optional(6, digest),
     }),
     struct('enrolled', { certificate: field(1, message) }),
   ),
-  /** An X.509 certificate (DER) for a certified signature key, by a PKCS#10 request that this key signed; and who issued it. */
+  /**
+   * An X.509 certificate (DER) for a certified signature key, by a PKCS#10 request that this key signed; and who issued it. Which products it
+   * names is said by `policy`, which this device has signed for that one.
+   */
   identify: operation(
     'identify',
-    struct('identify', { request: field(1, bytes(1, 2_048)) }),
-    struct('identified', { certificate: field(1, bytes(1, 2_048)), authority: field(2, bytes(1, 2_048)) }),
+    struct('identify', { request: field(1, certificateRequest), policy: field(2, message) }),
+    struct('identified', { certificate: field(1, bytes(1, 32_768)), authority: field(2, bytes(1, 2_048)) }),
   ),
   /** Claim 1e: authenticates each record and attests it. */
   authenticate: operation(

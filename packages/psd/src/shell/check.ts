@@ -10,7 +10,7 @@
  */
 import { existsSync } from 'node:fs';
 import { Examination } from '@countermark/node-platform/examination';
-import { equalMacs, hmacSha256, importPrivateKey } from '@countermark/node-platform/signing';
+import { equalMacs, hmacSha256 } from '@countermark/node-platform/signing';
 import { sha256 } from '@countermark/node-platform/verification';
 import { cellKeyBytes } from '@countermark/protocol/cell';
 import { CellTally } from '@countermark/protocol/cell-tally';
@@ -287,7 +287,7 @@ function trustIn({ state, keys, retired, identity, trust }: Loaded): Trust {
   }
   for (const { certificate, agreement } of retired) {
     const of = { ...identity, epoch: certificate.message.epoch };
-    const code = agreement === null ? null : macKey({ agreement: importPrivateKey(agreement) }, of, 'statistics');
+    const code = agreement === null ? null : macKey({ agreement }, of, 'statistics');
     epochs.set(of.epoch, { known: certificate.message, code });
   }
   return {

@@ -48,7 +48,8 @@ import { type Input, step } from '../core/step.ts';
 import type { HostRecords } from '../core/recount.ts';
 import { Authenticator, signedWith } from './authenticator.ts';
 import { tailProblem } from './check.ts';
-import { type DeviceKeys, type EpochKeys, generateEpochKeys, generateKeys, publicHalves } from './keys.ts';
+import type { KeyHolder } from './key-holder.ts';
+import { type DeviceKeys, type EpochKeys, generateEpochKeys, generateKeys, publicHalves, STORE_KEYS } from './keys.ts';
 import { type Kept, type Loaded, openStore, type PsdStore } from './store.ts';
 
 /** Random bytes that make a request another than the one before. */
@@ -66,6 +67,8 @@ export type DeviceOptions = {
   readonly software: Software;
   /** Told once when the process must end: a commit or a signing thread failed. */
   readonly onBroken: (fault: unknown) => void;
+  /** Where its private keys lie, for its life; default: in the store. */
+  readonly keyHolder?: KeyHolder;
   /** Bounds the store; for tests of a full disk. */
   readonly pagesMax?: number;
 };
@@ -99,7 +102,7 @@ function deviceIn(store: PsdStore, options: DeviceOptions): Result<Device> {
     const made = initialise(store, options);
     if (made !== null) return refuse(made);
   }
-  const loaded = store.load(options.recordCapacity);
+  const loaded = store.load(options.recordCapacity, options.keyHolder ?? STORE_KEYS);
   if (!loaded.ok) return loaded;
   const { identity } = loaded.value;
   const differs = (reason: string) => refuse(rejection('config-invalid', { file: 'of the device', reason }));
@@ -122,9 +125,10 @@ function deviceIn(store: PsdStore, options: DeviceOptions): Result<Device> {
 function initialise(store: PsdStore, options: DeviceOptions): Rejection | null {
   const bundle = parseTrustBundle(options.trustBundle);
   if (!bundle.ok) return bundle.rejection;
-  const keys = generateKeys();
+  const device = deviceIdOf(randomBytes(8));
+  const keys = generateKeys(options.keyHolder ?? STORE_KEYS, device);
   const identity: Identity = {
-    device: deviceIdOf(randomBytes(8)),
+    device,
     epoch: 1,
     authentication: options.authentication,
     memory: options.memory,
@@ -153,6 +157,7 @@ function portsOf(keys: DeviceKeys | null): Ports {
 
 export class Device {
   readonly #store: PsdStore;
+  readonly #holder: KeyHolder;
   readonly #trust: Trust;
   #ports: Ports;
   readonly #software: Software;
@@ -171,9 +176,10 @@ export class Device {
   constructor(
     store: PsdStore,
     { state, keys, nextKeys, identity, trust }: Loaded,
-    options: Pick<DeviceOptions, 'software' | 'onBroken'>,
+    options: Pick<DeviceOptions, 'software' | 'onBroken' | 'keyHolder'>,
   ) {
     this.#store = store;
+    this.#holder = options.keyHolder ?? STORE_KEYS;
     this.#state = state;
     this.#keys = keys;
     this.#nextKeys = nextKeys;
@@ -214,11 +220,11 @@ export class Device {
       : accept(signedWith(this.#keys.signing, this.#enrolmentRequestOf(this.#identity)));
   }
 
-  /** A PKCS#10 request for an X.509 certificate of the signature key in use. Rejection: `wrong-state`. */
-  certificateRequest(): Result<Uint8Array> {
+  /** A PKCS#10 request for an X.509 certificate of the signature key in use, with the digest of an enrolment code. Rejection: `wrong-state`. */
+  certificateRequest(codeDigest?: Uint8Array): Result<Uint8Array> {
     return this.#keys === null
       ? refuse(this.#erased('certificate-request'))
-      : accept(certificateRequest(this.#identity.device, this.#keys.signing));
+      : accept(certificateRequest(this.#identity.device, this.#keys.signing, codeDigest));
   }
 
   /**
@@ -226,9 +232,14 @@ export class Device {
    * signed with the new key and inside a message that the key in use signs.
    * Rejections: those of the core's `beginRotation`.
    */
-  rotateBegin(): Result<{ readonly epoch: number; readonly request: Uint8Array }> {
+  rotateBegin(): Result<{
+    readonly epoch: number;
+    readonly request: Uint8Array;
+    readonly certificateRequest: Uint8Array;
+  }> {
     const waiting = this.#state.nextIdentity;
-    const nextKeys = waiting === null ? generateEpochKeys() : null;
+    const { device, epoch } = this.#identity;
+    const nextKeys = waiting === null ? generateEpochKeys(this.#holder, device, epoch + 1) : null;
     const begun = this.#advance(
       { kind: 'begin-rotation', next: waiting ?? this.#identityWith(nextKeys) },
       nextKeys === null ? {} : { nextKeys },
@@ -243,6 +254,7 @@ export class Device {
     return accept({
       epoch: next.epoch,
       request: signedWith(this.#keys.signing, rotationRequest(this.#identity, request)),
+      certificateRequest: certificateRequest(device, this.#nextKeys.signing),
     });
   }
 

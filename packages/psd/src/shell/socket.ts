@@ -32,9 +32,13 @@ export async function serveDevice(
 function handlersOf(device: Device, sessions: SessionSocket): RpcHandlers {
   return Object.fromEntries([
     served(PSD.status, () => accept(device.status())),
-    served(PSD.enrolmentRequest, () => {
+    served(PSD.enrolmentRequest, ({ codeDigest }) => {
       const request = device.enrolmentRequest();
-      return request.ok ? accept({ request: request.value }) : request;
+      if (!request.ok) return request;
+      const certificateRequest = device.certificateRequest(codeDigest);
+      return certificateRequest.ok
+        ? accept({ request: request.value, certificateRequest: certificateRequest.value })
+        : certificateRequest;
     }),
     served(PSD.certificateRequest, () => {
       const request = device.certificateRequest();

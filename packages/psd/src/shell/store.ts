@@ -51,6 +51,7 @@ import {
   stateProblems,
   UNINITIALISED,
 } from '../core/state.ts';
+import type { AgreementKey, KeyHolder } from './key-holder.ts';
 import {
   type DeviceKeys,
   EPOCH_KEY_NAMES,
@@ -62,6 +63,7 @@ import {
   nextKeyBytes,
   nextKeysOf,
   publicHalves,
+  STORE_KEYS,
 } from './keys.ts';
 
 const CACHE_KIB = 2_048;
@@ -135,8 +137,11 @@ export type Kept = {
   readonly zeroise?: boolean;
 };
 
-/** An epoch that is over; `agreement` (PKCS8) as long as codes of held records are checked with it. */
-export type RetiredEpoch = { readonly certificate: Verified<DeviceCertificate>; readonly agreement: Uint8Array | null };
+/** An epoch that is over; `agreement` as long as codes of held records are checked with it. */
+export type RetiredEpoch = {
+  readonly certificate: Verified<DeviceCertificate>;
+  readonly agreement: AgreementKey | null;
+};
 
 /** A record as the store has it; `bytes` null once it is confirmed and deleted. */
 export type StoredRecord = HeldRecord & { readonly record: Uint8Array | null };
@@ -222,9 +227,9 @@ export class PsdStore {
   }
 
   /** Reads the device. Rejection: `store-damaged`. */
-  load(recordCapacity: number): Result<Loaded> {
+  load(recordCapacity: number, holder: KeyHolder = STORE_KEYS): Result<Loaded> {
     try {
-      return this.embedded.read(() => this.#load(recordCapacity));
+      return this.embedded.read(() => this.#load(recordCapacity, holder));
     } catch (error) {
       if (!(error instanceof TypeError || error instanceof RangeError)) throw error;
       return this.#damaged(errorText(error));
@@ -345,7 +350,7 @@ export class PsdStore {
     this.embedded.close();
   }
 
-  #load(recordCapacity: number): Result<Loaded> {
+  #load(recordCapacity: number, holder: KeyHolder): Result<Loaded> {
     const { database } = this.embedded;
     const row = database.prepare('SELECT * FROM identity').get() as Row | undefined;
     const device = database.prepare('SELECT * FROM device').get() as Row | undefined;
@@ -354,8 +359,8 @@ export class PsdStore {
     const byName = new Map(secrets);
     const finalSequence = numberOrNull(device.final_sequence);
     // Erased with the confirmation of the final statement, and never before.
-    const keys = finalSequence !== null && byName.size === 0 ? null : keysOf(byName);
-    const nextKeys = nextKeysOf(byName);
+    const keys = finalSequence !== null && byName.size === 0 ? null : keysOf(byName, holder);
+    const nextKeys = nextKeysOf(byName, holder);
     const bundle = parseTrustBundle(String(row.trust_bundle));
     if (!bundle.ok) return this.#damaged(describeRejection(bundle.rejection));
     const identity: Identity = {
@@ -410,16 +415,17 @@ export class PsdStore {
       isZeroised(state) === (keys === null) ? [] : ['its keys are not as its final statement has them'];
     const [problem] = [...stateProblems(state), ...this.#headProblems(state), ...keyProblems];
     return problem === undefined
-      ? accept({ state, keys, nextKeys, retired: this.#retiredEpochs(trust), identity, trust })
+      ? accept({ state, keys, nextKeys, retired: this.#retiredEpochs(trust, holder), identity, trust })
       : this.#damaged(problem);
   }
 
-  #retiredEpochs(trust: Trust): RetiredEpoch[] {
+  #retiredEpochs(trust: Trust, holder: KeyHolder): RetiredEpoch[] {
     const rows = this.embedded.database.prepare('SELECT * FROM retired_epoch ORDER BY epoch').all() as Row[];
     return rows.map((row) => {
       const certificate = verifyMessage(DEVICE_CERTIFICATE, row.certificate as Uint8Array, trust);
       if (!certificate.ok) throw new TypeError(describeRejection(certificate.rejection));
-      return { certificate: certificate.value, agreement: row.agreement as Uint8Array | null };
+      const agreement = row.agreement === null ? null : holder.agreementKey(row.agreement as Uint8Array);
+      return { certificate: certificate.value, agreement };
     });
   }
 
