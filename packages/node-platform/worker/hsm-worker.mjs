@@ -241,7 +241,9 @@ const operations = {
     const last = highest(found);
     const written = last !== null && Buffer.compare(last, next) === 0;
     if (!written) {
-      if (before === null ? last !== null : last === null || Buffer.compare(last, before) !== 0) return true;
+      // It was there before: the token may be away.
+      if (last === null && before !== null) throw new Error(`${name} is not on the token`);
+      if (last !== null && (before === null || Buffer.compare(last, before) !== 0)) return true;
       write(name, next);
     }
     for (const { handle, value } of found) {

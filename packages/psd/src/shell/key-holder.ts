@@ -1,10 +1,11 @@
 /**
  * The port behind which the device's private keys lie: in its store (`keys.ts`), or in a token (`token-keys.ts`).
  *
- * Guarantees of every implementation: a private key crosses this interface only as the bytes that its holder wants stored; what a key does is done at once, in order with what is committed before and after it.
+ * Guarantees of every implementation (tests/contract/psd-keys.test.ts runs them through one suite): a private key crosses this interface only as the bytes that its holder wants stored; what a key does is done at once, in order with what is committed before and after it.
  * Only keys whose use the holder can bound are behind it: the session's key is TLS's, and the key of the record codes guards nothing of value.
  */
 import type { DeviceId } from '@countermark/protocol/id';
+import type { DeviceMark } from './device-mark.ts';
 
 /** Signs many inputs of equal length beside the thread that commits. */
 export type PackedSigner = {
@@ -33,8 +34,21 @@ export type AgreementKey = {
 /** The keys of an epoch that a holder has. */
 export type HeldKeys = { readonly signing: SigningKey; readonly agreement: AgreementKey };
 
+/** The number outside the store that rises with each commit (`device-mark.ts`). */
+export type MarkKeeper = {
+  /** The last one that was kept for the device, or null where there is none. */
+  last(device: DeviceId): DeviceMark | null;
+  /**
+   * Keeps the next one in place of `before`; kept already, it is without effect. Fault: `device-copied` where another was kept meanwhile.
+   */
+  raise(device: DeviceId, before: DeviceMark | null, next: DeviceMark): void;
+};
+
 export type KeyHolder = {
-  readonly kind: 'store' | 'token';
+  /** The label of the token; null: the keys lie in the store. */
+  readonly token: string | null;
+  /** Null: there is nothing outside the store that could tell an older copy of it. */
+  readonly marks: MarkKeeper | null;
   /** Resolves when keys can be used. Faults: `hsm-unavailable`, `hsm-refused`. */
   ready(): Promise<void>;
   /** New keys of an epoch; what an interrupted making of the same left is replaced. */

@@ -37,7 +37,8 @@ export const NEXT_PREFIX = 'next-';
 
 /** Keys that lie in the store, as PKCS8. */
 export const STORE_KEYS: KeyHolder = {
-  kind: 'store',
+  token: null,
+  marks: null,
   ready: () => Promise.resolve(),
   make: () => ({ signing: signingKey(newKey()), agreement: agreementKey(newKey()) }),
   signingKey: (stored) => signingKey(importPrivateKey(stored)),

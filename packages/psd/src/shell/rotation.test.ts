@@ -199,6 +199,7 @@ describe('a rotation', () => {
     const store = value(openStore({ path: optionsOf({}).path }));
     store.embedded.database.exec(
       `DROP TABLE retired_epoch;
+       DROP TABLE mark;
        ALTER TABLE device DROP COLUMN final_sequence;
        ALTER TABLE record RENAME TO newer;
        CREATE TABLE record (
