@@ -37,11 +37,11 @@ export type HeldKeys = { readonly signing: SigningKey; readonly agreement: Agree
 /** The number outside the store that rises with each commit (`device-mark.ts`). */
 export type MarkKeeper = {
   /** The last one that was kept for the device, or null where there is none. */
-  last(device: DeviceId): DeviceMark | null;
+  readonly last: (device: DeviceId) => DeviceMark | null;
   /**
    * Keeps the next one in place of `before`; kept already, it is without effect. Fault: `device-copied` where another was kept meanwhile.
    */
-  raise(device: DeviceId, before: DeviceMark | null, next: DeviceMark): void;
+  readonly raise: (device: DeviceId, before: DeviceMark | null, next: DeviceMark) => void;
 };
 
 export type KeyHolder = {
