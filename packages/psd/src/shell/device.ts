@@ -522,12 +522,12 @@ export class Device {
     const stepped = step(before, input, this.#ports);
     if (!stepped.ok) return stepped;
     const { state, effects } = stepped.value;
-    const kept = { ...given, ...this.#keptOf(effects) };
+    const mark = this.#mark === null ? null : markAfter(this.#mark, state);
+    const kept: Kept = { ...given, ...this.#keptOf(effects), ...(mark === null ? {} : { mark }) };
     if (state === before && effects.length === 0) return accept({ state, effects, kept });
     if (changesStore(input)) {
-      const mark = this.#mark === null ? null : markAfter(this.#mark, state);
       try {
-        this.#store.commit(before, state, mark === null ? kept : { ...kept, mark });
+        this.#store.commit(before, state, kept);
       } catch (error) {
         throw this.#break(error);
       }
