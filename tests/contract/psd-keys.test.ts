@@ -1,5 +1,6 @@
 /** The holders of a PSD's keys through one suite, the device on each of them, and what is a token's own: its mark, and being away. */
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -24,7 +25,7 @@ import { mills } from '@countermark/protocol/money';
 import type { DeviceId } from '@countermark/protocol/id';
 import { checkStore } from '@countermark/psd/shell/check';
 import { type Device, type DeviceOptions, openDevice } from '@countermark/psd/shell/device';
-import { type DeviceMark, markBytes, markOf } from '@countermark/psd/shell/device-mark';
+import { type DeviceMark, isPutBack, markBytes, markOf } from '@countermark/psd/shell/device-mark';
 import type { KeyHolder } from '@countermark/psd/shell/key-holder';
 import { STORE_KEYS } from '@countermark/psd/shell/keys';
 import { openTokenKeys } from '@countermark/psd/shell/token-keys';
@@ -306,6 +307,7 @@ describe.skipIf(skipped)('A device with its keys on a token', () => {
     const batch = batchNumbered(1);
     value(life.device.openBatch(declarationOf(batch)));
     const chunk = chunkOf(batch, 0, pieces(5));
+    const putBack = await copied();
     await life.device.close();
     // The token is there for the signatures, and not for the mark any more.
     const cut: KeyHolder = {
@@ -328,6 +330,33 @@ describe.skipIf(skipped)('A device with its keys on a token', () => {
     const again = value(await life.device.frankChunk(chunk));
     expect([again.firstPieceNumber, life.device.status().registers.pieces]).toEqual([1, 5]);
     life.expectAuthentic(again.indicia, 5);
+    await life.device.close();
+    putBack();
+    expect(code(reopen())).toBe('store-put-back');
+  });
+
+  test('has a whole mark on it wherever a process that raises it is killed: the last that was kept, or the next', async () => {
+    const of = 'psd_00000000000000aa' as DeviceId;
+    const { module, token: label, pinFile } = token();
+    const program = ['--conditions=source', '--import', 'tsx', join(import.meta.dirname, 'mark-raiser.ts')];
+    let before = 0;
+    for (let round = 0; round < 5; round += 1) {
+      const raiser = spawn(process.execPath, [...program, module, label, pinFile, of], {
+        stdio: ['ignore', 'pipe', 'inherit'],
+      });
+      let said = '';
+      raiser.stdout.on('data', (text: Buffer) => {
+        said += text.toString();
+        // Somewhere within one of the next.
+        if (said.split('\n').length > 4 + round) setTimeout(() => raiser.kill('SIGKILL'), Math.random() * 40);
+      });
+      await once(raiser, 'close');
+      const acknowledged = Number(said.trim().split('\n').at(-1));
+      const seen = holder.marks?.last(of)?.commits ?? 0;
+      expect(acknowledged).toBeGreaterThan(before);
+      expect([acknowledged, acknowledged + 1]).toContain(seen);
+      before = seen;
+    }
   });
 
   test('that another process has used with the same token meanwhile stops', async () => {
@@ -406,5 +435,13 @@ test('A mark is read as it was written, compares as its commits do, and nothing 
   const next = markBytes({ ...mark, commits: 259, nonce: new Uint8Array(16), pieces: 0 });
   expect(Buffer.compare(next, markBytes(mark))).toBe(1);
   expect(markOf(next.subarray(1))).toBeNull();
+  const other = { ...mark, nonce: new Uint8Array(16).fill(8) };
+  expect([mark, other, { ...other, commits: 257 }].map((stored) => isPutBack(stored, mark))).toEqual([
+    false,
+    true,
+    true,
+  ]);
+  // The store may be one ahead: it was killed before the mark was raised.
+  expect(isPutBack({ ...other, commits: 259 }, mark)).toBe(false);
   expect(markOf(new Uint8Array(next.length))).toBeNull();
 });
