@@ -69,12 +69,12 @@ describe.skipIf(skipped)('A PSD with its keys on a token', () => {
 
   test('franks every piece once, whenever it is killed, and no longer says that its keys are unsafe', async () => {
     const franking = frank('killed', PIECES);
-    let over = false;
+    const seen = { over: false };
     void franking.finally(() => {
-      over = true;
+      seen.over = true;
     });
     let kills = 0;
-    while (!over && kills < 8) {
+    while (!seen.over && kills < 8) {
       await line.processes.psd.kill();
       kills += 1;
       await new Promise((resolve) => setTimeout(resolve, 150));
