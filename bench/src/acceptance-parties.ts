@@ -9,7 +9,7 @@ import { once } from 'node:events';
 import { mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
-import type { HsmConfig } from '@countermark/cryptographic-device/hsm-keys';
+import type { HsmConfig } from '@countermark/node-platform/hsm-access';
 import { connectRpc } from '@countermark/node-platform/rpc';
 import { generateSigningKey, publicKeyBytes } from '@countermark/node-platform/signing';
 import { CRYPTOGRAPHIC_DEVICE } from '@countermark/protocol/interfaces/cryptographic-device';

@@ -4,6 +4,7 @@
  *
  * The first figure is with signatures and memory in the host, which is what `npm start` does; the others follow as variants.
  */
+import type { HsmConfig } from '@countermark/node-platform/hsm-access';
 import type { Authentication } from '@countermark/protocol/cose';
 import { HELD_CHUNKS, PSD } from '@countermark/protocol/interfaces/psd';
 import type { Memory } from '@countermark/protocol/messages/batch-statistics';
@@ -37,13 +38,14 @@ export async function benchmark(run: BenchmarkRun): Promise<readonly Figure[]> {
 /**
  * Pieces franked a second by a real PSD. As a host may, it asks for the next chunk while the answer to the one before is on its way.
  */
-async function frankedPerSecond(
+export async function frankedPerSecond(
   folder: string,
   authentication: Authentication,
   memory: Memory,
   pieces: number,
+  hsm?: HsmConfig,
 ): Promise<number> {
-  const psd = await startPsd(folder, authentication, memory);
+  const psd = await startPsd(folder, authentication, memory, hsm);
   try {
     const warmUp = 20;
     const chunks = Math.ceil(pieces / CHUNK);

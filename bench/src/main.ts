@@ -19,6 +19,7 @@ const BENCHMARKS: Readonly<Record<string, () => Promise<{ readonly benchmark: Be
   memory: () => import('./memory.ts'),
   accept: () => import('./accept.ts'),
   'accept-hsm': () => import('./accept-hsm.ts'),
+  'frank-hsm': () => import('./frank-hsm.ts'),
   pages: () => import('./pages.ts'),
   start: () => import('./start.ts'),
 };

@@ -8,6 +8,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
+import type { HsmConfig } from '@countermark/node-platform/hsm-access';
 import { connectRpc, type RpcClient } from '@countermark/node-platform/rpc';
 import type { Authentication } from '@countermark/protocol/cose';
 import { digestOf } from '@countermark/protocol/digest';
@@ -28,8 +29,13 @@ export type PsdProcess = {
   stop(): Promise<void>;
 };
 
-/** Starts and provisions a PSD with its store in a folder of its own in `folder`. */
-export async function startPsd(folder: string, authentication: Authentication, memory: Memory): Promise<PsdProcess> {
+/** Starts and provisions a PSD with its store in a folder of its own in `folder`, and its keys there or on a token. */
+export async function startPsd(
+  folder: string,
+  authentication: Authentication,
+  memory: Memory,
+  hsm?: HsmConfig,
+): Promise<PsdProcess> {
   const data = mkdtempSync(join(folder, 'psd-'));
   const provisioning = new Provisioning();
   const trustBundle = join(data, 'trust-bundle.json');
@@ -41,6 +47,7 @@ export async function startPsd(folder: string, authentication: Authentication, m
     trustBundle,
     authentication,
     memory,
+    ...(hsm === undefined ? {} : { hsm }),
   };
   const configFile = join(data, 'psd.json');
   writeFileSync(configFile, JSON.stringify(config));

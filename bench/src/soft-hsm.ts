@@ -6,7 +6,7 @@ import { execFileSync } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { HsmConfig } from '@countermark/cryptographic-device/hsm-keys';
+import type { HsmConfig } from '@countermark/node-platform/hsm-access';
 
 const MODULES = [
   '/usr/lib/softhsm/libsofthsm2.so',

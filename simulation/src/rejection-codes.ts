@@ -30,6 +30,8 @@ const OUTSIDE: Readonly<Record<string, string>> = {
   'memory-too-small': STARTS,
   'store-in-use': STARTS,
   'session-clock': 'X.509 dates; sessions of a world have none',
+  'store-put-back': 'PSDs with a token, which a world has not: tests/contract/psd-keys',
+  'identity-refused': 'X.509 certificates of devices, which a world has not: tests/loop/identity',
   'cbor-too-deep': 'HTTP bodies and sockets: values cross a world as they are',
   'unknown-licensee': 'HTTP routes that a world has not',
   'idempotency-conflict': 'HTTP headers',

@@ -7,12 +7,18 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { generateSigningKey, publicKeyBytes } from '@countermark/node-platform/signing';
-import type { LicenseeId } from '@countermark/protocol/id';
+import { sha256 } from '@countermark/node-platform/verification';
+import { hex, type LicenseeId } from '@countermark/protocol/id';
+import { enrolmentCodeDigest } from '@countermark/protocol/identity-name';
 import { CRYPTOGRAPHIC_DEVICE } from '@countermark/protocol/interfaces/cryptographic-device';
+import { policySchema } from '@countermark/protocol/messages/policy';
+import { encodeWith } from '@countermark/protocol/schema';
 import { certificateRequest } from '@countermark/psd/shell/certificate-request';
+import { signingKey } from '@countermark/psd/shell/keys';
+import { DEFAULT_POLICY } from '@countermark/server/policies';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { SimulatedDevice } from '../../bench/src/simulated-device.ts';
-import { ask, enrolled, licensee, type Parties, startParties, value } from './server-parties.ts';
+import { ask, enrolled, invited, licensee, type Parties, startParties, value } from './server-parties.ts';
 
 const ID = 'lic_named';
 let parties: Parties;
@@ -37,8 +43,19 @@ afterAll(async () => {
   rmSync(folder, { recursive: true });
 });
 
-const identify = (request: Uint8Array) => parties.call(CRYPTOGRAPHIC_DEVICE.identify, { request });
-const request = () => certificateRequest(device.device, device.signatureKey);
+const signing = (of: SimulatedDevice) => signingKey(of.signatureKey);
+const request = () => certificateRequest(device.device, signing(device));
+/** A policy as the server has it signed. */
+const policy = async (products?: readonly string[], of = device.device): Promise<Uint8Array> => {
+  const said = { ...DEFAULT_POLICY, device: of, licensee: ID as LicenseeId, version: 1, customers: [] };
+  const unsigned = encodeWith(policySchema, {
+    ...said,
+    ...(products === undefined ? {} : { products: [...products] }),
+  });
+  return value(await parties.call(CRYPTOGRAPHIC_DEVICE.signPolicy, { policy: unsigned })).policy;
+};
+const identify = async (request: Uint8Array, products?: readonly string[]) =>
+  parties.call(CRYPTOGRAPHIC_DEVICE.identify, { request, policy: await policy(products) });
 
 describe('The X.509 certificate of a device', () => {
   it('names device, licensee, epoch, procedure, and whether it is certified; its key is the signature key', async () => {
@@ -46,9 +63,18 @@ describe('The X.509 certificate of a device', () => {
     const x509 = new X509Certificate(certificate);
     expect(x509.subject).toBe(`CN=${device.device}\nO=${ID}`);
     expect(publicKeyBytes(x509.publicKey)).toEqual(publicKeyBytes(device.signatureKey));
-    const said = { device: device.device, licensee: ID, epoch: 1, authentication: 'signature', certified: false };
-    expect(x509.subjectAltName?.split(', ')).toEqual(
-      Object.entries(said).map(([name, what]) => `URI:urn:countermark:${name}:${what}`),
+    const said = [
+      `device:${device.device}`,
+      `licensee:${ID}`,
+      'epoch:1',
+      'authentication:signature',
+      'certified:false',
+    ];
+    const names = (products: string[]) => [...said, ...products].map((what) => `URI:urn:countermark:${what}`);
+    expect(x509.subjectAltName?.split(', ')).toEqual(names(['products:all']));
+    const bound = value(await identify(request(), ['first-class', 'marketing'])).certificate;
+    expect(new X509Certificate(bound).subjectAltName?.split(', ')).toEqual(
+      names(['product:first-class', 'product:marketing']),
     );
     expect(x509.ca).toBe(false);
     // Not for sessions: 1.3.6.1.5.5.7.3.2 would be a client's.
@@ -57,11 +83,63 @@ describe('The X.509 certificate of a device', () => {
     expect(Buffer.from(authority).equals(Buffer.from(parties.bundle.sessionAuthority))).toBe(true);
   });
 
+  it('names the products of a policy that was signed for that device, and of no other', async () => {
+    const signed = await policy(['first-class']);
+    const asked = (given: Uint8Array) =>
+      parties.call(CRYPTOGRAPHIC_DEVICE.identify, { request: request(), policy: given });
+    const altered = signed.slice();
+    altered.set([(altered.at(-1) ?? 0) ^ 1], altered.length - 1);
+    expect(await asked(altered)).toMatchObject({ rejection: { code: 'bad-authenticator' } });
+    const other = await enrolled(parties, credential, ID);
+    expect(await asked(await policy(undefined, other.device))).toMatchObject({
+      rejection: { code: 'enrolment-mismatch', detail: { what: 'device' } },
+    });
+    // As many as a policy may name, each as long as may be.
+    const many = Array.from({ length: 256 }, (_, i) => `p-${i}-`.padEnd(32, 'x'));
+    const { certificate } = value(await identify(request(), many));
+    expect(new X509Certificate(certificate).subjectAltName?.match(/product:/g)).toHaveLength(256);
+  });
+
+  it('comes with the enrolment, where the request for it is of the same key and bears the code', async () => {
+    const fresh = new SimulatedDevice(ID as LicenseeId);
+    const enrol = async (asked: Uint8Array, code: string) =>
+      (
+        await ask(parties, credential, '/v1/devices', {
+          licensee: ID,
+          request: Buffer.from(fresh.enrolmentRequest()).toString('base64url'),
+          certificateRequest: Buffer.from(asked).toString('base64url'),
+          code,
+        })
+      ).json<{ identityCertificate?: string; code?: string }>();
+    const [code, other] = [await invited(parties, ID), await invited(parties, ID)];
+    const bearing = (of: string | undefined, key = signing(fresh), name: string = fresh.device) =>
+      certificateRequest(name, key, of === undefined ? undefined : enrolmentCodeDigest(of, sha256));
+    const refused = {
+      'of another code': [bearing(other), 'enrolment-code-refused'],
+      'without it': [bearing(undefined), 'enrolment-code-refused'],
+      'of another key': [bearing(code, signing(device)), 'enrolment-mismatch'],
+      'of another name': [bearing(code, signing(fresh), device.device), 'enrolment-mismatch'],
+      'that is none': [new Uint8Array([0x30, 0]), 'malformed'],
+    } as const;
+    for (const [which, [asked, why]] of Object.entries(refused)) {
+      expect((await enrol(asked, code)).code, which).toBe(why);
+    }
+    // Nothing of it took the code, or certified the key.
+    const unknown = await ask(parties, credential, `/v1/devices/${fresh.device}/policy`);
+    expect(unknown.json()).toMatchObject({ code: 'unknown-device' });
+    const { identityCertificate = '' } = await enrol(bearing(code), code);
+    const x509 = new X509Certificate(Buffer.from(identityCertificate, 'base64url'));
+    expect(publicKeyBytes(x509.publicKey)).toEqual(publicKeyBytes(fresh.signatureKey));
+    expect(x509.subjectAltName).toContain(`URI:urn:countermark:licensee:${ID}, URI:urn:countermark:epoch:1,`);
+    // After a lost answer, with the code or without it.
+    expect((await enrol(bearing(code), code)).identityCertificate).toBeDefined();
+  });
+
   it('is issued on the word of its own certified key only', async () => {
-    const strange = certificateRequest(device.device, generateSigningKey().privateKey);
+    const strange = certificateRequest(device.device, signingKey(generateSigningKey().privateKey));
     expect(await identify(strange)).toMatchObject({ rejection: { code: 'unknown-device' } });
     const nobody = new SimulatedDevice(ID as LicenseeId);
-    expect(await identify(certificateRequest(nobody.device, nobody.signatureKey))).toMatchObject({
+    expect(await identify(certificateRequest(nobody.device, signing(nobody)))).toMatchObject({
       rejection: { code: 'unknown-device' },
     });
     const altered = request();
@@ -71,7 +149,7 @@ describe('The X.509 certificate of a device', () => {
     renamed.write(nobody.device, renamed.indexOf(device.device));
     expect(await identify(new Uint8Array(renamed))).toMatchObject({ rejection: { code: 'bad-authenticator' } });
     expect(await identify(new Uint8Array([0x30, 0]))).toMatchObject({ rejection: { code: 'malformed' } });
-    const unnamed = certificateRequest('somebody', device.signatureKey);
+    const unnamed = certificateRequest('somebody', signing(device));
     expect(await identify(unnamed)).toMatchObject({ rejection: { code: 'malformed' } });
   });
 
@@ -84,7 +162,7 @@ describe('The X.509 certificate of a device', () => {
     const gone = await enrolled(parties, credential, ID);
     const withdrawal = `/v1/devices/${gone.device}/withdrawal`;
     expect((await ask(parties, parties.operator, withdrawal, { reason: 'sold' })).status).toBe(200);
-    expect(await identify(certificateRequest(gone.device, gone.signatureKey))).toMatchObject({
+    expect(await identify(certificateRequest(gone.device, signing(gone)))).toMatchObject({
       rejection: { code: 'device-withdrawn' },
     });
   });
@@ -93,18 +171,24 @@ describe('The X.509 certificate of a device', () => {
     const at = (name: string): string => join(folder, name);
     const openssl = (...args: string[]): string =>
       execFileSync('openssl', args, { stdio: ['ignore', 'pipe', 'pipe'] }).toString();
-    const { certificate, authority } = value(await identify(request()));
+    const { certificate, authority } = value(await identify(request(), ['first-class']));
     writeFileSync(at('request.der'), request());
     writeFileSync(at('device.pem'), new X509Certificate(certificate).toString());
     writeFileSync(at('authority.pem'), new X509Certificate(authority).toString());
     expect(openssl('verify', '-CAfile', at('authority.pem'), at('device.pem'))).toContain('device.pem: OK');
     const text = openssl('x509', '-in', at('device.pem'), '-noout', '-text');
     expect(text).toContain(`Subject: CN = ${device.device}, O = ${ID}`);
-    expect(text).toContain(`URI:urn:countermark:epoch:1`);
+    for (const what of [`device:${device.device}`, `licensee:${ID}`, 'epoch:1', 'product:first-class']) {
+      expect(text).toContain(`URI:urn:countermark:${what}`);
+    }
     expect(() =>
       openssl('verify', '-purpose', 'sslclient', '-CAfile', at('authority.pem'), at('device.pem')),
     ).toThrow();
     const asked = openssl('req', '-inform', 'DER', '-in', at('request.der'), '-noout', '-verify', '-text');
     expect(asked).toContain(`CN = ${device.device}`);
+    const digest = enrolmentCodeDigest('0'.repeat(40), sha256);
+    writeFileSync(at('with-code.der'), certificateRequest(device.device, signing(device), digest));
+    const withCode = openssl('req', '-inform', 'DER', '-in', at('with-code.der'), '-noout', '-verify', '-text');
+    expect(withCode).toMatch(new RegExp(`challengePassword\\s*:${hex(digest)}`));
   });
 });

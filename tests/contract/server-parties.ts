@@ -8,7 +8,7 @@ import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import type { HsmConfig } from '@countermark/cryptographic-device/hsm-keys';
+import type { HsmConfig } from '@countermark/node-platform/hsm-access';
 import { startService as startDevice } from '@countermark/cryptographic-device/service';
 import type { Clock } from '@countermark/node-platform/clock';
 import { systemClock } from '@countermark/node-platform/clock';

@@ -7,7 +7,7 @@ import { copyFileSync, cpSync, existsSync, mkdirSync, readdirSync, readFileSync,
 import { connect, createServer, type Server } from 'node:net';
 import { join } from 'node:path';
 import { ServerClient } from '@countermark/host/server-client';
-import { hmacSha256, signP1363 } from '@countermark/node-platform/signing';
+import { hmacSha256 } from '@countermark/node-platform/signing';
 import { type Authentication, parseEnvelope, seal, toBeAuthenticated } from '@countermark/protocol/cose';
 import { unhex } from '@countermark/protocol/id';
 import { HOST, type JobReport, type RotateAnswer } from '@countermark/protocol/interfaces/host';
@@ -99,7 +99,7 @@ function forged<T>(
   const input = toBeAuthenticated(unsealed);
   return authentication === 'mac'
     ? seal(unsealed, hmacSha256(macKey(keys, identity, 'statistics'), input))
-    : seal(unsealed, signP1363(keys.signing, input));
+    : seal(unsealed, keys.signing.sign(input));
 }
 
 describe('A rotation between records that are held', () => {

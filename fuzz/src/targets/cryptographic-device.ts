@@ -25,8 +25,11 @@ import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
 import { ROLE_CERTIFICATE } from '@countermark/protocol/messages/role-certificate';
 import { CERTIFIED_ROLES, parsePayload, type MessageType } from '@countermark/protocol/message';
 import { MAX_MILLS, mills } from '@countermark/protocol/money';
-import { parseValue } from '@countermark/protocol/schema';
+import { encodeWith, parseValue } from '@countermark/protocol/schema';
+import { policySchema } from '@countermark/protocol/messages/policy';
 import { certificateRequest } from '@countermark/psd/shell/certificate-request';
+import { signingKey } from '@countermark/psd/shell/keys';
+import { DEFAULT_POLICY } from '@countermark/server/policies';
 import { SimulatedDevice } from '../../../bench/src/simulated-device.ts';
 import { mutateCbor } from '../cbor-tree.ts';
 import { Random } from '../random.ts';
@@ -85,6 +88,12 @@ async function openCryptographicDevice(folder: string): Promise<Opened> {
   const genuine = new Set(records.map(digestOf));
   const { results } = (await ask('authenticate', { records })) as { results: readonly { attestation: Uint8Array }[] };
   const items = records.map((record, i) => ({ record, attestation: results[i]?.attestation ?? new Uint8Array() }));
+  const policies: Uint8Array[] = [];
+  for (const { device } of devices) {
+    const said = { ...DEFAULT_POLICY, device, licensee: LICENSEE, version: 1, customers: [] };
+    const signed = await ask('sign-policy', { policy: encodeWith(policySchema, said) });
+    policies.push((signed as { policy: Uint8Array }).policy);
+  }
   let fundsNumber = 0;
   const grants = new Map<string, Uint8Array>();
   const ceremonies = new Map<string, Uint8Array>();
@@ -104,10 +113,10 @@ async function openCryptographicDevice(folder: string): Promise<Opened> {
         return { request: device.fundsRequest(Math.max(1, fundsNumber), 1_000n), depositMills: mills(1_000n), draws };
       }
       case 'identify': {
-        const request = certificateRequest(device.device, device.signatureKey);
+        const request = certificateRequest(device.device, signingKey(device.signatureKey));
         const at = random.below(request.length);
         if (!random.once(3)) request[at] = (request[at] ?? 0) ^ (1 << random.below(8));
-        return { request };
+        return { request, policy: random.once(8) ? policies[0] : policies[devices.indexOf(device)] };
       }
       case 'sign-time':
         return { device: device.device };

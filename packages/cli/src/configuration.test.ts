@@ -41,7 +41,7 @@ describe('the file of settings', () => {
 
   test('with every comment taken away is the standard configuration', async () => {
     const text = settingsFile({}).replaceAll(/^# (\w+ = )/gm, '$1');
-    const all = await read(text.replaceAll(/^(database|pkcs11\w+|certificate\w*) = .*$/gm, ''));
+    const all = await read(text.replaceAll(/^(database|pkcs11\w+|psdPkcs11\w+|certificate\w*) = .*$/gm, ''));
     expect(all.ok && completeSettings(all.value, 'test')).toEqual({ ok: true, value: complete({}) });
   });
 

@@ -64,6 +64,9 @@ const BLOCKS = {
   pkcs11Module: text(PATH, 'the path of a PKCS#11 module'),
   pkcs11Token: text(WORDS, 'the label of a token'),
   pkcs11PinFile: text(PATH, 'the path of a file that holds the PIN'),
+  psdPkcs11Module: text(PATH, 'the path of a PKCS#11 module'),
+  psdPkcs11Token: text(WORDS, 'the label of a token'),
+  psdPkcs11PinFile: text(PATH, 'the path of a file that holds the PIN'),
   highestGrant: amount(),
   highestDaily: amount(),
   deposit: amount(),
@@ -79,11 +82,11 @@ type ReadBy<B> = B extends Block<infer T> ? T : never;
 export type GivenSettings = { readonly [K in SettingName]?: ReadBy<(typeof BLOCKS)[K]> };
 
 /** Settings that have no standard value. */
-type Optional = 'database' | 'certificate' | 'certificateKey' | 'pkcs11Module' | 'pkcs11Token' | 'pkcs11PinFile';
+type Optional = 'database' | 'certificate' | 'certificateKey' | keyof typeof VARIABLES;
 
 /**
  * All settings. Without `database`, stores are embedded in the data folder; without `certificate`, plain HTTP on this machine; without
- * `pkcs11Module` keys lie in files.
+ * `pkcs11Module` keys lie in files, without `psdPkcs11Module` in the PSD's store.
  */
 export type Settings = { readonly [K in Exclude<SettingName, Optional>]: ReadBy<(typeof BLOCKS)[K]> } & {
   readonly [K in Optional]?: string;
@@ -243,6 +246,26 @@ export const SETTINGS: readonly Setting[] = [
       "The file that holds the PIN of the token's user, readable by its owner alone. Also COUNTERMARK_PKCS11_PIN_FILE.",
   },
   {
+    name: 'psdPkcs11Module',
+    values: 'path',
+    example: '/usr/lib/softhsm/libsofthsm2.so',
+    meaning:
+      "The PKCS#11 module of the token that holds the PSD's signature and agreement keys, and the mark by which an older copy of its store is refused. Where nothing is said they lie in its store, which is unsafe. For the device's life. Also COUNTERMARK_PSD_PKCS11_MODULE.",
+  },
+  {
+    name: 'psdPkcs11Token',
+    values: 'text',
+    example: 'countermark-psd',
+    meaning: 'The label of that token. Also COUNTERMARK_PSD_PKCS11_TOKEN.',
+  },
+  {
+    name: 'psdPkcs11PinFile',
+    values: 'path',
+    example: '/etc/countermark/psd-pin',
+    meaning:
+      "The file that holds the PIN of that token's user, readable by its owner alone. Also COUNTERMARK_PSD_PKCS11_PIN_FILE.",
+  },
+  {
     name: 'highestGrant',
     values: 'amount',
     standard: '1000000.00',
@@ -304,7 +327,16 @@ const VARIABLES = {
   pkcs11Module: 'COUNTERMARK_PKCS11_MODULE',
   pkcs11Token: 'COUNTERMARK_PKCS11_TOKEN',
   pkcs11PinFile: 'COUNTERMARK_PKCS11_PIN_FILE',
+  psdPkcs11Module: 'COUNTERMARK_PSD_PKCS11_MODULE',
+  psdPkcs11Token: 'COUNTERMARK_PSD_PKCS11_TOKEN',
+  psdPkcs11PinFile: 'COUNTERMARK_PSD_PKCS11_PIN_FILE',
 } as const;
+
+/** The settings of each token, which go together. */
+const TOKENS = [
+  ['pkcs11Module', 'pkcs11Token', 'pkcs11PinFile'],
+  ['psdPkcs11Module', 'psdPkcs11Token', 'psdPkcs11PinFile'],
+] as const;
 
 /** Adds the standard values, and what the environment says. Rejections: `config-invalid` where settings contradict each other, `insecure-address`. */
 export function completeSettings(
@@ -330,9 +362,9 @@ export function completeSettings(
     ...said.value,
     ...given,
   };
-  const token = Object.keys(VARIABLES) as (keyof typeof VARIABLES)[];
-  const missing = token.find((name) => settings[name] === undefined);
-  if (missing !== undefined && token.some((name) => settings[name] !== undefined)) {
+  for (const token of TOKENS) {
+    const missing = token.find((name) => settings[name] === undefined);
+    if (missing === undefined || token.every((name) => settings[name] === undefined)) continue;
     const reason = `${missing} is missing: module, token and PIN file are given together, here or as ${VARIABLES[missing]}`;
     return refuse(rejection('config-invalid', { file, reason }));
   }

@@ -49,7 +49,7 @@ export function declareEnrolment(device: Command): void {
     device
       .command('certificate')
       .description(
-        "Has an X.509 certificate issued for the device's signature key: it names device, licensee and key epoch, for programs that know X.509. Countermark itself does not need it.",
+        "Shows the X.509 certificate of the device's signature key: it names device, licensee, key epoch and the products of its policy, for programs that know X.509. It comes with the enrolment and with each rotation, and is asked for again where the products are others. Nothing in Countermark rests on it.",
       )
       .option('--pem', 'print it as PEM')
       .option('--authority', 'the certificate of who issued it instead'),
@@ -135,10 +135,18 @@ function certificateText(pem: string): string {
   return formatPairs([
     ['Subject', subject.replaceAll('\n', ', ')],
     ['Issued by', issuer.replaceAll('\n', ', ')],
-    ['Names', subjectAltName ?? '(none)'],
+    ...namesIn(subjectAltName ?? ''),
     ['Number', serialNumber],
     ['Valid', `${validFrom} to ${validTo}`],
   ]);
+}
+
+/** What its alternative names say (protocol, `identity-name.ts`), each with what it is of. */
+function namesIn(names: string): (readonly [string, string])[] {
+  return names.split(', ').flatMap((uri) => {
+    const [, name = '', value = ''] = /^URI:urn:countermark:([a-z]+):(.+)$/.exec(uri) ?? [];
+    return name === '' ? [] : [[`${name[0]?.toUpperCase() ?? ''}${name.slice(1)}`, value] as const];
+  });
 }
 
 function pathOf(licensee: string): string {

@@ -89,8 +89,12 @@ export function serverConfig(
 /** The PSD's config. */
 export function psdConfig(
   paths: InstallationPaths,
-  settings: Pick<Settings, 'authentication' | 'records' | 'recordCapacity'>,
+  settings: Pick<
+    Settings,
+    'authentication' | 'records' | 'recordCapacity' | 'psdPkcs11Module' | 'psdPkcs11Token' | 'psdPkcs11PinFile'
+  >,
 ): object {
+  const { psdPkcs11Module: module, psdPkcs11Token: token, psdPkcs11PinFile: pinFile } = settings;
   return {
     data: paths.parties.psd,
     socket: paths.sockets.psd,
@@ -99,6 +103,7 @@ export function psdConfig(
     authentication: settings.authentication,
     memory: settings.records,
     recordCapacity: settings.recordCapacity,
+    ...(module === undefined ? {} : { hsm: { module, token, pinFile } }),
   };
 }
 

@@ -7,26 +7,15 @@
  * What passes through this process: digests, signatures, and of key agreement the shared secret and the MAC keys that follow from it, in
  * memory only. Signatures of others are checked here, by threads: public keys are no secret, and the token is slower at it.
  */
-import { readFileSync, statSync } from 'node:fs';
-import { errorText, Fault } from '@countermark/node-platform/fault';
+import { type HsmConfig, hsmAccess, hsmRejection } from '@countermark/node-platform/hsm-access';
+import { HsmThreads } from '@countermark/node-platform/hsm-threads';
 import { equalMacs, hmacSha256, PUBLIC_KEY_BYTES, SIGNATURE_BYTES } from '@countermark/node-platform/signing';
 import { sha256 } from '@countermark/node-platform/verification';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { AgreedKeys, isAgreeable } from './agreed-keys.ts';
-import { HsmThreads } from './hsm-threads.ts';
 import { FIRST_EPOCH, KEY_ROLES, type KeyRole, type KeyStore, type MacCheck } from './key-store.ts';
 import { VerifyWorkers } from './verify-workers.ts';
-
-/** How a token is reached. */
-export type HsmConfig = {
-  /** Path of the PKCS#11 module. */
-  readonly module: string;
-  /** Label of the token. */
-  readonly token: string;
-  /** File that holds the user's PIN, readable by its owner alone. */
-  readonly pinFile: string;
-};
 
 const DIGEST_BYTES = 32;
 const SECRET_BYTES = 32;
@@ -35,7 +24,6 @@ const AGREEMENT = nameOf('agreement', FIRST_EPOCH);
 const NAMES = [...KEY_ROLES.map((role) => nameOf(role, FIRST_EPOCH)), AGREEMENT];
 /** From here up signatures are divided among the sessions. */
 const DIVIDED_FROM = 8;
-const OTHERS = 0o077;
 
 /** A key on the token: its public part, and whether the private one is there. */
 type TokenKey = { readonly point: Uint8Array; readonly signs: boolean };
@@ -46,9 +34,9 @@ type Found = { readonly keys: Readonly<Record<string, TokenKey>>; readonly compl
  * Rejections: `config-invalid` (the PIN file), `hsm-unavailable`, `hsm-refused`.
  */
 export async function openHsmKeys(config: HsmConfig, first: boolean, sessions = 2): Promise<Result<KeyStore>> {
-  const pin = readPin(config.pinFile);
-  if (!pin.ok) return pin;
-  const threads = new HsmThreads({ module: config.module, token: config.token, pin: pin.value }, sessions);
+  const access = hsmAccess(config);
+  if (!access.ok) return access;
+  const threads = new HsmThreads(access.value, sessions);
   try {
     const keys = await keysOn(threads, config.token, first);
     if (keys.ok) return accept(new HsmKeys(threads, keys.value));
@@ -56,25 +44,9 @@ export async function openHsmKeys(config: HsmConfig, first: boolean, sessions = 
     return keys;
   } catch (error) {
     await threads.close();
-    if (!(error instanceof Fault)) throw error;
-    const { token } = config;
-    return refuse(
-      error.code === 'hsm-refused'
-        ? rejection('hsm-refused', { token, reason: error.message })
-        : rejection('hsm-unavailable', { token, reason: error.message }),
-    );
-  }
-}
-
-/** The PIN never stands on a command line or in the configuration. Rejection: `config-invalid`. */
-function readPin(file: string): Result<string> {
-  const invalid = (reason: string) => refuse(rejection('config-invalid', { file, reason }));
-  try {
-    if ((statSync(file).mode & OTHERS) !== 0) return invalid('others than its owner can read the PIN: chmod 600');
-    const pin = readFileSync(file, 'utf8').replace(/\r?\n$/, '');
-    return pin === '' ? invalid('it is empty, where the PIN of the token is to stand') : accept(pin);
-  } catch (error) {
-    return invalid(`the PIN cannot be read (${errorText(error)})`);
+    const refused = hsmRejection(error, config.token);
+    if (refused === null) throw error;
+    return refuse(refused);
   }
 }
 

@@ -12,8 +12,8 @@
 import type { Clock } from '@countermark/node-platform/clock';
 import { nodeVerification } from '@countermark/node-platform/verification';
 import { parseEnvelope } from '@countermark/protocol/cose';
-import { sameBytes } from '@countermark/protocol/digest';
-import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
+import { type Digest, sameBytes } from '@countermark/protocol/digest';
+import { type DeviceId, hex, type LicenseeId } from '@countermark/protocol/id';
 import {
   DEVICE_CERTIFICATE,
   type DeviceCertificate,
@@ -42,6 +42,12 @@ export type FundsDecision = {
   readonly depositMills: bigint;
   readonly draws: readonly Draw[];
   readonly refusal?: string | undefined;
+};
+
+/** The PKCS#10 request that comes with an enrolment, and what of a one-time code it must bear. */
+export type IdentityRequest = {
+  readonly certificateRequest?: Uint8Array | undefined;
+  readonly codeDigest?: Digest | undefined;
 };
 
 /** Begins with a code of the catalogue, as every refusal does. */
@@ -74,18 +80,23 @@ export class Issuing {
 
   /**
    * The device certificate: for an enrolment request that of a device's first keys, for a rotation request that of its next ones.
-   * Asked again for the same keys, be it in another request, it is the same certificate.
-   * Rejections: those of `verifyEnrolmentRequest` and `verifyRotationRequest`, `device-enrolled`, `device-withdrawn`;
-   * `enrolment-code-needed` for a new device where only known ones are asked for.
+   * Asked again for the same keys, be it in another request, it is the same certificate. A certificate request beside it must be of the same
+   * device and key, and bear the code's digest, where that is given.
+   * Rejections: those of `verifyEnrolmentRequest`, `verifyRotationRequest` and `openCertificateRequest`, `enrolment-mismatch`,
+   * `enrolment-code-refused`, `device-enrolled`, `device-withdrawn`; `enrolment-code-needed` for a new device where only known ones are
+   * asked for.
    */
   async enrol(
     requestBytes: Uint8Array,
     licensee: LicenseeId,
     certified: boolean,
     onlyKnown = false,
+    identity: IdentityRequest = {},
   ): Promise<Result<Uint8Array>> {
     const asked = this.#asked(requestBytes);
     if (!asked.ok) return asked;
+    const apart = await identityMismatch(asked.value.request.message, identity);
+    if (apart !== null) return refuse(apart);
     const { usedEpoch } = asked.value;
     const { message, digest } = asked.value.request;
     const { device, epoch } = message;
@@ -125,10 +136,10 @@ export class Issuing {
 
   /**
    * An X.509 certificate that names the device of a certified signature key, for programs that know X.509 and not COSE. Each is another
-   * one, of the same content. Nothing here is believed by it.
-   * Rejections: `malformed`, `bad-authenticator`, `unknown-device`, `device-withdrawn`.
+   * one, of the same content. Nothing here is believed by it. The products are those of a policy that was signed here.
+   * Rejections: those of `openCertificateRequest` and `verifyMessage`, `enrolment-mismatch`, `unknown-device`, `device-withdrawn`.
    */
-  async identify(request: Uint8Array): Promise<Result<Uint8Array>> {
+  async identify(request: Uint8Array, policyBytes: Uint8Array): Promise<Result<Uint8Array>> {
     const asked = await openCertificateRequest(request);
     if (!asked.ok) return asked;
     const { device, publicKey } = asked.value;
@@ -136,7 +147,13 @@ export class Issuing {
       const certificate = this.#register.certificate(device, epoch)?.message;
       if (certificate === undefined || !sameBytes(certificate.publicKey, publicKey)) continue;
       if (this.#register.withdrawal(device) !== null) return refuse(rejection('device-withdrawn', { device }));
-      return accept(await deviceIdentityCertificate(this.#keys, certificate, this.#clock.nowMs()));
+      const policy = verifyMessage(POLICY, policyBytes, { port: nodeVerification, keys: this.#roleKeys.source });
+      if (!policy.ok) return policy;
+      if (policy.value.message.device !== device) {
+        return refuse(rejection('enrolment-mismatch', { type: 'policy', what: 'device' }));
+      }
+      const { products } = policy.value.message;
+      return accept(await deviceIdentityCertificate(this.#keys, certificate, products, this.#clock.nowMs()));
     }
     return refuse(rejection('unknown-device', { device }));
   }
@@ -279,6 +296,21 @@ export class Issuing {
   }
 
   readonly #deviceKeys: KeySource = ({ holder, epoch }) => this.#register.certificate(holder, epoch)?.message ?? null;
+}
+
+/** In what the certificate request is not one for the same key and with the code, or null. */
+async function identityMismatch(
+  { device, publicKey }: EnrolmentRequest,
+  { certificateRequest, codeDigest }: IdentityRequest,
+): Promise<Rejection | null> {
+  if (certificateRequest === undefined) return null;
+  const asked = await openCertificateRequest(certificateRequest);
+  if (!asked.ok) return asked.rejection;
+  const differs = (what: string) => rejection('enrolment-mismatch', { type: 'certificate-request', what });
+  if (asked.value.device !== device) return differs('device');
+  if (!sameBytes(asked.value.publicKey, publicKey)) return differs('signature key');
+  if (codeDigest === undefined || asked.value.challenge === hex(codeDigest)) return null;
+  return rejection('enrolment-code-refused', { device, reason: 'the certificate request was not made for this code' });
 }
 
 /** Whether the certificate is one of exactly these keys, for the licensee. */

@@ -5,6 +5,7 @@
  * the session's end follows at once (its certificate library takes a while to load and would only delay the others' start).
  */
 import { systemClock } from '@countermark/node-platform/clock';
+import { isHsmConfig } from '@countermark/node-platform/hsm-access';
 import {
   type PartyContext,
   type PartyProgram,
@@ -15,13 +16,11 @@ import { EXIT, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { checkCryptographicDevice } from './check.ts';
 import type { FundsCaps } from './funds-caps.ts';
-import type { HsmConfig } from './hsm-keys.ts';
 import { type Config, startService } from './service.ts';
 import { UNSAFE_SERVER_KEYS } from './software-keys.ts';
 
 const SETTINGS = ['data', 'socket', 'sessionSocket', 'acceptanceSocket'] as const;
 const MILLS = /^\d{1,18}$/;
-const HSM: readonly string[] = ['module', 'token', 'pinFile'];
 
 function parseConfig(json: unknown): Result<Config> {
   const invalid = (reason: string) =>
@@ -33,7 +32,8 @@ function parseConfig(json: unknown): Result<Config> {
   if (unknown !== undefined) return invalid(`the setting ${unknown} is unknown`);
   const missing = SETTINGS.find((name) => !isText(texts[name]));
   if (missing !== undefined) return invalid(`the setting ${missing} is missing or no text`);
-  if (hsm !== undefined && !isHsm(hsm)) return invalid('the setting hsm is not {module, token, pinFile}, each a text');
+  if (hsm !== undefined && !isHsmConfig(hsm))
+    return invalid('the setting hsm is not {module, token, pinFile}, each a text');
   const caps = funds === undefined ? undefined : capsOf(funds);
   if (caps === null)
     return invalid('the setting funds is not {highestGrantMills, highestDailyMills}, each digits as a text');
@@ -49,12 +49,6 @@ function capsOf(value: unknown): FundsCaps | null {
 
 function isText(value: unknown): boolean {
   return typeof value === 'string' && value !== '';
-}
-
-function isHsm(value: unknown): value is HsmConfig {
-  if (typeof value !== 'object' || value === null) return false;
-  const entries = Object.entries(value);
-  return entries.length === HSM.length && entries.every(([name, text]) => HSM.includes(name) && isText(text));
 }
 
 async function serve(config: Config, party: PartyContext): Promise<Result<PublishedAddresses>> {

@@ -33,11 +33,11 @@ export function deviceOperations({
     served(CRYPTOGRAPHIC_DEVICE.publicKeys, () =>
       accept({ keys: roleKeys.all(), agreementKey, sessionAuthority, certificates: roleKeys.certificates() }),
     ),
-    served(CRYPTOGRAPHIC_DEVICE.enrol, async ({ request, licensee, certified, known }) =>
-      named('certificate', await issuing.enrol(request, licensee, certified, known === true)),
+    served(CRYPTOGRAPHIC_DEVICE.enrol, async ({ request, licensee, certified, known, ...identity }) =>
+      named('certificate', await issuing.enrol(request, licensee, certified, known === true, identity)),
     ),
-    served(CRYPTOGRAPHIC_DEVICE.identify, async ({ request }) => {
-      const issued = await issuing.identify(request);
+    served(CRYPTOGRAPHIC_DEVICE.identify, async ({ request, policy }) => {
+      const issued = await issuing.identify(request, policy);
       return issued.ok ? accept({ certificate: issued.value, authority: sessionAuthority }) : issued;
     }),
     served(CRYPTOGRAPHIC_DEVICE.authenticate, async ({ records }) =>

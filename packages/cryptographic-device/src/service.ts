@@ -8,6 +8,7 @@ import { existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Clock } from '@countermark/node-platform/clock';
 import type { Fault } from '@countermark/node-platform/fault';
+import type { HsmConfig } from '@countermark/node-platform/hsm-access';
 import type { Log } from '@countermark/node-platform/logs';
 import { serveRpc } from '@countermark/node-platform/rpc';
 import { rejection } from '@countermark/protocol/rejection';
@@ -20,7 +21,7 @@ import { deviceOperations } from './operations.ts';
 import { sessionAuthorityCertificate } from './session-certificates.ts';
 import { type SessionEnd, serveSessionEnd } from './session-end.ts';
 import type { FundsCaps } from './funds-caps.ts';
-import { type HsmConfig, openHsmKeys } from './hsm-keys.ts';
+import { openHsmKeys } from './hsm-keys.ts';
 import { openRoleKeys, publicKeysOf, type RoleKeys } from './role-keys.ts';
 import { openSoftwareKeys } from './software-keys.ts';
 

@@ -6,22 +6,18 @@
 import { X509Certificate } from 'node:crypto';
 import { CUSTOMER_ID } from '@countermark/protocol/id';
 import type { CertificateAnswer, DeviceReport } from '@countermark/protocol/interfaces/host';
-import { PSD } from '@countermark/protocol/interfaces/psd';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import type { DeviceLink } from './device-link.ts';
 import { type PsdClient, statusOf } from './psd-client.ts';
 import { deviceReport } from './report.ts';
-import type { ServerClient } from './server-client.ts';
 
 export class DeviceDesk {
   readonly #psd: PsdClient;
-  readonly #server: Pick<ServerClient, 'identify'>;
   readonly #link: DeviceLink;
 
-  constructor(psd: PsdClient, server: Pick<ServerClient, 'identify'>, link: DeviceLink) {
+  constructor(psd: PsdClient, link: DeviceLink) {
     this.#psd = psd;
-    this.#server = server;
     this.#link = link;
   }
 
@@ -41,15 +37,13 @@ export class DeviceDesk {
     return updated.ok ? accept(deviceReport(updated.value)) : updated;
   }
 
-  /** An X.509 certificate of the device's signature key, and its authority's, made now (PEM). */
+  /** The X.509 certificate of the device's signature key, and its authority's (PEM). */
   async certificate(): Promise<Result<CertificateAnswer>> {
-    const { device } = await statusOf(this.#psd);
-    const request = await this.#psd.call(PSD.certificateRequest, {});
-    if (!request.ok) return request;
-    const issued = await this.#server.identify(device, request.value.request);
-    if (!issued.ok) return issued;
-    const { certificate, authority } = issued.value;
-    return accept({ device, certificate: pem(certificate), authority: pem(authority) });
+    const status = await statusOf(this.#psd);
+    const identity = await this.#link.identity(status);
+    if (!identity.ok) return identity;
+    const { certificate, authority } = identity.value;
+    return accept({ device: status.device, certificate: pem(certificate), authority: pem(authority) });
   }
 }
 

@@ -9,15 +9,18 @@ import { sha256 } from '@countermark/node-platform/verification';
 import { messageDigest, parseEnvelope } from '@countermark/protocol/cose';
 import { sameBytes } from '@countermark/protocol/digest';
 import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
+import { enrolmentCodeDigest } from '@countermark/protocol/identity-name';
 import { type DeviceStatus, PSD } from '@countermark/protocol/interfaces/psd';
-import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
+import { DEVICE_CERTIFICATE, type DeviceCertificate } from '@countermark/protocol/messages/enrolment';
 import { POLICY, type Policy } from '@countermark/protocol/messages/policy';
+import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { deviceOlder } from './device-age.ts';
+import { identityProblem } from './identity-certificate.ts';
 import type { Journal } from './journal.ts';
 import { certificateName } from './journal-rows.ts';
 import { type PsdClient, statusOf } from './psd-client.ts';
-import type { ServerClient } from './server-client.ts';
+import type { EnrolledDevice, ServerClient } from './server-client.ts';
 import { readUnverified } from './unverified-message.ts';
 
 export class DeviceLink {
@@ -61,9 +64,42 @@ export class DeviceLink {
     const refreshed = await this.#takePolicy(device, policyVersion);
     if (!refreshed.ok) return refreshed;
     // A server that was restored may say something else under a version that the device has: it says it again, under a higher one.
-    return refreshed.value === 'other'
+    const status = await (refreshed.value === 'other'
       ? this.#statusAfter(await this.#takePolicy(device, policyVersion + 1))
-      : this.#statusAfter(accept(null));
+      : this.#statusAfter(accept(null)));
+    if (status.ok && this.#journal.kept('identity') !== undefined) {
+      // Other products: it is shown with them. Where that fails, whoever looks at it is told, and franking goes on.
+      await unlessBroken(this.identity(status.value));
+    }
+    return status;
+  }
+
+  /**
+   * The X.509 certificate of the device's signature key (DER) and its authority's: the one that is kept, or another, where the device's keys
+   * or products are others by now. Rejections: those of asking for it, `identity-refused`.
+   */
+  async identity(
+    status: DeviceStatus,
+  ): Promise<Result<{ readonly certificate: Uint8Array; readonly authority: Uint8Array }>> {
+    const certificate = this.#certificate(status.epoch);
+    if (certificate === null) {
+      const needs = 'an enrolled device';
+      const cure = 'Enrol it first (countermark device enrol).';
+      return refuse(rejection('wrong-state', { state: status.state, operation: 'identity', needs, cure }));
+    }
+    const authority = certificate.sessionAuthority;
+    const kept = this.#journal.kept('identity');
+    if (kept !== undefined && identityProblem(kept, certificate, status) === null) {
+      return accept({ certificate: kept, authority });
+    }
+    const request = await this.#psd.call(PSD.certificateRequest, {});
+    if (!request.ok) return request;
+    const issued = await this.#server.identify(status.device, request.value.request);
+    if (!issued.ok) return issued;
+    const problem = identityProblem(issued.value.certificate, certificate, status);
+    if (problem !== null) return refuse(rejection('identity-refused', { device: status.device, reason: problem }));
+    this.#journal.keep('identity', issued.value.certificate);
+    return accept({ certificate: issued.value.certificate, authority });
   }
 
   /** `other`: the device did not take it, and has another one, of that version or a higher one. */
@@ -101,10 +137,9 @@ export class DeviceLink {
     return policy.ok ? policy.value : null;
   }
 
-  /** Asks the server for the certificate of the keys that the device goes over to. */
-  async certify(request: Uint8Array): Promise<Result<Uint8Array>> {
-    const answer = await this.#server.enrol(this.#licensee, request);
-    return answer.ok ? accept(answer.value.certificate) : answer;
+  /** Asks the server for the certificates of the keys that the device goes over to. */
+  certify(requests: Parameters<ServerClient['enrol']>[1]): Promise<Result<EnrolledDevice>> {
+    return this.#server.enrol(this.#licensee, requests);
   }
 
   /** The device that this host has enrolled, as its certificate says; null before that. */
@@ -120,10 +155,18 @@ export class DeviceLink {
     return certificates.length === 0 ? accept(null) : this.#server.restoreCertificates(this.#licensee, certificates);
   }
 
-  /** Keeps a certificate under its epoch, for planning and for the archive. */
-  keepCertificate(bytes: Uint8Array): void {
+  /** Keeps a certificate under its epoch, for planning and for the archive, and the X.509 certificate that came with it, to be shown. */
+  keepCertificate({ certificate: bytes, identityCertificate }: Omit<EnrolledDevice, 'policy'>): void {
     const certificate = readUnverified(DEVICE_CERTIFICATE, bytes);
     if (certificate.ok) this.#journal.keep(certificateName(certificate.value.epoch), bytes);
+    if (identityCertificate !== undefined) this.#journal.keep('identity', identityCertificate);
+  }
+
+  /** What the device's certificate of an epoch says, as far as this host has it. */
+  #certificate(epoch: number): DeviceCertificate | null {
+    const bytes = this.#journal.kept(certificateName(epoch));
+    const certificate = bytes === undefined ? null : readUnverified(DEVICE_CERTIFICATE, bytes);
+    return certificate?.ok === true ? certificate.value : null;
   }
 
   async #enrol(code: string | undefined): Promise<Result<DeviceStatus>> {
@@ -134,17 +177,17 @@ export class DeviceLink {
       const certificate = this.#journal.kept(certificateName(status.epoch));
       if (this.#journal.kept('policy') === undefined || certificate === undefined) {
         // Franking goes on without them: they are for planning and for the archive.
-        await this.#fetchAgain(status).catch((error: unknown) => {
-          if (!(error instanceof Fault)) throw error;
-        });
+        await unlessBroken(this.#fetchAgain(status));
       }
       return accept(status);
     }
-    const request = await this.#psd.call(PSD.enrolmentRequest, {});
-    if (!request.ok) return request;
-    const answer = await this.#server.enrol(this.#licensee, request.value.request, code);
+    const codeDigest = code === undefined ? {} : { codeDigest: enrolmentCodeDigest(code, sha256) };
+    const requests = await this.#psd.call(PSD.enrolmentRequest, codeDigest);
+    if (!requests.ok) return requests;
+    const answer = await this.#server.enrol(this.#licensee, requests.value, code);
     if (!answer.ok) return answer;
-    const installed = await this.#psd.call(PSD.install, answer.value);
+    const { certificate, policy } = answer.value;
+    const installed = await this.#psd.call(PSD.install, { certificate, policy });
     if (!installed.ok) return installed;
     this.#keep(answer.value);
     const { device } = installed.value;
@@ -152,16 +195,16 @@ export class DeviceLink {
     return timed.ok ? accept(await statusOf(this.#psd)) : accept(installed.value);
   }
 
-  #keep({ certificate, policy }: { readonly certificate: Uint8Array; readonly policy: Uint8Array }): void {
-    this.keepCertificate(certificate);
-    this.#journal.keep('policy', policy);
+  #keep(enrolled: EnrolledDevice): void {
+    this.keepCertificate(enrolled);
+    this.#journal.keep('policy', enrolled.policy);
   }
 
   /** A host that lost its store asks for the certificate by enrolling the same keys again, which the server answers alike. */
   async #fetchAgain(status: DeviceStatus): Promise<void> {
-    const request = await this.#psd.call(PSD.enrolmentRequest, {});
-    if (request.ok) {
-      const answer = await this.#server.enrol(this.#licensee, request.value.request);
+    const requests = await this.#psd.call(PSD.enrolmentRequest, {});
+    if (requests.ok) {
+      const answer = await this.#server.enrol(this.#licensee, requests.value);
       if (answer.ok) {
         this.#keep(answer.value);
         return;
@@ -169,5 +212,14 @@ export class DeviceLink {
     }
     const policy = await this.#server.policy(status.device);
     if (policy.ok) this.#journal.keep('policy', policy.value);
+  }
+}
+
+/** Waits for what may fail: a party that does not answer is asked again another time. */
+async function unlessBroken(work: Promise<unknown>): Promise<void> {
+  try {
+    await work;
+  } catch (error) {
+    if (!(error instanceof Fault)) throw error;
   }
 }

@@ -22,6 +22,7 @@ import { Journal } from './journal.ts';
 import { openHostStore } from './journal-schema.ts';
 import type { PsdClient } from './psd-client.ts';
 import { Rotation } from './rotation.ts';
+import type { EnrolledDevice } from './server-client.ts';
 
 const DEVICE = 'psd_00112233445566aa' as DeviceId;
 
@@ -73,14 +74,14 @@ class Parties implements PsdClient {
   }
 
   /** The certificate of the keys in the request, the same for the same keys. */
-  certify(request: Uint8Array): Promise<Result<Uint8Array>> {
+  certify({ request }: { readonly request: Uint8Array }): Promise<Result<EnrolledDevice>> {
     return this.step(() => {
       const text = Buffer.from(request).toString();
       const epoch = Number(text.split(' ')[1]);
       const known = this.certified.get(epoch);
       if (known !== undefined && known !== text) return refuse(rejection('device-enrolled', { device: DEVICE }));
       this.certified.set(epoch, text);
-      return accept(request);
+      return accept({ certificate: request, policy: new Uint8Array() });
     });
   }
 
@@ -115,7 +116,11 @@ class Parties implements PsdClient {
           this.pending = this.epoch + 1;
           this.keysMade += 1;
         }
-        return accept({ epoch: this.pending, request: Buffer.from(`keys ${this.pending} ${this.keysMade}`) });
+        return accept({
+          epoch: this.pending,
+          request: Buffer.from(`keys ${this.pending} ${this.keysMade}`),
+          certificateRequest: new Uint8Array(1),
+        });
       case PSD.rotate.name: {
         const { certificate } = request as { certificate: Uint8Array };
         const epoch = Number(Buffer.from(certificate).toString().split(' ')[1]);
@@ -142,7 +147,7 @@ function host(parties: Parties): Rotation {
     closing: { journal, psd: parties, clock: new ManualClock(1_795_000_000_000), holdForMs: null },
     link: {
       enrolled: () => parties.step(() => accept(parties.status())),
-      certify: (request) => parties.certify(request),
+      certify: (requests) => parties.certify(requests),
       keepCertificate: () => undefined,
     },
     funds: { whileNoneIsPending: (work) => work() },

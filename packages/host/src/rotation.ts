@@ -91,11 +91,11 @@ export class Rotation {
         journal.forget('rotation');
         return begun;
       }
-      const certificate = await link.certify(begun.value.request);
-      if (!certificate.ok) return certificate;
-      const rotated = await psd.call(PSD.rotate, { certificate: certificate.value });
+      const issued = await link.certify(begun.value);
+      if (!issued.ok) return issued;
+      const rotated = await psd.call(PSD.rotate, { certificate: issued.value.certificate });
       if (!rotated.ok && rotated.rejection.code !== 'already-confirmed') return rotated;
-      link.keepCertificate(certificate.value);
+      link.keepCertificate(issued.value);
       return accept(null);
     });
   }

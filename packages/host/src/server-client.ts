@@ -63,6 +63,13 @@ export type ArchivedRecord = {
   readonly confirmation: Uint8Array;
 };
 
+/** What the device installs, and its X.509 certificate (DER). */
+export type EnrolledDevice = {
+  readonly certificate: Uint8Array;
+  readonly policy: Uint8Array;
+  readonly identityCertificate?: Uint8Array;
+};
+
 export type ServerClientOptions = { readonly url: string; readonly credential: string };
 
 export class ServerClient {
@@ -78,20 +85,27 @@ export class ServerClient {
     await this.#fetch('GET', '/health');
   }
 
-  /** Enrols the device; a new one needs a code. */
+  /** Enrols the device by its own requests; a new one needs a code. */
   async enrol(
     licensee: LicenseeId,
-    request: Uint8Array,
+    { request, certificateRequest }: { readonly request: Uint8Array; readonly certificateRequest: Uint8Array },
     code?: string,
-  ): Promise<Result<{ certificate: Uint8Array; policy: Uint8Array }>> {
+  ): Promise<Result<EnrolledDevice>> {
     const answer = await this.#json('POST', '/v1/devices', {
       licensee,
       request: base64url(request),
+      certificateRequest: base64url(certificateRequest),
       ...(code === undefined ? {} : { code }),
     });
     if (!answer.ok) return answer;
-    const { certificate, policy } = answer.value as { certificate?: unknown; policy?: unknown };
-    return accept({ certificate: bytesOf(certificate, 'certificate'), policy: bytesOf(policy, 'policy') });
+    const { certificate, policy, identityCertificate } = answer.value as Record<string, unknown>;
+    return accept({
+      certificate: bytesOf(certificate, 'certificate'),
+      policy: bytesOf(policy, 'policy'),
+      ...(identityCertificate === undefined
+        ? {}
+        : { identityCertificate: bytesOf(identityCertificate, 'identityCertificate') }),
+    });
   }
 
   /** An X.509 certificate of the device's signature key and its authority's (DER), by the device's PKCS#10 request. */

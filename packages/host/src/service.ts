@@ -150,7 +150,7 @@ export class HostService {
     this.statistics = new StatisticsDesk(parts, outbox, settlement, news);
     this.funds = new FundsDesk(parts, link, funds, automatic);
     this.grants = new GrantsDesk(journal);
-    this.device = new DeviceDesk(psd, server, link);
+    this.device = new DeviceDesk(psd, link);
     this.rotation = new Rotation({ closing, link, funds, outbox, archive });
     this.waiting = new Waiting({ journal, news, pending, reports, runner, takingUp });
   }

@@ -481,11 +481,19 @@ export const CATALOGUE = {
     cure: 'Restore it from a backup; keep the damaged file for examination.',
     exit: 6,
   },
+  'store-put-back': {
+    verified: 'form',
+    happened:
+      'The store {store} of the device {device} is an older copy, or another one, than what the token {token} has seen: it stands at commit {storedCommits} (record {storedSequence}, {storedPieces} pieces, ascending register {storedMills}), the token has seen commit {seenCommits} (record {seenSequence}, {seenPieces} pieces, ascending register {seenMills}).',
+    state: 'The device did not start, and franked nothing: piece numbers and funds that were used would be used again.',
+    cure: 'Bring back the newest store, and keep this one for examination. Where that is gone for good, the device is dead: an operator declares it so (countermark device declare-dead), and a new one takes its place (docs/devices.md).',
+    exit: 6,
+  },
   'hsm-unavailable': {
     verified: 'nothing',
     happened: 'The hardware security module with the token {token} cannot be used: {reason}.',
-    state: 'Nothing was signed or changed.',
-    cure: 'See that the module is installed, and the token connected and named so; then start again.',
+    state: 'Nothing was released, and nothing is lost: what was asked can be asked again.',
+    cure: 'See that the module is installed, and the token connected and named so; then ask again, or start again what did not start.',
     exit: 6,
   },
   'hsm-refused': {
@@ -649,6 +657,13 @@ export const CATALOGUE = {
     happened: 'The enrolment code is not good for the device {device}: {reason}.',
     state: 'The device was not enrolled.',
     cure: 'Have an operator of the server issue another (countermark device invite LICENSEE).',
+    exit: 3,
+  },
+  'identity-refused': {
+    verified: 'nothing',
+    happened: 'The X.509 certificate that the server gave for the device {device} is not taken: {reason}.',
+    state: 'The one before is kept. Nothing in Countermark rests on it.',
+    cure: 'Take the newest policy to the device (countermark statistics send), then ask again; else tell the operator of the server.',
     exit: 3,
   },
   'unknown-enrolment-code': {

@@ -9,34 +9,42 @@ import { join } from 'node:path';
 import { errorText } from '@countermark/node-platform/fault';
 import { type PartyProgram, runParty } from '@countermark/node-platform/party-main';
 import { EXIT, rejection } from '@countermark/protocol/rejection';
-import { accept, refuse } from '@countermark/protocol/result';
+import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { checkStore } from './shell/check.ts';
 import { parsePsdConfig, type PsdConfig } from './shell/config.ts';
 import { openDevice } from './shell/device.ts';
+import type { KeyHolder } from './shell/key-holder.ts';
+import { STORE_KEYS } from './shell/keys.ts';
 import { runningSoftware } from './shell/measurement.ts';
 import { listenForSessions } from './shell/session.ts';
 import { serveDevice } from './shell/socket.ts';
+import { openTokenKeys } from './shell/token-keys.ts';
 
 const STORE_FILE = 'psd.db';
+/** The line that the process prints on stderr at every start with keys in its store. */
+const UNSAFE_PSD_KEYS =
+  'UNSAFE_PSD_KEYS: the keys of this device lie in its store; whoever copies the store copies the device.';
 
 const PSD_PROGRAM: PartyProgram<PsdConfig> = {
   name: 'psd',
   parseConfig: parsePsdConfig,
   serve: async (config, party) => {
-    process.stderr.write(
-      'UNSAFE_PSD_KEYS: the keys of this device lie in its store; whoever copies the store copies the device.\n',
-    );
+    if (config.hsm === undefined) process.stderr.write(`${UNSAFE_PSD_KEYS}\n`);
     let trustBundle: string;
     try {
       trustBundle = await readFile(config.trustBundle, 'utf8');
     } catch (error) {
       return refuse(rejection('config-invalid', { file: config.trustBundle, reason: errorText(error) }));
     }
+    const holder = await keyHolderOf(config);
+    if (!holder.ok) return holder;
+    party.onClose(() => holder.value.close());
     const opened = openDevice({
       path: join(config.data, STORE_FILE),
       authentication: config.authentication,
       memory: config.memory,
       recordCapacity: config.recordCapacity,
+      keyHolder: holder.value,
       trustBundle,
       software: runningSoftware(),
       onBroken: (fault) => {
@@ -61,7 +69,20 @@ const PSD_PROGRAM: PartyProgram<PsdConfig> = {
     party.onClose(() => sessions.close());
     return accept({ socket: config.socket, session: config.sessionSocket, device: device.id });
   },
-  check: async (config, examination) => checkStore(join(config.data, STORE_FILE), examination),
+  check: async (config, examination) => {
+    const holder = await keyHolderOf(config);
+    if (!holder.ok) return holder;
+    try {
+      return checkStore(join(config.data, STORE_FILE), examination, holder.value);
+    } finally {
+      await holder.value.close();
+    }
+  },
 };
+
+/** Where the keys are. Rejections: those of `openTokenKeys`. */
+async function keyHolderOf({ hsm }: PsdConfig): Promise<Result<KeyHolder>> {
+  return hsm === undefined ? accept(STORE_KEYS) : openTokenKeys(hsm);
+}
 
 await runParty(PSD_PROGRAM);

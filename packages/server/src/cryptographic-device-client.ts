@@ -7,6 +7,7 @@
  */
 import { Fault } from '@countermark/node-platform/fault';
 import { lazyRpc, type RpcClient } from '@countermark/node-platform/rpc';
+import type { Digest } from '@countermark/protocol/digest';
 import type { CeremonyId, DeviceId, LicenseeId } from '@countermark/protocol/id';
 import { CRYPTOGRAPHIC_DEVICE } from '@countermark/protocol/interfaces/cryptographic-device';
 import type { Operation } from '@countermark/protocol/interfaces/operation';
@@ -29,10 +30,21 @@ export type CryptographicDevice = {
   confirm(
     items: readonly { readonly record: Uint8Array; readonly attestation: Uint8Array }[],
   ): Promise<readonly Result<Uint8Array>[]>;
-  /** `onlyKnown`: a certificate only for keys that were certified before, and for rotations. */
-  enrol(request: Uint8Array, licensee: LicenseeId, onlyKnown: boolean): Promise<Result<Uint8Array>>;
-  /** An X.509 certificate for the key that signed this PKCS#10 request, and its authority's (DER). */
-  identify(request: Uint8Array): Promise<Result<{ readonly certificate: Uint8Array; readonly authority: Uint8Array }>>;
+  /**
+   * `onlyKnown`: a certificate only for keys that were certified before, and for rotations. `identity`: the certificate request for the same
+   * key, and what of a code it must bear.
+   */
+  enrol(
+    request: Uint8Array,
+    licensee: LicenseeId,
+    onlyKnown: boolean,
+    identity: { readonly certificateRequest?: Uint8Array; readonly codeDigest?: Digest },
+  ): Promise<Result<Uint8Array>>;
+  /** An X.509 certificate for the key that signed this PKCS#10 request, with the policy's products, and its authority's (DER). */
+  identify(
+    request: Uint8Array,
+    policy: Uint8Array,
+  ): Promise<Result<{ readonly certificate: Uint8Array; readonly authority: Uint8Array }>>;
   fund(
     request: Uint8Array,
     decision: { readonly depositMills: bigint; readonly draws: readonly Draw[]; readonly refusal?: string | undefined },
@@ -88,12 +100,12 @@ export function connectCryptographicDevice(socket: string): CryptographicDevice 
             : part.map(() => answer);
         },
       ),
-    enrol: async (request, licensee, onlyKnown) => {
-      const asked = { request, licensee, certified: false };
+    enrol: async (request, licensee, onlyKnown, identity) => {
+      const asked = { request, licensee, certified: false, ...identity };
       const answer = await call(rpc, enrol, onlyKnown ? { ...asked, known: true } : asked);
       return answer.ok ? accept(answer.value.certificate) : answer;
     },
-    identify: (request) => call(rpc, identify, { request }),
+    identify: (request, policy) => call(rpc, identify, { request, policy }),
     fund: async (request, { depositMills, draws, refusal }) => {
       const answer = await call(rpc, fund, {
         request,

@@ -6,8 +6,9 @@
  * certified before (after a lost answer, or where this server was restored from an older backup) needs none, and a rotation has
  * the word of the key before it. Who may enrol for a licensee is decided before (`http.ts`).
  */
-import { nodeVerification } from '@countermark/node-platform/verification';
-import type { LicenseeId } from '@countermark/protocol/id';
+import { nodeVerification, sha256 } from '@countermark/node-platform/verification';
+import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
+import { enrolmentCodeDigest } from '@countermark/protocol/identity-name';
 import { DEVICE_CERTIFICATE, type DeviceCertificate } from '@countermark/protocol/messages/enrolment';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
@@ -27,8 +28,15 @@ export type EnrolmentParts = {
   readonly nowMs: () => number;
 };
 
-/** What an enrolled device installs. */
-export type Enrolled = { readonly certificate: Uint8Array; readonly policy: Uint8Array };
+/** A device's own requests: for its certificate, and, beside it, for an X.509 certificate of the same key (PKCS#10). */
+export type EnrolmentRequests = { readonly request: Uint8Array; readonly certificateRequest?: Uint8Array };
+
+/** What an enrolled device installs; and its X.509 certificate (DER), where it asked for one. */
+export type Enrolled = {
+  readonly certificate: Uint8Array;
+  readonly policy: Uint8Array;
+  readonly identityCertificate?: Uint8Array;
+};
 
 export class Enrolment {
   readonly #parts: EnrolmentParts;
@@ -38,13 +46,15 @@ export class Enrolment {
   }
 
   /**
+   * Asked again after any failure it comes to the same certificate. A certificate request that comes with a code bears its digest.
    * Rejections: `unknown-licensee`, `enrolment-code-needed`, `enrolment-code-refused`, those of the cryptographic device's
-   * `enrol`, `try-again`.
+   * `enrol` and `identify`, `try-again`.
    */
-  async enrol(licensee: LicenseeId, request: Uint8Array, by: Actor, code?: string): Promise<Result<Enrolled>> {
-    const { registry, policies, roleKeys, nowMs } = this.#parts;
+  async enrol(licensee: LicenseeId, requests: EnrolmentRequests, by: Actor, code?: string): Promise<Result<Enrolled>> {
+    const { registry, policies, cryptographicDevice, roleKeys, nowMs } = this.#parts;
+    const { request, certificateRequest } = requests;
     if ((await registry.licensee(licensee)) === null) return refuse(rejection('unknown-licensee', { licensee }));
-    const issued = await this.#issued(licensee, request, code);
+    const issued = await this.#issued(licensee, requests, code);
     if (!issued.ok) return issued;
     const certificate = verifyMessage(DEVICE_CERTIFICATE, issued.value, { port: nodeVerification, keys: roleKeys });
     if (!certificate.ok) return certificate;
@@ -54,20 +64,41 @@ export class Enrolment {
       licensee,
       await registry.customersOf(licensee),
     );
-    return policy.ok ? accept({ certificate: issued.value, policy: policy.value }) : policy;
+    if (!policy.ok) return policy;
+    const enrolled = { certificate: issued.value, policy: policy.value };
+    if (certificateRequest === undefined) return accept(enrolled);
+    const identity = await cryptographicDevice.identify(certificateRequest, policy.value);
+    return identity.ok ? accept({ ...enrolled, identityCertificate: identity.value.certificate }) : identity;
+  }
+
+  /** An X.509 certificate of the device's signature key, with the products of its policy now, and its authority's (DER). */
+  async identify(
+    device: DeviceId,
+    licensee: LicenseeId,
+    certificateRequest: Uint8Array,
+  ): Promise<Result<{ readonly certificate: Uint8Array; readonly authority: Uint8Array }>> {
+    const { registry, policies, cryptographicDevice } = this.#parts;
+    const policy = await policies.renewed(device, licensee, await registry.customersOf(licensee));
+    return policy.ok ? cryptographicDevice.identify(certificateRequest, policy.value) : policy;
   }
 
   /** The certificate. A code is taken only for a request that its own key signed, and only where the device is new. */
-  async #issued(licensee: LicenseeId, request: Uint8Array, code: string | undefined): Promise<Result<Uint8Array>> {
+  async #issued(
+    licensee: LicenseeId,
+    { request, certificateRequest }: EnrolmentRequests,
+    code: string | undefined,
+  ): Promise<Result<Uint8Array>> {
     const { cryptographicDevice, codes } = this.#parts;
-    const known = await cryptographicDevice.enrol(request, licensee, true);
+    const codeDigest = code === undefined ? {} : { codeDigest: enrolmentCodeDigest(code, sha256) };
+    const identity = certificateRequest === undefined ? {} : { certificateRequest, ...codeDigest };
+    const known = await cryptographicDevice.enrol(request, licensee, true, identity);
     if (known.ok || known.rejection.code !== 'enrolment-code-needed' || code === undefined) return known;
     const verified = verifyEnrolmentRequest(request, nodeVerification);
     if (!verified.ok) return verified;
     const { device } = verified.value.message;
     const taken = await codes.take(code, licensee, device);
     if (!taken.ok) return taken;
-    const issued = await cryptographicDevice.enrol(request, licensee, false);
+    const issued = await cryptographicDevice.enrol(request, licensee, false, identity);
     // Where it may have been certified all the same, the code stays the device's.
     if (!issued.ok && issued.rejection.code !== 'try-again') await codes.giveBack(code, device);
     return issued;

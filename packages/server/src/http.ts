@@ -106,7 +106,12 @@ const LicenseeBody = Type.Object(
 const DepositBody = Type.Object({ amountMills: Amount }, strict);
 const CustomersBody = Type.Object({ customers: Type.Array(Customer, { maxItems: 4_096 }) }, strict);
 const DeviceBody = Type.Object(
-  { licensee: Licensee, request: Base64Url, code: Type.Optional(Type.String({ minLength: 1, maxLength: 64 })) },
+  {
+    licensee: Licensee,
+    request: Base64Url,
+    certificateRequest: Type.Optional(Base64Url),
+    code: Type.Optional(Type.String({ minLength: 1, maxLength: 64 })),
+  },
   strict,
 );
 const RequestBody = Type.Object({ request: Base64Url }, strict);
@@ -563,7 +568,13 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
           'Enrols a device by its own signed request, a new one with an enrolment code; the same request gets the same certificate',
           {
             body: DeviceBody,
-            response: { 201: Type.Object({ certificate: Base64Url, policy: Base64Url }) },
+            response: {
+              201: Type.Object({
+                certificate: Base64Url,
+                policy: Base64Url,
+                identityCertificate: Type.Optional(Base64Url),
+              }),
+            },
           },
         ),
       },
@@ -571,10 +582,17 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
         const body = request.body as Static<typeof DeviceBody>;
         const licensee = body.licensee as LicenseeId;
         own(request, licensee);
-        const requestBytes = new Uint8Array(Buffer.from(body.request, 'base64url'));
+        const requests = {
+          request: fromBase64url(body.request),
+          ...(body.certificateRequest === undefined
+            ? {}
+            : { certificateRequest: fromBase64url(body.certificateRequest) }),
+        };
         const { actor } = callerOf(request);
-        const { certificate, policy } = taken(await parts.enrolment.enrol(licensee, requestBytes, actor, body.code));
-        return reply.code(201).send({ certificate: base64url(certificate), policy: base64url(policy) });
+        const enrolled = taken(await parts.enrolment.enrol(licensee, requests, actor, body.code));
+        return reply
+          .code(201)
+          .send(Object.fromEntries(Object.entries(enrolled).map(([name, given]) => [name, base64url(given)])));
       },
     );
 
@@ -582,7 +600,7 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
       '/v1/devices/:device/identity-certificate',
       {
         ...describe(
-          "An X.509 certificate (DER) of the device's signature key, by a PKCS#10 request that this key signed",
+          "An X.509 certificate (DER) of the device's signature key, by a PKCS#10 request that this key signed; it names the products of its policy",
           {
             params: DeviceParams,
             body: RequestBody,
@@ -591,10 +609,9 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
         ),
       },
       async (request, reply) => {
-        await ownDevice(request);
-        const body = request.body as Static<typeof RequestBody>;
-        const asked = new Uint8Array(Buffer.from(body.request, 'base64url'));
-        const { certificate, authority } = taken(await parts.cryptographicDevice.identify(asked));
+        const { device, licensee } = await ownDevice(request);
+        const asked = fromBase64url((request.body as Static<typeof RequestBody>).request);
+        const { certificate, authority } = taken(await parts.enrolment.identify(device, licensee, asked));
         return reply.code(201).send({ certificate: base64url(certificate), authority: base64url(authority) });
       },
     );
@@ -821,6 +838,10 @@ function sendCbor(reply: FastifyReply, body: Uint8Array): FastifyReply {
 
 function base64url(value: Uint8Array): string {
   return Buffer.from(value).toString('base64url');
+}
+
+function fromBase64url(text: string): Uint8Array {
+  return new Uint8Array(Buffer.from(text, 'base64url'));
 }
 
 function refuseWith(

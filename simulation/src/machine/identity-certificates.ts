@@ -1,13 +1,11 @@
 /**
- * Stands in for the X.509 certificates of devices' signature keys: nobody in a world asks for one, and nothing rests on them.
+ * Stands in for the X.509 certificates of devices' signature keys: no request for one reaches a server of a world, and nothing rests on them.
  */
-import type { DeviceId } from '@countermark/protocol/id';
+import type { CertificateRequest } from '@countermark/cryptographic-device/identity-certificates';
 import { rejection } from '@countermark/protocol/rejection';
 import { type Result, refuse } from '@countermark/protocol/result';
 
-export async function openCertificateRequest(): Promise<
-  Result<{ readonly device: DeviceId; readonly publicKey: Uint8Array }>
-> {
+export async function openCertificateRequest(): Promise<Result<CertificateRequest>> {
   return refuse(rejection('malformed', { path: 'request', reason: 'there is no X.509 in the simulation' }));
 }
 

@@ -31,7 +31,7 @@ export class ServerClient implements Like {
   }
 
   /** An operator gives every host that needs one an enrolment code, by telephone. */
-  async enrol(licensee: LicenseeId, request: Uint8Array): Answer<'enrol'> {
+  async enrol(licensee: LicenseeId, { request }: { readonly request: Uint8Array }): Answer<'enrol'> {
     const answer: Awaited<Answer<'enrol'>> = await this.#ask('enrol', { licensee, request });
     if (answer.ok || answer.rejection.code !== 'enrolment-code-needed') return answer;
     const issued: Result<{ readonly code: string }> = await this.#ask('invite', { licensee, credential: OPERATOR });

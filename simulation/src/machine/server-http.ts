@@ -99,12 +99,14 @@ function handlersOf(parts: HttpParts): Readonly<Record<string, Handler>> {
     enrol: own((parameters, licensee) =>
       parts.enrolment.enrol(
         licensee,
-        parameters['request'] as Uint8Array,
+        { request: parameters['request'] as Uint8Array },
         host(licensee),
         parameters['code'] as string | undefined,
       ),
     ),
-    identify: ofDevice((_device, _licensee, { request }) => parts.cryptographicDevice.identify(request as Uint8Array)),
+    identify: ofDevice((device, licensee, { request }) =>
+      parts.enrolment.identify(device, licensee, request as Uint8Array),
+    ),
     customers: own(async (parameters, licensee) => {
       const all = await registry.addCustomers(
         licensee,

@@ -5,7 +5,7 @@
  * the device's own request, funds the device's own request. Keys of its roles it rotates when it is asked to, but seldom.
  */
 import { CARRIED_BYTES } from '../cose.ts';
-import { ceremonyId, deviceId, licenseeId } from '../fields.ts';
+import { ceremonyId, deviceId, digest, licenseeId } from '../fields.ts';
 import { CERTIFIED_ROLES, ROLE_EPOCHS_MAX } from '../message.ts';
 import { drawSchema } from '../messages/funds.ts';
 import { bool, bytes, field, list, millsSchema, oneOf, optional, struct, text, uint } from '../schema.ts';
@@ -14,6 +14,7 @@ import { operation } from './operation.ts';
 
 const record = bytes(1, MAX_RECORD_BYTES);
 const message = bytes(1, 65_536);
+const certificateRequest = bytes(1, 2_048);
 const nothing = struct('nothing', {});
 
 export const CRYPTOGRAPHIC_DEVICE = {
@@ -41,7 +42,8 @@ export const CRYPTOGRAPHIC_DEVICE = {
   ),
   /**
    * Verifies the request and issues the certificate. The device's key is thereby registered in the device's own store. `known`: answers
-   * only for keys that it has certified before, and for rotations.
+   * only for keys that it has certified before, and for rotations. `certificateRequest`: that for the X.509 certificate of the same key,
+   * which must bear `codeDigest` where that is given; nothing is certified where it does not.
    */
   enrol: operation(
     'enrol',
@@ -50,14 +52,19 @@ export const CRYPTOGRAPHIC_DEVICE = {
       licensee: field(2, licenseeId),
       certified: field(3, bool),
       known: optional(4, bool),
+      certificateRequest: optional(5, certificateRequest),
+      codeDigest: optional(6, digest),
     }),
     struct('enrolled', { certificate: field(1, message) }),
   ),
-  /** An X.509 certificate (DER) for a certified signature key, by a PKCS#10 request that this key signed; and who issued it. */
+  /**
+   * An X.509 certificate (DER) for a certified signature key, by a PKCS#10 request that this key signed; and who issued it. Which products it
+   * names is said by `policy`, which this device has signed for that one.
+   */
   identify: operation(
     'identify',
-    struct('identify', { request: field(1, bytes(1, 2_048)) }),
-    struct('identified', { certificate: field(1, bytes(1, 2_048)), authority: field(2, bytes(1, 2_048)) }),
+    struct('identify', { request: field(1, certificateRequest), policy: field(2, message) }),
+    struct('identified', { certificate: field(1, bytes(1, 32_768)), authority: field(2, bytes(1, 2_048)) }),
   ),
   /** Claim 1e: authenticates each record and attests it. */
   authenticate: operation(

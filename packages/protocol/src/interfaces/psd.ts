@@ -53,6 +53,8 @@ export const RECORD_CODE_BYTES = 16;
 
 const nothing = struct('nothing', {});
 const message = bytes(1, MAX_RECORD_BYTES);
+/** PKCS#10, DER. */
+const certificateRequest = bytes(1, 2_048);
 
 export const batchStateSchema = struct('batch-state', {
   batch: field(1, batchId),
@@ -153,16 +155,20 @@ const recordStateSchema = struct('record-state', {
 
 export const PSD = {
   status: operation('status', nothing, deviceStatusSchema),
+  /** `codeDigest`: of the enrolment code (`identity-name.ts`), which the certificate request then bears, signed. */
   enrolmentRequest: operation(
     'enrolment-request',
-    nothing,
-    struct('enrolment-request-answer', { request: field(1, message) }),
+    struct('ask-enrolment', { codeDigest: optional(1, digest) }),
+    struct('enrolment-request-answer', {
+      request: field(1, message),
+      certificateRequest: field(2, certificateRequest),
+    }),
   ),
   /** A PKCS#10 request (DER) for an X.509 certificate of the signature key in use. */
   certificateRequest: operation(
     'certificate-request',
     nothing,
-    struct('certificate-request-answer', { request: field(1, bytes(1, 2_048)) }),
+    struct('certificate-request-answer', { request: field(1, certificateRequest) }),
   ),
   /** Installs certificate and policy, whose signatures the PSD checks against the trust bundle pinned at its initialisation. */
   install: operation(
@@ -213,7 +219,12 @@ export const PSD = {
   rotateBegin: operation(
     'rotate-begin',
     nothing,
-    struct('rotate-begin-answer', { epoch: field(1, epoch), request: field(2, message) }),
+    struct('rotate-begin-answer', {
+      epoch: field(1, epoch),
+      request: field(2, message),
+      /** For an X.509 certificate of the new signature key. */
+      certificateRequest: field(3, certificateRequest),
+    }),
   ),
   /** Goes over to the new keys: seals the `key-rotation` record under the old ones, and stands under the new ones from then on. */
   rotate: operation(

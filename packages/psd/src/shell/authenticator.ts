@@ -5,18 +5,17 @@
  * funds requests always by signature. Signing many indicia does not hold up the thread that commits them.
  * Does not decide what is signed.
  */
-import type { KeyObject } from 'node:crypto';
-import { hmacSha256Under, SIGNATURE_BYTES, signP1363 } from '@countermark/node-platform/signing';
-import { SignWorkers } from '@countermark/node-platform/sign-workers';
+import { hmacSha256Under, SIGNATURE_BYTES } from '@countermark/node-platform/signing';
 import { seal, toBeAuthenticated, type Unsealed } from '@countermark/protocol/cose';
 import { LAYOUTS } from '@countermark/protocol/layout';
 import type { MacPurpose } from '@countermark/protocol/mac-key';
 import type { Identity } from '../core/state.ts';
+import type { PackedSigner, SigningKey } from './key-holder.ts';
 import { type DeviceKeys, macKey } from './keys.ts';
 
 /** The sealed bytes of a message that one key signs. */
-export function signedWith(key: KeyObject, unsealed: Unsealed): Uint8Array {
-  return seal(unsealed, signP1363(key, toBeAuthenticated(unsealed)));
+export function signedWith(key: Pick<SigningKey, 'sign'>, unsealed: Unsealed): Uint8Array {
+  return seal(unsealed, key.sign(toBeAuthenticated(unsealed)));
 }
 
 /** Below this number a message to another thread costs more than signing here. */
@@ -25,7 +24,7 @@ const HERE_BELOW = 4;
 export class Authenticator {
   readonly #keys: DeviceKeys;
   readonly #identity: Identity;
-  readonly #workers: SignWorkers | null;
+  readonly #workers: PackedSigner | null;
   readonly #macs: Readonly<Record<MacPurpose, (bytes: Uint8Array) => Uint8Array>> | null;
   readonly #inHand = new Set<Promise<Uint8Array>>();
 
@@ -34,7 +33,7 @@ export class Authenticator {
     this.#keys = keys;
     this.#identity = identity;
     const signs = identity.authentication === 'signature';
-    this.#workers = signs ? new SignWorkers(new Map([['indicium', keys.signing]])) : null;
+    this.#workers = signs ? keys.signing.packedSigner() : null;
     this.#macs = signs
       ? null
       : {
@@ -52,7 +51,7 @@ export class Authenticator {
     const input = (i: number): Uint8Array => inputs.subarray(i * each, (i + 1) * each);
     const bytes = LAYOUTS[this.#identity.authentication].authenticatorBytes;
     if (this.#workers !== null && count >= HERE_BELOW) {
-      const signing = this.#workers.signPacked('indicium', inputs, each);
+      const signing = this.#workers.signPacked(inputs, each);
       this.#inHand.add(signing);
       try {
         return await signing;
@@ -85,7 +84,7 @@ export class Authenticator {
 
   #indicium(input: Uint8Array): Uint8Array {
     if (this.#macs !== null) return this.#macs.indicium(input);
-    const signature = signP1363(this.#keys.signing, input);
+    const signature = this.#keys.signing.sign(input);
     if (signature.length !== SIGNATURE_BYTES) throw new TypeError('A signature has 64 bytes.');
     return signature;
   }

@@ -6,11 +6,12 @@
  * more is known than that); every record that is still held is authentic, has the digest that the chain names, and agrees with itself and its neighbours; the
  * open batch continues the last record; the device's own memory holds every piece of every unconfirmed batch, with the root
  * and the rate cells that its record names. A start asks the same of the last records only (`tailProblem`).
- * It cannot tell that the store was replaced by an older copy of itself.
+ * That the store was replaced by an older copy of itself it can tell only where a token keeps the device's mark.
  */
 import { existsSync } from 'node:fs';
 import { Examination } from '@countermark/node-platform/examination';
-import { equalMacs, hmacSha256, importPrivateKey } from '@countermark/node-platform/signing';
+import { hsmRejection } from '@countermark/node-platform/hsm-access';
+import { equalMacs, hmacSha256 } from '@countermark/node-platform/signing';
 import { sha256 } from '@countermark/node-platform/verification';
 import { cellKeyBytes } from '@countermark/protocol/cell';
 import { CellTally } from '@countermark/protocol/cell-tally';
@@ -22,7 +23,7 @@ import { type BatchStatistics, BATCH_STATISTICS } from '@countermark/protocol/me
 import { pieceRecordHead } from '@countermark/protocol/messages/piece-record';
 import type { Registers } from '@countermark/protocol/registers';
 import { describeFinding, type Rejection } from '@countermark/protocol/rejection';
-import { accept, type Result } from '@countermark/protocol/result';
+import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { recordIdentity, type VerifiedRecord, verifyRecord } from '@countermark/verify/record';
 import { contradiction } from '@countermark/verify/statistics';
 import type { KnownKey, Trust } from '@countermark/verify/verified';
@@ -30,14 +31,20 @@ import { chunkEntries, recordColumns } from '../core/piece-columns.ts';
 import { recountOwn } from '../core/recount.ts';
 import { type Batch, batchPieces, type DeviceState, type Identity } from '../core/state.ts';
 import type { Ports } from '../core/transition.ts';
-import { macKey } from './keys.ts';
+import { macKey, STORE_KEYS } from './keys.ts';
+import { putBackProblem } from './put-back.ts';
 import { type Loaded, openStore, type PsdStore } from './store.ts';
 
 /**
- * What is wrong with the store, from its first record. Rejections: `store-in-use`, `store-damaged` (it cannot be read at all).
+ * What is wrong with the store, from its first record. Rejections: `store-in-use`, `store-damaged` (it cannot be read at all),
+ * `hsm-unavailable`, `hsm-refused`.
  * Testimony: `device` once, `record` of each sequence.
  */
-export function checkStore(path: string, examination = new Examination()): Result<readonly string[]> {
+export function checkStore(
+  path: string,
+  examination = new Examination(),
+  holder = STORE_KEYS,
+): Result<readonly string[]> {
   if (!existsSync(path)) {
     examination.problem(`There is no store at ${path}.`);
     return accept(examination.problems);
@@ -50,15 +57,21 @@ export function checkStore(path: string, examination = new Examination()): Resul
     const problems = store.embedded.integrityProblems();
     for (const problem of problems) examination.problem(problem);
     if (problems.length > 0 || !store.initialised) return accept(examination.problems);
-    const loaded = store.load(0);
+    const loaded = store.load(0, holder);
     if (!loaded.ok) {
       examination.problem(describeFinding(loaded.rejection));
       return accept(examination.problems);
     }
     testifyDevice(loaded.value, examination);
+    const putBack = putBackProblem(loaded.value, holder, path);
+    if (putBack !== null) examination.problem(describeFinding(putBack));
     checkRecords(store, loaded.value, 1, examination);
     checkMemory(store, loaded.value, examination);
     return accept(examination.problems);
+  } catch (error) {
+    const refused = hsmRejection(error, holder.token ?? '');
+    if (refused === null) throw error;
+    return refuse(refused);
   } finally {
     store.close();
   }
@@ -287,7 +300,7 @@ function trustIn({ state, keys, retired, identity, trust }: Loaded): Trust {
   }
   for (const { certificate, agreement } of retired) {
     const of = { ...identity, epoch: certificate.message.epoch };
-    const code = agreement === null ? null : macKey({ agreement: importPrivateKey(agreement) }, of, 'statistics');
+    const code = agreement === null ? null : macKey({ agreement }, of, 'statistics');
     epochs.set(of.epoch, { known: certificate.message, code });
   }
   return {

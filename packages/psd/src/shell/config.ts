@@ -1,6 +1,7 @@
 /**
  * The device's configuration, as the supervisor writes it: a JSON file, strictly parsed.
  */
+import { type HsmConfig, isHsmConfig } from '@countermark/node-platform/hsm-access';
 import type { Authentication } from '@countermark/protocol/cose';
 import type { Memory } from '@countermark/protocol/messages/batch-statistics';
 import { rejection } from '@countermark/protocol/rejection';
@@ -17,12 +18,14 @@ export type PsdConfig = {
   readonly memory: Memory;
   /** Sealed records that the device keeps until they are confirmed. */
   readonly recordCapacity: number;
+  /** The token that has the device's keys and its mark; without it they lie in the store. */
+  readonly hsm?: HsmConfig;
 };
 
 const DEFAULT_RECORD_CAPACITY = 1_000;
 const MAX_RECORD_CAPACITY = 100_000;
 const PATHS = ['data', 'socket', 'sessionSocket', 'trustBundle'] as const;
-const KNOWN: readonly string[] = [...PATHS, 'authentication', 'memory', 'recordCapacity'];
+const KNOWN: readonly string[] = [...PATHS, 'authentication', 'memory', 'recordCapacity', 'hsm'];
 
 /** Parses the JSON of the config file. Rejection: `config-invalid`. */
 export function parsePsdConfig(json: unknown): Result<PsdConfig> {
@@ -33,7 +36,7 @@ export function parsePsdConfig(json: unknown): Result<PsdConfig> {
   if (unknown !== undefined) return invalid(`the setting ${unknown} is unknown`);
   const missing = PATHS.find((key) => typeof given[key] !== 'string' || given[key] === '');
   if (missing !== undefined) return invalid(`${missing} must be a path`);
-  const { authentication, memory, recordCapacity = DEFAULT_RECORD_CAPACITY } = given;
+  const { authentication, memory, recordCapacity = DEFAULT_RECORD_CAPACITY, hsm } = given;
   if (authentication !== 'mac' && authentication !== 'signature') {
     return invalid('authentication must be "mac" or "signature"');
   }
@@ -46,11 +49,13 @@ export function parsePsdConfig(json: unknown): Result<PsdConfig> {
   ) {
     return invalid(`recordCapacity must be an integer from 1 to ${MAX_RECORD_CAPACITY}`);
   }
+  if (hsm !== undefined && !isHsmConfig(hsm)) return invalid('hsm must be {module, token, pinFile}, each a text');
   const [data, socket, sessionSocket, trustBundle] = PATHS.map((key) => given[key] as string) as [
     string,
     string,
     string,
     string,
   ];
-  return accept({ data, socket, sessionSocket, trustBundle, authentication, memory, recordCapacity });
+  const settings: PsdConfig = { data, socket, sessionSocket, trustBundle, authentication, memory, recordCapacity };
+  return accept(hsm === undefined ? settings : { ...settings, hsm });
 }

@@ -3,13 +3,15 @@
  *
  * Guarantees: the state in memory is the state on disk. A step's signing may begin before its commit; nothing is
  * released before both are done; if a commit fails, the new state is dropped, every later request fails, and the process
- * is told to end: what was on disk is found out by the next start. Requests are taken one after the other up to their
+ * is told to end: what was on disk is found out by the next start. Where keys are on a token, its mark is raised to each commit before anything of
+ * that leaves; a token that is away refuses what is asked and ends nothing, and what was committed meanwhile is asked for again. Requests are taken one after the other up to their
  * commit; while signatures of one are made the next may be computed and committed.
  * Does not read requests (`socket.ts`) or speak to the server (`session.ts`).
  */
 import { randomBytes } from 'node:crypto';
 import { setImmediate as turn } from 'node:timers/promises';
 import { errorCode, errorText, Fault } from '@countermark/node-platform/fault';
+import { hsmRejection } from '@countermark/node-platform/hsm-access';
 import { hmacSha256Under } from '@countermark/node-platform/signing';
 import { sha256 } from '@countermark/node-platform/verification';
 import type { Authentication, Unsealed } from '@countermark/protocol/cose';
@@ -48,7 +50,10 @@ import { type Input, step } from '../core/step.ts';
 import type { HostRecords } from '../core/recount.ts';
 import { Authenticator, signedWith } from './authenticator.ts';
 import { tailProblem } from './check.ts';
-import { type DeviceKeys, type EpochKeys, generateEpochKeys, generateKeys, publicHalves } from './keys.ts';
+import { type DeviceMark, isSameMark, NONCE_BYTES as MARK_NONCE_BYTES } from './device-mark.ts';
+import type { KeyHolder } from './key-holder.ts';
+import { putBackProblem } from './put-back.ts';
+import { type DeviceKeys, type EpochKeys, generateEpochKeys, generateKeys, publicHalves, STORE_KEYS } from './keys.ts';
 import { type Kept, type Loaded, openStore, type PsdStore } from './store.ts';
 
 /** Random bytes that make a request another than the one before. */
@@ -66,6 +71,8 @@ export type DeviceOptions = {
   readonly software: Software;
   /** Told once when the process must end: a commit or a signing thread failed. */
   readonly onBroken: (fault: unknown) => void;
+  /** Where its private keys lie, for its life; default: in the store. */
+  readonly keyHolder?: KeyHolder;
   /** Bounds the store; for tests of a full disk. */
   readonly pagesMax?: number;
 };
@@ -74,7 +81,8 @@ export type Sealed = { readonly sequence: number; readonly digest: HeldRecord['d
 
 /**
  * Opens the device of a store, or initialises one in an empty store.
- * Rejections: `store-in-use`, `store-damaged`, `config-invalid` (procedure, memory or trust bundle other than pinned).
+ * Rejections: `store-in-use`, `store-damaged`, `config-invalid` (procedure, memory, trust bundle or place of the keys other than pinned),
+ * `store-put-back`, `hsm-unavailable`, `hsm-refused`.
  */
 export function openDevice(options: DeviceOptions): Result<Device> {
   const store = openStore(options);
@@ -84,11 +92,16 @@ export function openDevice(options: DeviceOptions): Result<Device> {
   return device;
 }
 
-/** As {@link deviceIn}; damage that shows only when a page is read is the same rejection as damage seen at opening. */
+/**
+ * As {@link deviceIn}; damage that shows only when a page is read is the same rejection as damage seen at opening. So is a token that goes away
+ * meanwhile.
+ */
 function wholeDeviceIn(store: PsdStore, options: DeviceOptions): Result<Device> {
   try {
     return deviceIn(store, options);
   } catch (error) {
+    const refused = hsmRejection(error, options.keyHolder?.token ?? '');
+    if (refused !== null) return refuse(refused);
     if (errorCode(error) !== 'store-broken') throw error;
     return refuse(rejection('store-damaged', { store: options.path, reason: errorText(error) }));
   }
@@ -99,10 +112,15 @@ function deviceIn(store: PsdStore, options: DeviceOptions): Result<Device> {
     const made = initialise(store, options);
     if (made !== null) return refuse(made);
   }
-  const loaded = store.load(options.recordCapacity);
+  const holder = options.keyHolder ?? STORE_KEYS;
+  const differs = (reason: string) => refuse(rejection('config-invalid', { file: 'of the device', reason }));
+  const { isOnToken } = store;
+  if (isOnToken !== null && isOnToken !== (holder.token !== null)) {
+    return differs(`the keys are ${isOnToken ? 'on a token' : 'in the store'} for this device's life`);
+  }
+  const loaded = store.load(options.recordCapacity, holder);
   if (!loaded.ok) return loaded;
   const { identity } = loaded.value;
-  const differs = (reason: string) => refuse(rejection('config-invalid', { file: 'of the device', reason }));
   if (identity.authentication !== options.authentication) {
     return differs(
       `authentication is ${identity.authentication} for this device's life, not ${options.authentication}`,
@@ -116,15 +134,21 @@ function deviceIn(store: PsdStore, options: DeviceOptions): Result<Device> {
   }
   const problem = tailProblem(store, loaded.value);
   if (problem !== null) return refuse(rejection('store-damaged', { store: options.path, reason: problem }));
-  return accept(new Device(store, loaded.value, options));
+  const putBack = putBackProblem(loaded.value, holder, options.path);
+  if (putBack !== null) return refuse(putBack);
+  const device = new Device(store, loaded.value, options);
+  device.catchUp();
+  return accept(device);
 }
 
 function initialise(store: PsdStore, options: DeviceOptions): Rejection | null {
   const bundle = parseTrustBundle(options.trustBundle);
   if (!bundle.ok) return bundle.rejection;
-  const keys = generateKeys();
+  const device = deviceIdOf(randomBytes(8));
+  const { keyHolder: holder = STORE_KEYS } = options;
+  const keys = generateKeys(holder, device);
   const identity: Identity = {
-    device: deviceIdOf(randomBytes(8)),
+    device,
     epoch: 1,
     authentication: options.authentication,
     memory: options.memory,
@@ -135,8 +159,19 @@ function initialise(store: PsdStore, options: DeviceOptions): Rejection | null {
   const state = { ...UNINITIALISED, recordCapacity: options.recordCapacity };
   const initialised = step(state, { kind: 'initialise', identity }, portsOf(keys));
   if (!initialised.ok) return initialised.rejection;
-  store.initialise(identity, keys, options.trustBundle, initialised.value.state);
+  const { state: first } = initialised.value;
+  const mark = holder.marks === null ? null : markAfter(null, first);
+  // The mark of a device that has no store yet is nobody's.
+  if (mark !== null) holder.marks?.raise(device, null, mark);
+  store.initialise(identity, keys, options.trustBundle, first, mark);
   return null;
+}
+
+/** The mark of the next commit. */
+function markAfter(before: DeviceMark | null, { registers, sequence }: DeviceState): DeviceMark {
+  const { pieces, ascendingMills } = registers;
+  const nonce = new Uint8Array(randomBytes(MARK_NONCE_BYTES));
+  return { commits: (before?.commits ?? 0) + 1, nonce, sequence, pieces, ascendingMills };
 }
 
 /** Without keys nothing is recounted any more. */
@@ -153,6 +188,7 @@ function portsOf(keys: DeviceKeys | null): Ports {
 
 export class Device {
   readonly #store: PsdStore;
+  readonly #holder: KeyHolder;
   readonly #trust: Trust;
   #ports: Ports;
   readonly #software: Software;
@@ -162,6 +198,11 @@ export class Device {
   #keys: DeviceKeys | null;
   #nextKeys: EpochKeys | null;
   #identity: Identity;
+  /** Of the last commit, and the last that the token is known to keep; null where nothing keeps any. */
+  #mark: DeviceMark | null;
+  #kept: DeviceMark | null;
+  /** Keys that the store has no more are on the token yet. */
+  #erasing: boolean;
   #authenticator: Authenticator | null;
   /** Threads of a former epoch that finish what they have in hand. */
   #retiring: Promise<void> = Promise.resolve();
@@ -170,14 +211,19 @@ export class Device {
   /** Use `openDevice`. */
   constructor(
     store: PsdStore,
-    { state, keys, nextKeys, identity, trust }: Loaded,
-    options: Pick<DeviceOptions, 'software' | 'onBroken'>,
+    { state, keys, nextKeys, identity, mark, trust }: Loaded,
+    options: Pick<DeviceOptions, 'software' | 'onBroken' | 'keyHolder'>,
   ) {
     this.#store = store;
+    this.#holder = options.keyHolder ?? STORE_KEYS;
     this.#state = state;
     this.#keys = keys;
     this.#nextKeys = nextKeys;
     this.#identity = identity;
+    this.#mark = mark;
+    this.#kept = this.#holder.marks?.last(identity.device) ?? null;
+    // Whatever a crash left.
+    this.#erasing = this.#holder.token !== null;
     this.#trust = trust;
     this.#ports = portsOf(keys);
     this.#authenticator = keys === null ? null : new Authenticator(keys, identity);
@@ -187,6 +233,40 @@ export class Device {
 
   get id(): DeviceId {
     return this.#identity.device;
+  }
+
+  /** The label of the token that has the keys, or null. */
+  get token(): string | null {
+    return this.#holder.token;
+  }
+
+  /**
+   * Resolves when something can be asked: the token is there, and keeps what the store has. Faults: `hsm-unavailable`, `hsm-refused`,
+   * `device-broken`.
+   */
+  async ready(): Promise<void> {
+    await this.#holder.ready();
+    this.#checkWhole();
+    this.catchUp();
+  }
+
+  /**
+   * Raises the token's mark to the last commit and has it erase the keys that the store has no more: nothing of that commit may leave before.
+   * Faults: those of the holder.
+   */
+  catchUp(): void {
+    const { marks } = this.#holder;
+    if (marks !== null && this.#mark !== null && (this.#kept === null || !isSameMark(this.#kept, this.#mark))) {
+      try {
+        marks.raise(this.#identity.device, this.#kept, this.#mark);
+      } catch (error) {
+        throw this.#holderFailed(error);
+      }
+      this.#kept = this.#mark;
+    }
+    if (!this.#erasing) return;
+    this.#holder.keepOnly(this.#identity.device, this.#store.keyReferences());
+    this.#erasing = false;
   }
 
   /** The session's private key, its certificate and its pinned authority (DER). Rejection: `wrong-state`. */
@@ -214,11 +294,11 @@ export class Device {
       : accept(signedWith(this.#keys.signing, this.#enrolmentRequestOf(this.#identity)));
   }
 
-  /** A PKCS#10 request for an X.509 certificate of the signature key in use. Rejection: `wrong-state`. */
-  certificateRequest(): Result<Uint8Array> {
+  /** A PKCS#10 request for an X.509 certificate of the signature key in use, with the digest of an enrolment code. Rejection: `wrong-state`. */
+  certificateRequest(codeDigest?: Uint8Array): Result<Uint8Array> {
     return this.#keys === null
       ? refuse(this.#erased('certificate-request'))
-      : accept(certificateRequest(this.#identity.device, this.#keys.signing));
+      : accept(certificateRequest(this.#identity.device, this.#keys.signing, codeDigest));
   }
 
   /**
@@ -226,15 +306,25 @@ export class Device {
    * signed with the new key and inside a message that the key in use signs.
    * Rejections: those of the core's `beginRotation`.
    */
-  rotateBegin(): Result<{ readonly epoch: number; readonly request: Uint8Array }> {
+  rotateBegin(): Result<{
+    readonly epoch: number;
+    readonly request: Uint8Array;
+    readonly certificateRequest: Uint8Array;
+  }> {
     const waiting = this.#state.nextIdentity;
-    const nextKeys = waiting === null ? generateEpochKeys() : null;
+    const { device, epoch } = this.#identity;
+    // No keys are made where the core would refuse them.
+    const refused =
+      waiting === null
+        ? this.#refusal({ kind: 'begin-rotation', next: { ...this.#identity, epoch: epoch + 1 } })
+        : null;
+    if (refused !== null) return refuse(refused);
+    const nextKeys = waiting === null ? generateEpochKeys(this.#holder, device, epoch + 1) : null;
     const begun = this.#advance(
       { kind: 'begin-rotation', next: waiting ?? this.#identityWith(nextKeys) },
       nextKeys === null ? {} : { nextKeys },
     );
     if (!begun.ok) return begun;
-    this.#nextKeys = nextKeys ?? this.#nextKeys;
     const next = begun.value.state.nextIdentity;
     if (next === null || this.#nextKeys === null || this.#keys === null) {
       throw new Error('A rotation that has begun has its keys.');
@@ -243,6 +333,7 @@ export class Device {
     return accept({
       epoch: next.epoch,
       request: signedWith(this.#keys.signing, rotationRequest(this.#identity, request)),
+      certificateRequest: certificateRequest(device, this.#nextKeys.signing),
     });
   }
 
@@ -338,6 +429,7 @@ export class Device {
       if (refused !== null) return refuse(refused);
     }
     this.#checkWhole();
+    this.catchUp();
     const stored = this.#store.recordOf(batch);
     if (stored !== null) {
       const { sequence, digest, record } = stored;
@@ -375,6 +467,7 @@ export class Device {
   /** The bytes of an unconfirmed record. Rejections: `unknown-record`, `already-confirmed`. */
   record(sequence: number): Result<Uint8Array> {
     this.#checkWhole();
+    this.catchUp();
     const stored = this.#store.recordAt(sequence);
     if (stored === null) return refuse(rejection('unknown-record', { sequence }));
     return stored.record === null ? refuse(rejection('already-confirmed', { sequence })) : accept(stored.record);
@@ -415,14 +508,22 @@ export class Device {
     this.#store.close();
   }
 
+  /** Why a step would not be taken, or null. */
+  #refusal(input: Input): Rejection | null {
+    const stepped = step(this.#state, input, this.#ports);
+    return stepped.ok ? null : stepped.rejection;
+  }
+
   /** One step, carried out: signed, durable, and only then the device's state. */
   #advance(input: Input, given: Kept = {}): Result<Step & { readonly kept: Kept }> {
     this.#checkWhole();
+    this.catchUp();
     const before = this.#state;
     const stepped = step(before, input, this.#ports);
     if (!stepped.ok) return stepped;
     const { state, effects } = stepped.value;
-    const kept = { ...given, ...this.#keptOf(effects) };
+    const mark = this.#mark === null ? null : markAfter(this.#mark, state);
+    const kept: Kept = { ...given, ...this.#keptOf(effects), ...(mark === null ? {} : { mark }) };
     if (state === before && effects.length === 0) return accept({ state, effects, kept });
     if (changesStore(input)) {
       try {
@@ -430,10 +531,16 @@ export class Device {
       } catch (error) {
         throw this.#break(error);
       }
+      this.#mark = mark;
     }
     this.#state = state;
+    if (kept.nextKeys !== undefined) this.#nextKeys = kept.nextKeys;
     if (kept.retired !== undefined) this.#changeKeys();
     if (kept.zeroise === true) this.#forgetAllKeys();
+    if (kept.retired !== undefined || kept.forgetKeys === true || kept.zeroise === true) {
+      this.#erasing = this.#holder.token !== null;
+    }
+    this.catchUp();
     return accept({ state, effects, kept });
   }
 
@@ -548,8 +655,13 @@ export class Device {
     try {
       return await this.#authenticatorInUse().indicia(inputs, indiciumInputBytes(layout));
     } catch (error) {
-      throw this.#break(error);
+      throw this.#holderFailed(error);
     }
+  }
+
+  /** A token that is away ends nothing: what was asked can be asked again. */
+  #holderFailed(error: unknown): unknown {
+    return hsmRejection(error, '') === null ? this.#break(error) : error;
   }
 
   #franked(
@@ -562,6 +674,7 @@ export class Device {
   ): FrankedChunk {
     // A step after this one may have failed in the meantime: nothing leaves a broken device.
     this.#checkWhole();
+    this.catchUp();
     return { firstPieceNumber, indicia: this.#indicia(inputs, authenticators), salts, codes, registers };
   }
 

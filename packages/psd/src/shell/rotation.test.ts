@@ -3,7 +3,7 @@ import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { nodeVerification } from '@countermark/node-platform/verification';
-import { agreedKey, equalMacs, hmacSha256, importPublicKey, privateKeyBytes } from '@countermark/node-platform/signing';
+import { agreedKey, equalMacs, hmacSha256, importPublicKey } from '@countermark/node-platform/signing';
 import { type Authentication, type KeyId, parseEnvelope } from '@countermark/protocol/cose';
 import { type Digest, digestText, sameBytes } from '@countermark/protocol/digest';
 import { LAYOUTS, parseIndicium } from '@countermark/protocol/layout';
@@ -133,7 +133,7 @@ async function secrets(over: Partial<DeviceOptions>): Promise<Map<string, Uint8A
   if (keys === null) throw new Error('the keys are erased');
   store.close();
   device = value(openDevice(optionsOf(over)));
-  return new Map([...keyBytes(keys), ['signing scalar', privateKeyBytes(keys.signing).subarray(36, 68)]]);
+  return new Map([...keyBytes(keys), ['signing scalar', keys.signing.stored.subarray(36, 68)]]);
 }
 
 /** Whether the bytes stand anywhere in the store's files. */
@@ -199,6 +199,7 @@ describe('a rotation', () => {
     const store = value(openStore({ path: optionsOf({}).path }));
     store.embedded.database.exec(
       `DROP TABLE retired_epoch;
+       DROP TABLE mark;
        ALTER TABLE device DROP COLUMN final_sequence;
        ALTER TABLE record RENAME TO newer;
        CREATE TABLE record (

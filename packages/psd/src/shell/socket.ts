@@ -12,10 +12,12 @@ import {
   served,
   serveRpc,
 } from '@countermark/node-platform/rpc';
+import { hsmRejection } from '@countermark/node-platform/hsm-access';
 import { type CborValue } from '@countermark/protocol/cbor';
 import { CHUNK_ENTRY_BYTES, MAX_CHUNK, PSD } from '@countermark/protocol/interfaces/psd';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, refuse } from '@countermark/protocol/result';
+import type { HeldRecord } from '../core/state.ts';
 import type { Device } from './device.ts';
 import { sendInSession, type SessionSocket } from './session.ts';
 
@@ -30,11 +32,47 @@ export async function serveDevice(
 }
 
 function handlersOf(device: Device, sessions: SessionSocket): RpcHandlers {
-  return Object.fromEntries([
-    served(PSD.status, () => accept(device.status())),
-    served(PSD.enrolmentRequest, () => {
+  return {
+    ...Object.fromEntries([
+      served(PSD.status, () => accept(device.status())),
+      served(PSD.records, () => accept({ records: device.records().map(recordState) })),
+    ]),
+    ...Object.fromEntries(
+      signingHandlers(device, sessions).map(([name, handler]) => [name, onceReady(device, handler)]),
+    ),
+  };
+}
+
+function recordState({ sequence, digest, batch, bytes }: HeldRecord) {
+  return { sequence, digest, ...(batch === null ? {} : { batch }), bytes };
+}
+
+/** Where a token has the keys: nothing is begun while it is away, and what it refuses is a rejection, after which the device goes on. */
+function onceReady(device: Device, handler: RpcHandler): RpcHandler {
+  const { token } = device;
+  if (token === null) return handler;
+  return async (parameters, context) => {
+    try {
+      await device.ready();
+      return await handler(parameters, context);
+    } catch (error) {
+      const refused = hsmRejection(error, token);
+      if (refused === null) throw error;
+      return refuse(refused);
+    }
+  };
+}
+
+/** Those that sign, commit, or give away what was signed. */
+function signingHandlers(device: Device, sessions: SessionSocket): readonly (readonly [string, RpcHandler])[] {
+  return [
+    served(PSD.enrolmentRequest, ({ codeDigest }) => {
       const request = device.enrolmentRequest();
-      return request.ok ? accept({ request: request.value }) : request;
+      if (!request.ok) return request;
+      const certificateRequest = device.certificateRequest(codeDigest);
+      return certificateRequest.ok
+        ? accept({ request: request.value, certificateRequest: certificateRequest.value })
+        : certificateRequest;
     }),
     served(PSD.certificateRequest, () => {
       const request = device.certificateRequest();
@@ -52,16 +90,6 @@ function handlersOf(device: Device, sessions: SessionSocket): RpcHandlers {
     served(PSD.recount, (records) => device.recount(records)),
     served(PSD.seal, ({ batch, incomplete }) => device.seal(batch, incomplete)),
     served(PSD.finalStatement, () => device.finalStatement()),
-    served(PSD.records, () =>
-      accept({
-        records: device.records().map(({ sequence, digest, batch, bytes }) => ({
-          sequence,
-          digest,
-          ...(batch === null ? {} : { batch }),
-          bytes,
-        })),
-      }),
-    ),
     served(PSD.record, ({ sequence }) => {
       const record = device.record(sequence);
       return record.ok ? accept({ record: record.value }) : record;
@@ -73,7 +101,7 @@ function handlersOf(device: Device, sessions: SessionSocket): RpcHandlers {
       const results = await sendInSession(device, sessions, items);
       return results.ok ? accept({ results: results.value }) : results;
     }),
-  ]);
+  ];
 }
 
 /** A chunk beyond the bound is told so, with the number of its pieces, before its schema would call it malformed. */

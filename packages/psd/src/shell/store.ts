@@ -51,6 +51,9 @@ import {
   stateProblems,
   UNINITIALISED,
 } from '../core/state.ts';
+import type { CommitMark, DeviceMark } from './device-mark.ts';
+import type { AgreementKey, KeyHolder } from './key-holder.ts';
+import { isReference } from './key-reference.ts';
 import {
   type DeviceKeys,
   EPOCH_KEY_NAMES,
@@ -62,6 +65,7 @@ import {
   nextKeyBytes,
   nextKeysOf,
   publicHalves,
+  STORE_KEYS,
 } from './keys.ts';
 
 const CACHE_KIB = 2_048;
@@ -102,6 +106,8 @@ const MIGRATIONS = [
    ALTER TABLE chained RENAME TO record;
    CREATE TABLE retired_epoch (epoch INTEGER PRIMARY KEY, certificate BLOB NOT NULL, agreement BLOB) STRICT;`,
   'ALTER TABLE device ADD COLUMN final_sequence INTEGER',
+  // Of a device whose keys are on a token, which keeps the same (device-mark.ts).
+  'CREATE TABLE mark (id INTEGER PRIMARY KEY CHECK (id = 1), commits INTEGER NOT NULL, nonce BLOB NOT NULL) STRICT',
 ];
 
 const openingSchema = struct('opening', {
@@ -133,10 +139,15 @@ export type Kept = {
   readonly forgetKeys?: boolean;
   /** Every secret of the device is erased. */
   readonly zeroise?: boolean;
+  /** What the token keeps of this commit, too. */
+  readonly mark?: CommitMark;
 };
 
-/** An epoch that is over; `agreement` (PKCS8) as long as codes of held records are checked with it. */
-export type RetiredEpoch = { readonly certificate: Verified<DeviceCertificate>; readonly agreement: Uint8Array | null };
+/** An epoch that is over; `agreement` as long as codes of held records are checked with it. */
+export type RetiredEpoch = {
+  readonly certificate: Verified<DeviceCertificate>;
+  readonly agreement: AgreementKey | null;
+};
 
 /** A record as the store has it; `bytes` null once it is confirmed and deleted. */
 export type StoredRecord = HeldRecord & { readonly record: Uint8Array | null };
@@ -149,6 +160,8 @@ export type Loaded = {
   /** Those that wait for their certificate. */
   readonly nextKeys: EpochKeys | null;
   readonly retired: readonly RetiredEpoch[];
+  /** Null: of a device whose keys lie in the store. */
+  readonly mark: DeviceMark | null;
   readonly identity: Identity;
   readonly trust: Trust;
 };
@@ -171,6 +184,7 @@ export function openStore(options: StoreOptions): Result<PsdStore> {
 export class PsdStore {
   readonly embedded: EmbeddedStore;
   readonly #saveDevice;
+  readonly #saveMark;
   readonly #insertChunk;
   readonly #dropChunksBefore;
   readonly #saveFrontier;
@@ -187,6 +201,7 @@ export class PsdStore {
     this.#saveDevice = database.prepare(
       `INSERT OR REPLACE INTO device VALUES (1, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
     );
+    this.#saveMark = database.prepare('INSERT OR REPLACE INTO mark VALUES (1, ?, ?)');
     this.#insertChunk = database.prepare('INSERT INTO chunk VALUES (?, ?, ?, ?, ?, ?, ?)');
     this.#dropChunksBefore = database.prepare('DELETE FROM chunk WHERE batch = ? AND first_index < ?');
     this.#saveFrontier = database.prepare('UPDATE batch SET leaves = ?, frontier = ?');
@@ -202,7 +217,13 @@ export class PsdStore {
   }
 
   /** Writes a new device: identity, keys, the trust bundle's text, its first state. One transaction. */
-  initialise(identity: Identity, keys: DeviceKeys, trustBundle: string, state: DeviceState): void {
+  initialise(
+    identity: Identity,
+    keys: DeviceKeys,
+    trustBundle: string,
+    state: DeviceState,
+    mark: CommitMark | null,
+  ): void {
     const { database } = this.embedded;
     this.embedded.transaction(() => {
       database
@@ -211,7 +232,27 @@ export class PsdStore {
       const insert = database.prepare('INSERT INTO secret VALUES (?, ?)');
       for (const [name, bytes] of keyBytes(keys)) insert.run(name, bytes);
       this.#writeDevice(state);
+      if (mark !== null) this.#writeMark(mark);
     });
+  }
+
+  /** Whether a token has the device's keys; null once they are erased. */
+  get isOnToken(): boolean | null {
+    const stored = this.embedded.read(() =>
+      this.embedded.database.prepare("SELECT bytes FROM secret WHERE name = 'signing'").pluck().get(),
+    ) as Uint8Array | undefined;
+    return stored === undefined ? null : isReference(stored);
+  }
+
+  /** What the store has of keys on a token: of those in use, those that wait, and those that check codes of held records. */
+  keyReferences(): readonly Uint8Array[] {
+    const all = this.embedded.read(() =>
+      this.embedded.database
+        .prepare('SELECT bytes FROM secret UNION ALL SELECT agreement FROM retired_epoch WHERE agreement IS NOT NULL')
+        .pluck()
+        .all(),
+    ) as Uint8Array[];
+    return all.filter(isReference);
   }
 
   /** The text of the trust bundle that was pinned. */
@@ -222,9 +263,9 @@ export class PsdStore {
   }
 
   /** Reads the device. Rejection: `store-damaged`. */
-  load(recordCapacity: number): Result<Loaded> {
+  load(recordCapacity: number, holder: KeyHolder = STORE_KEYS): Result<Loaded> {
     try {
-      return this.embedded.read(() => this.#load(recordCapacity));
+      return this.embedded.read(() => this.#load(recordCapacity, holder));
     } catch (error) {
       if (!(error instanceof TypeError || error instanceof RangeError)) throw error;
       return this.#damaged(errorText(error));
@@ -249,6 +290,7 @@ export class PsdStore {
     const { database } = this.embedded;
     this.embedded.transaction(() => {
       this.#writeDevice(after);
+      if (kept.mark !== undefined) this.#writeMark(kept.mark);
       if (after.certificate !== before.certificate && after.certificate !== null) {
         this.#writeMessage('certificate', after.certificate.bytes);
       }
@@ -345,7 +387,7 @@ export class PsdStore {
     this.embedded.close();
   }
 
-  #load(recordCapacity: number): Result<Loaded> {
+  #load(recordCapacity: number, holder: KeyHolder): Result<Loaded> {
     const { database } = this.embedded;
     const row = database.prepare('SELECT * FROM identity').get() as Row | undefined;
     const device = database.prepare('SELECT * FROM device').get() as Row | undefined;
@@ -354,8 +396,8 @@ export class PsdStore {
     const byName = new Map(secrets);
     const finalSequence = numberOrNull(device.final_sequence);
     // Erased with the confirmation of the final statement, and never before.
-    const keys = finalSequence !== null && byName.size === 0 ? null : keysOf(byName);
-    const nextKeys = nextKeysOf(byName);
+    const keys = finalSequence !== null && byName.size === 0 ? null : keysOf(byName, holder);
+    const nextKeys = nextKeysOf(byName, holder);
     const bundle = parseTrustBundle(String(row.trust_bundle));
     if (!bundle.ok) return this.#damaged(describeRejection(bundle.rejection));
     const identity: Identity = {
@@ -410,17 +452,34 @@ export class PsdStore {
       isZeroised(state) === (keys === null) ? [] : ['its keys are not as its final statement has them'];
     const [problem] = [...stateProblems(state), ...this.#headProblems(state), ...keyProblems];
     return problem === undefined
-      ? accept({ state, keys, nextKeys, retired: this.#retiredEpochs(trust), identity, trust })
+      ? accept({
+          state,
+          keys,
+          nextKeys,
+          retired: this.#retiredEpochs(trust, holder),
+          mark: this.#mark(state),
+          identity,
+          trust,
+        })
       : this.#damaged(problem);
   }
 
-  #retiredEpochs(trust: Trust): RetiredEpoch[] {
+  #retiredEpochs(trust: Trust, holder: KeyHolder): RetiredEpoch[] {
     const rows = this.embedded.database.prepare('SELECT * FROM retired_epoch ORDER BY epoch').all() as Row[];
     return rows.map((row) => {
       const certificate = verifyMessage(DEVICE_CERTIFICATE, row.certificate as Uint8Array, trust);
       if (!certificate.ok) throw new TypeError(describeRejection(certificate.rejection));
-      return { certificate: certificate.value, agreement: row.agreement as Uint8Array | null };
+      const agreement = row.agreement === null ? null : holder.agreementKey(row.agreement as Uint8Array);
+      return { certificate: certificate.value, agreement };
     });
+  }
+
+  /** The mark of the last commit, with what the state says. */
+  #mark({ registers, sequence }: DeviceState): DeviceMark | null {
+    const row = this.embedded.database.prepare('SELECT * FROM mark').get() as Row | undefined;
+    if (row === undefined) return null;
+    const { pieces, ascendingMills } = registers;
+    return { commits: Number(row.commits), nonce: row.nonce as Uint8Array, sequence, pieces, ascendingMills };
   }
 
   /** The chain's head must be the last record. */
@@ -473,6 +532,10 @@ export class PsdStore {
       state.alarms,
       state.finalSequence,
     );
+  }
+
+  #writeMark({ commits, nonce }: CommitMark): void {
+    this.#saveMark.run(commits, nonce);
   }
 
   #writeMessage(name: string, bytes: Uint8Array): void {

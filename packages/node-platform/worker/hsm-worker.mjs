@@ -1,4 +1,4 @@
-// A thread with one session on a PKCS#11 token: signs digests, agrees secrets, makes and finds keys.
+// A thread with one session on a PKCS#11 token: signs digests, agrees secrets, makes, finds and destroys keys, keeps marks.
 //
 // Guarantees: keys are found by label and never read out; of a key agreement only the shared secret comes back. A failure is answered with
 // its name (CKR_...) and what kind it is: `refused` (someone must act, and trying a PIN again could lock the token), or `unavailable`.
@@ -46,6 +46,8 @@ const {
   CK_PARAMS_EC_DH,
   CKU_USER,
 } = pkcs11js;
+
+const KEY_KINDS = [CKO_PRIVATE_KEY, CKO_PUBLIC_KEY];
 
 /** After these nothing is tried again: each try with a wrong PIN is counted by the token. */
 const REFUSED = /CKR_(PIN_|USER_PIN_NOT_INITIALIZED)/;
@@ -100,18 +102,13 @@ function find(template) {
 
 /** Names that begin so, of private and public keys. */
 function namesOf(prefix) {
-  const names = new Set();
-  for (const kind of [CKO_PRIVATE_KEY, CKO_PUBLIC_KEY]) {
-    const keys = find([
+  const labels = KEY_KINDS.flatMap((kind) =>
+    find([
       { type: CKA_CLASS, value: kind },
       { type: CKA_TOKEN, value: true },
-    ]);
-    for (const key of keys) {
-      const name = token.C_GetAttributeValue(session, key, [{ type: CKA_LABEL }])[0].value.toString();
-      if (name.startsWith(prefix)) names.add(name);
-    }
-  }
-  return [...names];
+    ]).map(labelOf),
+  );
+  return [...new Set(labels)].filter((name) => name.startsWith(prefix));
 }
 
 function objects(kind, name) {
@@ -154,6 +151,44 @@ function examined(name) {
   return { point: Uint8Array.from(point), signs };
 }
 
+function remove(kind, name) {
+  for (const handle of objects(kind, name)) token.C_DestroyObject(session, handle);
+  handles.delete(name);
+}
+
+function labelOf(handle) {
+  return String(token.C_GetAttributeValue(session, handle, [{ type: CKA_LABEL }])[0].value);
+}
+
+/** Makes keys; what an interrupted making left under their names is taken away first. */
+function makeAll(names, deriving) {
+  for (const name of names) {
+    for (const kind of KEY_KINDS) remove(kind, name);
+  }
+  for (const name of names) make(name, deriving.includes(name));
+}
+
+/** Data objects of that name, each with its value, which has so many bytes; what another length has was never written to its end. */
+function marks(name, length) {
+  return objects(CKO_DATA, name)
+    .map((handle) => ({ handle, value: token.C_GetAttributeValue(session, handle, [{ type: CKA_VALUE }])[0].value }))
+    .filter(({ value }) => value.length === length);
+}
+
+function highest(found) {
+  return found.reduce((most, { value }) => (most === null || Buffer.compare(value, most) > 0 ? value : most), null);
+}
+
+function write(name, value) {
+  token.C_CreateObject(session, [
+    { type: CKA_CLASS, value: CKO_DATA },
+    { type: CKA_TOKEN, value: true },
+    { type: CKA_PRIVATE, value: true },
+    { type: CKA_LABEL, value: name },
+    { type: CKA_VALUE, value: Buffer.from(value) },
+  ]);
+}
+
 function make(name, derives) {
   const id = Buffer.from(name);
   const common = [
@@ -176,13 +211,6 @@ function make(name, derives) {
   );
 }
 
-function destroy(name, kinds) {
-  handles.delete(name);
-  for (const kind of kinds) {
-    for (const handle of objects(kind, name)) token.C_DestroyObject(session, handle);
-  }
-}
-
 const operations = {
   /** Keys by name, of those that begin so, and whether the first set was once complete. */
   find: ({ prefix }) => ({
@@ -196,27 +224,60 @@ const operations = {
   }),
   /** Takes away what an interrupted making left, and makes all keys. */
   make: ({ names, deriving }) => {
-    for (const name of names) destroy(name, [CKO_PRIVATE_KEY, CKO_PUBLIC_KEY]);
-    for (const name of names) make(name, deriving.includes(name));
-    token.C_CreateObject(session, [
-      { type: CKA_CLASS, value: CKO_DATA },
-      { type: CKA_TOKEN, value: true },
-      { type: CKA_PRIVATE, value: true },
-      { type: CKA_LABEL, value: COMPLETE },
-      { type: CKA_VALUE, value: Buffer.from(names.join(' ')) },
-    ]);
+    makeAll(names, deriving);
+    write(COMPLETE, names.join(' '));
     return null;
   },
   /** A key that signs, in place of what an interrupted rotation left under its name; its point. */
   renew: ({ name }) => {
-    destroy(name, [CKO_PRIVATE_KEY, CKO_PUBLIC_KEY]);
-    make(name, false);
+    makeAll([name], []);
     return examined(name).point;
   },
   /** Destroys the private part. */
   retire: ({ name }) => {
-    destroy(name, [CKO_PRIVATE_KEY]);
+    remove(CKO_PRIVATE_KEY, name);
     return null;
+  },
+  /** The public point of a key whose private part is there, or null. */
+  point: ({ name }) => {
+    const key = examined(name);
+    return key?.signs === true ? key.point : null;
+  },
+  /** Makes these keys, whatever else there is; answers their points. */
+  generate: ({ names, deriving }) => {
+    makeAll(names, deriving);
+    return Object.fromEntries(names.map((name) => [name, examined(name).point]));
+  },
+  /** Destroys all keys whose names begin so, but for these. */
+  keep: ({ prefix, names }) => {
+    for (const name of namesOf(prefix).filter((one) => !names.includes(one))) {
+      for (const kind of KEY_KINDS) remove(kind, name);
+    }
+    return null;
+  },
+  /** The highest value of that name, as big-endian numbers are compared, or null. */
+  mark: ({ name, length }) => {
+    const value = highest(marks(name, length));
+    return value === null ? null : Uint8Array.from(value);
+  },
+  /**
+   * Writes the next value where `before` is the highest (null: where there is none), then takes the lower ones away, so that there is always a
+   * whole one, wherever this is cut off. Written already, it only tidies up. Answers whether another one stood there.
+   */
+  raise: ({ name, before, next }) => {
+    const found = marks(name, next.length);
+    const last = highest(found);
+    const written = last !== null && Buffer.compare(last, next) === 0;
+    if (!written) {
+      // It was there before: the token may be away.
+      if (last === null && before !== null) throw new Error(`${name} is not on the token`);
+      if (last !== null && (before === null || Buffer.compare(last, before) !== 0)) return true;
+      write(name, next);
+    }
+    for (const { handle, value } of found) {
+      if (Buffer.compare(value, next) !== 0) token.C_DestroyObject(session, handle);
+    }
+    return false;
   },
   /** ECDSA over each digest of 32 bytes; signatures r || s one after the other. */
   sign: ({ name, digests }) => {
@@ -268,15 +329,24 @@ function failure(error) {
   return { kind: error instanceof Refused || REFUSED.test(reason) ? 'refused' : 'unavailable', reason };
 }
 
-parentPort.on('message', ({ id, operation, parameters }) => {
+function answer(operation, parameters) {
   try {
-    if (operation === 'end') {
-      parentPort.postMessage({ id, value: end() });
-      return;
-    }
+    if (operation === 'end') return { value: end() };
     if (session === undefined) begin();
-    parentPort.postMessage({ id, value: operations[operation](parameters) });
+    return { value: operations[operation](parameters) };
   } catch (error) {
-    parentPort.postMessage({ id, failure: failure(error) });
+    return { failure: failure(error) };
   }
+}
+
+/** `now`: who asks waits for it, and looks at the port when it is woken. */
+parentPort.on('message', ({ id, operation, parameters, now }) => {
+  const given = answer(operation, parameters);
+  if (now === undefined) {
+    parentPort.postMessage({ id, ...given });
+    return;
+  }
+  now.port.postMessage(given);
+  Atomics.store(now.done, 0, 1);
+  Atomics.notify(now.done, 0);
 });

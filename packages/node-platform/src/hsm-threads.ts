@@ -4,9 +4,11 @@
  * Guarantees: calls are divided among the sessions and answered in their own order; whatever fails, hangs or ends is the fault
  * `hsm-unavailable`, and a later call begins with new threads, which initialise the module again: who comes later is served without a
  * start of anything; a refused PIN is tried by one thread, once, and never again in this process, because tokens count the tries and lock.
+ * With `immediate` a further session, which does nothing else, is waited for on the caller's own thread, as long as a silence may be: for what
+ * has its place between a commit and what leaves the process after it.
  * Does not survive a module that brings the process down: the supervisor starts it again. While a thread hangs within the module there are only refusals.
  */
-import { Worker } from 'node:worker_threads';
+import { MessageChannel, receiveMessageOnPort, Worker } from 'node:worker_threads';
 import { errorText, Fault } from '@countermark/node-platform/fault';
 
 /** Where the token is, and what opens it. */
@@ -20,6 +22,7 @@ export type HsmAccess = {
 
 /** A thread that owes answers and gives none for so long is given up: the module hangs. Calls that only wait for their turn do not count. */
 const SILENCE_MS = 10_000;
+const SILENT = `no answer within ${String(SILENCE_MS)} ms`;
 /** A token that was away is looked for again after so long. */
 const AGAIN_MS = 1_000;
 
@@ -33,11 +36,17 @@ type Call = {
   readonly resolve: (value: unknown) => void;
   readonly reject: (fault: Fault) => void;
 };
-type HsmThread = { readonly worker: Worker; calls: number; silence: NodeJS.Timeout | undefined };
+type HsmThread = {
+  readonly worker: Worker;
+  readonly immediate: boolean;
+  calls: number;
+  silence: NodeJS.Timeout | undefined;
+};
 
 export class HsmThreads {
   readonly #access: HsmAccess;
   readonly #count: number;
+  readonly #immediate: boolean;
   readonly #calls = new Map<number, Call>();
   #threads: HsmThread[] = [];
   #nextId = 0;
@@ -49,9 +58,10 @@ export class HsmThreads {
   #opening: Promise<void> | undefined;
   #begunBefore = false;
 
-  constructor(access: HsmAccess, count: number) {
+  constructor(access: HsmAccess, count: number, { immediate = false }: { readonly immediate?: boolean } = {}) {
     this.#access = access;
     this.#count = count;
+    this.#immediate = immediate;
   }
 
   get count(): number {
@@ -60,13 +70,38 @@ export class HsmThreads {
 
   /** One operation of the worker on the least loaded session. Faults: `hsm-unavailable`, `hsm-refused`. */
   async call(operation: string, parameters: object): Promise<unknown> {
-    if (this.#refused !== undefined) throw this.#refused;
-    if (this.#away !== undefined && performance.now() < this.#away.untilMs) throw this.#away.fault;
-    if (this.#threads.length === 0) await this.#opened();
-    const [first, ...others] = this.#threads;
+    await this.ready();
+    const [first, ...others] = this.#threads.filter(({ immediate }) => !immediate);
     if (first === undefined) throw this.#away?.fault ?? unavailable('its threads have ended');
     const thread = others.reduce((least, other) => (other.calls < least.calls ? other : least), first);
     return this.#ask(thread, operation, parameters);
+  }
+
+  /** Resolves when the threads have their sessions. Faults: `hsm-unavailable`, `hsm-refused`. */
+  async ready(): Promise<void> {
+    if (this.#refused !== undefined) throw this.#refused;
+    if (this.#threads.length > 0) return;
+    if (this.#away !== undefined && performance.now() < this.#away.untilMs) throw this.#away.fault;
+    await this.#opened();
+  }
+
+  /** One operation on the immediate session, done when this returns; the threads must be ready. Faults: those of `call`. */
+  callNow(operation: string, parameters: object): unknown {
+    if (this.#refused !== undefined) throw this.#refused;
+    const thread = this.#threads.find(({ immediate }) => immediate);
+    if (thread === undefined) throw this.#away?.fault ?? unavailable('its threads have not begun');
+    const { port1, port2: port } = new MessageChannel();
+    const done = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
+    thread.worker.postMessage({ operation, parameters, now: { port, done } }, [port]);
+    Atomics.wait(done, 0, 0, SILENCE_MS);
+    const answer = receiveMessageOnPort(port1)?.message as Omit<Answer, 'id'> | undefined;
+    port1.close();
+    if (answer?.failure === undefined && answer !== undefined) return answer.value;
+    const { kind, reason } = answer?.failure ?? { kind: 'unavailable', reason: SILENT };
+    if (kind === 'refused') throw this.#refuse(reason);
+    const fault = unavailable(reason);
+    this.#lost(thread, reason);
+    throw fault;
   }
 
   async close(): Promise<void> {
@@ -103,21 +138,22 @@ export class HsmThreads {
   /** The first thread logs in before there are others: a wrong PIN is tried once. */
   async #open(): Promise<void> {
     await this.#ended();
-    const first = this.#begin(this.#begunBefore);
+    const first = this.#begin(this.#begunBefore, this.#immediate);
     this.#begunBefore = true;
     this.#threads = [first];
     await this.#ask(first, 'find', {});
     this.#away = undefined;
-    this.#threads = [first, ...Array.from({ length: this.#count - 1 }, () => this.#begin(false))];
+    const further = this.#immediate ? this.#count : this.#count - 1;
+    this.#threads = [first, ...Array.from({ length: further }, () => this.#begin(false))];
   }
 
-  #begin(anew: boolean): HsmThread {
+  #begin(anew: boolean, immediate = false): HsmThread {
     const worker = new Worker(new URL('../worker/hsm-worker.mjs', import.meta.url), {
       workerData: { module: this.#access.module, label: this.#access.token, pin: this.#access.pin, anew },
       execArgv: [],
       name: 'hsm',
     });
-    const thread: HsmThread = { worker, calls: 0, silence: undefined };
+    const thread: HsmThread = { worker, immediate, calls: 0, silence: undefined };
     worker.unref();
     worker.on('message', (answer: Answer) => {
       this.#answered(answer);
@@ -138,7 +174,7 @@ export class HsmThreads {
     if (thread.calls === 0) {
       thread.worker.ref();
       thread.silence = setTimeout(() => {
-        this.#lost(thread, `no answer within ${String(SILENCE_MS)} ms`);
+        this.#lost(thread, SILENT);
       }, SILENCE_MS);
     }
     thread.calls += 1;
@@ -163,10 +199,13 @@ export class HsmThreads {
     if (call === undefined) return;
     if (failure === undefined) call.resolve(value);
     else if (failure.kind === 'unavailable') this.#lost(call.thread, failure.reason);
-    else {
-      this.#refused = new Fault('hsm-refused', refusedText(failure.reason), { retry: 'never' });
-      this.#giveUp(this.#refused);
-    }
+    else this.#refuse(failure.reason);
+  }
+
+  #refuse(reason: string): Fault {
+    this.#refused = new Fault('hsm-refused', refusedText(reason), { retry: 'never' });
+    this.#giveUp(this.#refused);
+    return this.#refused;
   }
 
   #lost(thread: HsmThread, reason: string): void {
