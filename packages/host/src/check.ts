@@ -23,7 +23,6 @@ import { parsePayload } from '@countermark/protocol/message';
 import { ATTESTATION } from '@countermark/protocol/messages/attestation';
 import { BATCH_STATISTICS, type BatchStatistics } from '@countermark/protocol/messages/batch-statistics';
 import { CONFIRMATION } from '@countermark/protocol/messages/confirmation';
-import { DEVICE_CERTIFICATE, type DeviceCertificate } from '@countermark/protocol/messages/enrolment';
 import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
 import { CREDIT_GRANT, DISCOUNT_GRANT } from '@countermark/protocol/messages/grant';
 import { FINAL_STATEMENT } from '@countermark/protocol/messages/final-statement';
@@ -34,6 +33,7 @@ import { contradiction } from '@countermark/verify/statistics';
 import { type KeySource, type Trust, verifyMessage } from '@countermark/verify/verified';
 import { verifyRecord } from '@countermark/verify/record';
 import type { HostConfig } from './config.ts';
+import { deviceKeys, verifiedCertificate } from './device-trust.ts';
 import { Journal } from './journal.ts';
 import type { BatchRow, RecordRow } from './journal-rows.ts';
 import { openHostStore, storePath } from './journal-schema.ts';
@@ -104,18 +104,14 @@ class HostCheck {
   constructor(journal: Journal, keys: KeySource, examination: Examination) {
     this.#journal = journal;
     this.#examination = examination;
-    const port = nodeVerification;
-    const own: DeviceCertificate[] = [];
+    let device: DeviceId | null = null;
     for (const { bytes } of journal.certificates()) {
-      const certificate = verifyMessage(DEVICE_CERTIFICATE, bytes, { port, keys });
-      if (certificate.ok) own.push(certificate.value.message);
+      const certificate = verifiedCertificate(bytes, keys);
+      if (certificate.ok) ({ device } = certificate.value);
       else examination.problem(`the device's certificate: ${describeFinding(certificate.rejection)}`);
     }
-    this.#device = own.at(-1)?.device ?? null;
-    this.#trust = {
-      port,
-      keys: (key) => own.find(({ device, epoch }) => key.holder === device && key.epoch === epoch) ?? keys(key),
-    };
+    this.#device = device;
+    this.#trust = { port: nodeVerification, keys: deviceKeys(journal, keys) };
   }
 
   /** Every record from a sequence on. */

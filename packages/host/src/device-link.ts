@@ -173,7 +173,7 @@ export class DeviceLink {
     const status = await statusOf(this.#psd);
     const older = deviceOlder(this.#journal, status);
     if (older !== null) return refuse(older);
-    if (status.state !== 'uninitialised' && status.state !== 'keyed' && status.state !== 'authorised') {
+    if (isEnrolled(status)) {
       const certificate = this.#journal.kept(certificateName(status.epoch));
       if (this.#journal.kept('policy') === undefined || certificate === undefined) {
         // Franking goes on without them: they are for planning and for the archive.
@@ -222,4 +222,9 @@ async function unlessBroken(work: Promise<unknown>): Promise<void> {
   } catch (error) {
     if (!(error instanceof Fault)) throw error;
   }
+}
+
+/** Whether the device has its certificate and its first policy. */
+export function isEnrolled({ state }: Pick<DeviceStatus, 'state'>): boolean {
+  return state !== 'uninitialised' && state !== 'keyed' && state !== 'authorised';
 }

@@ -12,15 +12,16 @@ import { sameBytes } from '@countermark/protocol/digest';
 import type { DeviceId } from '@countermark/protocol/id';
 import { MAX_SUBMISSION } from '@countermark/protocol/interfaces/answer';
 import type { DeviceStatus } from '@countermark/protocol/interfaces/psd';
-import { ATTESTATION } from '@countermark/protocol/messages/attestation';
 import { BATCH_STATISTICS } from '@countermark/protocol/messages/batch-statistics';
 import { CONFIRMATION } from '@countermark/protocol/messages/confirmation';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
+import { verifyAttestedRecord } from '@countermark/verify/attested-record';
 import { type KeySource, verifyMessage } from '@countermark/verify/verified';
+import { deviceKeys, verifiedCertificate } from './device-trust.ts';
 import type { Funds } from './funds.ts';
 import type { Journal } from './journal.ts';
-import type { RecordRow } from './journal-rows.ts';
+import { certificateName, type RecordRow } from './journal-rows.ts';
 import type { ServerClient } from './server-client.ts';
 import { readUnverified } from './unverified-message.ts';
 
@@ -99,11 +100,12 @@ export class Refeeding {
     if (said.device !== device || said.sequence !== sequence || !sameBytes(said.digest, digest)) {
       return refuse(rejection('confirmation-mismatch', { sequence }));
     }
-    const attested = verifyMessage(ATTESTATION, attestation.value, { port: nodeVerification, keys });
+    const certified = await this.#certified(device, sequence, envelope.value.key.epoch);
+    if (!certified.ok) return certified;
+    // The digest is not over the signature: one that was altered on its way would make this store one that contradicts itself.
+    const trust = { port: nodeVerification, keys: deviceKeys(journal, keys) };
+    const attested = verifyAttestedRecord(record.value, attestation.value, trust);
     if (!attested.ok) return attested;
-    if (!sameBytes(attested.value.message.digest, digest)) {
-      return refuse(rejection('confirmation-mismatch', { sequence }));
-    }
     const statistics = readUnverified(BATCH_STATISTICS, record.value);
     journal.records.addConfirmed({
       sequence,
@@ -114,6 +116,21 @@ export class Refeeding {
       attestation: attestation.value,
       atMs: clock.nowMs(),
     });
+    return accept(null);
+  }
+
+  /** The certificate under which the record stands, from the server where this host lost it. */
+  async #certified(device: DeviceId, sequence: number, epoch: number): Promise<Result<null>> {
+    const { journal, server, keys } = this.#options;
+    if (journal.kept(certificateName(epoch)) !== undefined) return accept(null);
+    const bytes = await server.recordPart(device, sequence, 'certificate');
+    if (!bytes.ok) return bytes;
+    const certificate = verifiedCertificate(bytes.value, keys);
+    if (!certificate.ok) return certificate;
+    if (certificate.value.device !== device || certificate.value.epoch !== epoch) {
+      return refuse(rejection('enrolment-mismatch', { type: 'device-certificate', what: 'epoch' }));
+    }
+    journal.keep(certificateName(epoch), bytes.value);
     return accept(null);
   }
 }

@@ -167,7 +167,7 @@ export class ServerClient {
   recordPart(
     device: DeviceId,
     sequence: number,
-    part: 'record' | 'attestation' | 'confirmation',
+    part: 'record' | 'attestation' | 'confirmation' | 'certificate',
   ): Promise<Result<Uint8Array>> {
     return this.#bytes('GET', `/v1/devices/${device}/records/${sequence}/${part}`);
   }

@@ -133,6 +133,22 @@ async function settled(
   store.value.close();
 }
 
+test('A device whose enrolment was interrupted is enrolled by itself, where the server knows it', async () => {
+  let enrolled = 0;
+  const status = { device: 'psd_0123456789abcdef', sequence: 0, state: 'keyed' };
+  const link = {
+    refreshTime: async () => accept(null),
+    enrolled: async () => {
+      enrolled += 1;
+      status.state = 'operational';
+      return accept(status);
+    },
+  };
+  const psd = { call: async () => accept(status), close: () => undefined };
+  await settled({}, {}, { link, psd });
+  expect(enrolled).toBe(1);
+});
+
 test('Records that only the device has are taken up, also where the start could not', async () => {
   let adopted = 0;
   const adopt = async () => {

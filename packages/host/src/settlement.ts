@@ -20,7 +20,7 @@ import { CREDIT_GRANT, DISCOUNT_GRANT } from '@countermark/protocol/messages/gra
 import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { type KeySource, verifyMessage } from '@countermark/verify/verified';
-import type { DeviceLink } from './device-link.ts';
+import { type DeviceLink, isEnrolled } from './device-link.ts';
 import type { Funds } from './funds.ts';
 import type { Journal } from './journal.ts';
 import { type PsdClient, statusOf } from './psd-client.ts';
@@ -145,6 +145,11 @@ export class SettlementFollower {
     await this.#attestations(status.device);
     const settlement = await server.settlement(status.device);
     if (!settlement.ok) return this.#introduced(settlement);
+    if (!isEnrolled(status)) {
+      // The server knows it: only the answer was lost. Nobody may ask for it again, and an order to close it would wait for ever.
+      const enrolled = await link.enrolled();
+      return enrolled.ok ? accept(false) : enrolled;
+    }
     const { logged, evaluated, grantsCursor, drawableMills, suspended, policyDigest } = settlement.value;
     // Where it was withdrawn, its next policy lets it frank no more, and an operator may have chosen another; what is settled is
     // settled all the same.

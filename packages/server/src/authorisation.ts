@@ -63,6 +63,7 @@ export const AUTHORISATION: Readonly<Record<string, Allowed>> = {
   'GET /v1/devices/:device/records/:sequence/record': READERS,
   'GET /v1/devices/:device/records/:sequence/attestation': READERS,
   'GET /v1/devices/:device/records/:sequence/confirmation': READERS,
+  'GET /v1/devices/:device/records/:sequence/certificate': READERS,
   'POST /v1/funds-requests': MACHINES,
   'POST /v1/archived-funds-grants': MACHINES,
   'GET /v1/programmes': READERS,

@@ -51,6 +51,7 @@ import { type Defect, PROBLEM_TYPE, problemOf } from './problem.ts';
 import type { Limits } from './limits.ts';
 import { RateLimits } from './rate-limits.ts';
 import { Refusal, taken } from './refusal.ts';
+import { RECORD_PARTS, type RecordPart, recordPart } from './record-parts.ts';
 import type { Registry } from './registry.ts';
 import type { Caller } from './role.ts';
 import { serveSessionUpgrades } from './session-upgrade.ts';
@@ -724,11 +725,11 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
       },
     );
 
-    for (const kind of ['record', 'attestation', 'confirmation'] as const) {
+    for (const part of Object.keys(RECORD_PARTS) as RecordPart[]) {
       app.get(
-        `/v1/devices/:device/records/:sequence/${kind}`,
+        `/v1/devices/:device/records/:sequence/${part}`,
         {
-          ...describe(`What is stored of a record: its ${kind === 'record' ? 'bytes' : kind}`, {
+          ...describe(`What is stored of a record: ${RECORD_PARTS[part]}`, {
             params: RecordParams,
             ...produced,
           }),
@@ -736,11 +737,10 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
         async (request, reply) => {
           const { device, customer } = await ownDevice(request);
           const { sequence } = request.params as Static<typeof RecordParams>;
-          const entry = await log.entry(device, sequence);
-          const stored = entry?.[kind] ?? null;
-          const isOwn = customer === null || (entry !== null && customerOf(entry.record) === customer);
+          const stored = await recordPart({ log, registry }, device, sequence, part);
+          const isOwn = customer === null || (stored !== null && customerOf(stored.record) === customer);
           if (stored === null || !isOwn) throw new Refusal(rejection('unknown-record', { sequence }));
-          return sendCbor(reply, stored);
+          return sendCbor(reply, stored.bytes);
         },
       );
     }

@@ -14,6 +14,7 @@ import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { ACCOUNT } from '@countermark/server/ledger';
 import type { HttpParts } from '@countermark/server/http';
+import { type RecordPart, recordPart } from '@countermark/server/record-parts';
 import type { Actor } from '@countermark/server/audit-trail';
 import { Refusal } from '@countermark/server/refusal';
 import { ProcessEnded } from '../process.ts';
@@ -135,7 +136,7 @@ function handlersOf(parts: HttpParts): Readonly<Record<string, Handler>> {
       accept(await parts.acceptance.restore(items as Parameters0<typeof parts.acceptance.restore>)),
     attestation: ofDevice((device, _licensee, { sequence }) => stored(parts, device, Number(sequence), 'attestation')),
     'record-part': ofDevice((device, _licensee, { sequence, part }) =>
-      stored(parts, device, Number(sequence), part as 'record'),
+      stored(parts, device, Number(sequence), part as RecordPart),
     ),
     'restore-certificates': own(async ({ certificates }, licensee) =>
       parts.enrolment.restore(licensee, certificates as readonly Uint8Array[], host(licensee)),
@@ -181,10 +182,10 @@ async function stored(
   parts: HttpParts,
   device: DeviceId,
   sequence: number,
-  part: 'record' | 'attestation' | 'confirmation',
+  part: RecordPart,
 ): Promise<Result<Uint8Array>> {
-  const bytes = (await parts.log.entry(device, sequence))?.[part] ?? null;
-  return bytes === null ? refuse(rejection('unknown-record', { sequence })) : accept(bytes);
+  const found = await recordPart(parts, device, sequence, part);
+  return found === null ? refuse(rejection('unknown-record', { sequence })) : accept(found.bytes);
 }
 
 /** What only the operators may ask; those of devices are `server/device-routes.ts`. */
