@@ -175,7 +175,8 @@ describe('a PSD process', () => {
     const file = configFile({ socket: join(directory, 'other.sock'), sessionSocket: join(directory, 'other-s.sock') });
     const second = await refusedStart(file);
     expect(second.status).toBe(6);
-    expect(second.stdout).toBe('');
+    // For whoever started it; people read the other.
+    expect(JSON.parse(second.stdout)).toMatchObject({ ready: false, rejection: { code: 'store-in-use' } });
     expect(second.stderr).toMatch(/in use by another process/);
     expect((await ask(client, PSD.status, {})).state).toBe('keyed');
     client.close();

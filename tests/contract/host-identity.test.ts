@@ -1,0 +1,55 @@
+/**
+ * What a host takes for its device's X.509 certificate: nothing that the device's own certificate does not vouch for.
+ */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { DeviceLink } from '@countermark/host/device-link';
+import { Journal } from '@countermark/host/journal';
+import { openHostStore } from '@countermark/host/journal-schema';
+import type { PsdClient } from '@countermark/host/psd-client';
+import type { ServerClient } from '@countermark/host/server-client';
+import type { LicenseeId } from '@countermark/protocol/id';
+import type { DeviceStatus } from '@countermark/protocol/interfaces/psd';
+import { accept } from '@countermark/protocol/result';
+import { afterEach, beforeEach, expect, it } from 'vitest';
+import { Roles, TestDevice } from './authority-evidence.ts';
+import { valueOf } from './authority-process.ts';
+
+let folder: string;
+let journal: Journal;
+let close: () => void;
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'identity-'));
+  const store = valueOf(openHostStore(join(folder, 'host.sqlite')));
+  journal = new Journal(store);
+  close = () => {
+    store.close();
+  };
+});
+afterEach(() => {
+  close();
+  rmSync(folder, { recursive: true });
+});
+
+it.each([
+  ['is no certificate', new Uint8Array([0x30, 3, 2, 1, 5])],
+  ['is empty', new Uint8Array(0)],
+])('What %s is not kept, and the answer says why', async (_, answered) => {
+  const device = new TestDevice(new Roles());
+  journal.keep('certificate', device.certificate);
+  const psd = { call: async () => accept({ request: new Uint8Array([1]) }) } as unknown as PsdClient;
+  const server = {
+    identify: async () => accept({ certificate: answered, authority: answered }),
+  } as unknown as ServerClient;
+  const link = new DeviceLink(psd, server, journal, 'lic_test-bureau' as LicenseeId);
+  const status = { device: device.id, epoch: 1, state: 'operational' } as DeviceStatus;
+  expect(await link.identity(status)).toMatchObject({
+    ok: false,
+    rejection: {
+      code: 'identity-refused',
+      detail: { device: device.id, reason: expect.stringContaining('cannot be read') },
+    },
+  });
+  expect(journal.kept('identity')).toBeUndefined();
+});
