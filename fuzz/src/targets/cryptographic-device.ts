@@ -120,6 +120,8 @@ async function openCryptographicDevice(folder: string): Promise<Opened> {
       }
       case 'sign-time':
         return { device: device.device };
+      case 'revoke-sessions':
+        return { device: device.device, licensee: LICENSEE };
       case 'rotate-role-key':
         return { role: random.pick(CERTIFIED_ROLES), ceremony: `cer_${`${random.below(4)}`.repeat(32)}` };
       case 'sign-policy':
@@ -152,6 +154,8 @@ async function openCryptographicDevice(folder: string): Promise<Opened> {
       const before = ceremonies.get(ceremony);
       must(before === undefined || Buffer.compare(before, certificate) === 0, 'one ceremony has two keys');
       ceremonies.set(ceremony, certificate);
+    } else if (name === 'revoke-sessions') {
+      must((told as { epoch: number }).epoch === 1, 'the sessions of an epoch are revoked that no device has');
     } else if (name === 'identify') {
       const { certificate } = told as { certificate: Uint8Array };
       const certified = publicKeyBytes(new X509Certificate(certificate).publicKey);
