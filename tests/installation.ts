@@ -8,7 +8,6 @@
  */
 import { randomBytes } from 'node:crypto';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { hostClient, type HostClient } from '@countermark/cli/host-client';
@@ -33,6 +32,7 @@ import type { Result } from '@countermark/protocol/result';
 import { describeRejection } from '@countermark/protocol/rejection';
 import { parseValue } from '@countermark/protocol/schema';
 import { formatTrustBundle } from '@countermark/verify/trust-bundle';
+import { freePort } from './free-port.ts';
 import { type SoftHsm, softHsm } from '../bench/src/soft-hsm.ts';
 
 export const root = join(import.meta.dirname, '..');
@@ -299,14 +299,6 @@ function testProcess(
     stop: () => supervisor.stopAll(),
     start: () => supervisor.start(whole),
   };
-}
-
-async function freePort(): Promise<number> {
-  const probe = createServer();
-  await new Promise<void>((resolve) => probe.listen(0, '127.0.0.1', resolve));
-  const address = probe.address();
-  await new Promise((resolve) => probe.close(resolve));
-  return typeof address === 'object' && address !== null ? address.port : 0;
 }
 
 /** The sample mailing. */
