@@ -77,8 +77,12 @@ describe('A frame that is not of this protocol', () => {
     other.close();
   });
 
+  /** What the device says, but for the signed time that its host brings it by itself, and what hangs on that. */
+  const untimed = async (): Promise<unknown> =>
+    Object.fromEntries(Object.entries(await line.device()).filter(([name]) => !/(?:Time|At)Ms$/.test(name)));
+
   it('and calls whose parameters are not those of the operation, are refused by name', async () => {
-    const before = await line.device();
+    const before = await untimed();
     const rpc = lazyRpc(line.paths.sockets.psd);
     for (const { name } of [PSD.frankChunk, PSD.openBatch, PSD.confirm, PSD.recount, PSD.send]) {
       expect(await rpc.call(name, new Map())).toMatchObject({ rejection: { code: 'malformed' } });
@@ -90,7 +94,7 @@ describe('A frame that is not of this protocol', () => {
       rejection: { code: 'chunk-too-large' },
     });
     rpc.close();
-    expect(await line.device()).toEqual(before);
+    expect(await untimed()).toEqual(before);
   });
 });
 
