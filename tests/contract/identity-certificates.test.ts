@@ -6,11 +6,15 @@ import { X509Certificate } from 'node:crypto';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { identityProblem } from '@countermark/host/identity-certificate';
+import { ManualClock } from '@countermark/node-platform/manual-clock';
 import { generateSigningKey, publicKeyBytes } from '@countermark/node-platform/signing';
 import { sha256 } from '@countermark/node-platform/verification';
-import { hex, type LicenseeId } from '@countermark/protocol/id';
+import { type CeremonyId, hex, type LicenseeId } from '@countermark/protocol/id';
 import { enrolmentCodeDigest } from '@countermark/protocol/identity-name';
 import { CRYPTOGRAPHIC_DEVICE } from '@countermark/protocol/interfaces/cryptographic-device';
+import type { DeviceStatus } from '@countermark/protocol/interfaces/psd';
+import type { DeviceCertificate } from '@countermark/protocol/messages/enrolment';
 import { policySchema } from '@countermark/protocol/messages/policy';
 import { encodeWith } from '@countermark/protocol/schema';
 import { certificateRequest } from '@countermark/psd/shell/certificate-request';
@@ -21,6 +25,9 @@ import { SimulatedDevice } from '../../bench/src/simulated-device.ts';
 import { ask, enrolled, invited, licensee, type Parties, startParties, value } from './server-parties.ts';
 
 const ID = 'lic_named';
+const HOUR_MS = 3_600_000;
+/** Behind, so that two rotations, an hour apart at least, are over by now. */
+const deviceClock = new ManualClock(Date.now() - 3 * HOUR_MS);
 let parties: Parties;
 let credential: string;
 let device: SimulatedDevice;
@@ -34,7 +41,7 @@ const hasOpenssl = (() => {
 })();
 
 beforeAll(async () => {
-  parties = await startParties();
+  parties = await startParties({ deviceClock });
   credential = await licensee(parties, ID);
   device = await enrolled(parties, credential, ID);
 });
@@ -165,6 +172,44 @@ describe('The X.509 certificate of a device', () => {
     expect(await identify(certificateRequest(gone.device, signing(gone)))).toMatchObject({
       rejection: { code: 'device-withdrawn' },
     });
+  });
+
+  it.skipIf(!hasOpenssl)('is led to from the authority that the device knows, when that has another key by now', async () => {
+    const role = 'session-authority' as const;
+    for (const n of [1, 2]) {
+      const ceremony = `cer_${String(n).repeat(32)}` as CeremonyId;
+      deviceClock.advance(HOUR_MS);
+      value(await parties.call(CRYPTOGRAPHIC_DEVICE.rotateRoleKey, { role, ceremony }));
+    }
+    const { certificate, authority, chain } = value(await identify(request()));
+    expect(chain).toHaveLength(2);
+    const pinned = Buffer.from(parties.bundle.sessionAuthority);
+    expect(pinned.equals(Buffer.from(authority))).toBe(false);
+    const pem = (der: Uint8Array): string => new X509Certificate(der).toString();
+    const at = (name: string): string => join(folder, name);
+    writeFileSync(at('led.pem'), pem(certificate));
+    writeFileSync(at('newest.pem'), pem(authority));
+    writeFileSync(at('pinned.pem'), [pinned, ...chain].map(pem).join(''));
+    for (const trusted of ['newest.pem', 'pinned.pem']) {
+      const said = execFileSync('openssl', ['verify', '-CAfile', at(trusted), at('led.pem')]).toString();
+      expect(said).toContain('led.pem: OK');
+    }
+    const known = {
+      device: device.device,
+      licensee: ID,
+      epoch: 1,
+      authentication: 'signature',
+      certified: false,
+      publicKey: publicKeyBytes(device.signatureKey),
+      sessionAuthority: pinned,
+    } as unknown as DeviceCertificate;
+    const judged = (given: readonly Uint8Array[]) =>
+      identityProblem({ certificate, chain: given }, known, { products: undefined } as unknown as DeviceStatus);
+    expect(judged(chain)).toBeNull();
+    expect(judged([...chain].reverse())).toBeNull();
+    for (const broken of [[], chain.slice(1), chain.slice(0, 1), [certificate, ...chain.slice(1)], [authority]]) {
+      expect(judged(broken)).toBe('another authority issued it');
+    }
   });
 
   it.skipIf(!hasOpenssl)('and its request are what openssl takes them for', async () => {

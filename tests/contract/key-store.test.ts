@@ -16,7 +16,7 @@ import { macKeyInfo } from '@countermark/protocol/mac-key';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { openHsmKeys } from '@countermark/cryptographic-device/hsm-keys';
 import type { HsmConfig } from '@countermark/node-platform/hsm-access';
-import { KEY_ROLES, type KeyStore, type MacCheck } from '@countermark/cryptographic-device/key-store';
+import { KEY_ROLES, type KeyStore, type MacCheck, type SigningRole } from '@countermark/cryptographic-device/key-store';
 import { openSoftwareKeys } from '@countermark/cryptographic-device/software-keys';
 import { type SoftHsm, softHsm } from '../../bench/src/soft-hsm.ts';
 import { value } from './server-parties.ts';
@@ -51,6 +51,22 @@ const IMPLEMENTATIONS: readonly Implementation[] = [
   },
 ];
 
+/** A code of the device under the key that it agrees with the store's. */
+function coded(device: ReturnType<typeof generateSigningKey>, agreementPeer: Uint8Array, input: Uint8Array): MacCheck {
+  const info = macKeyInfo(DEVICE, 1, 'statistics');
+  const peer = importPublicKey(agreementPeer)!;
+  const key = agreedKey(device.privateKey, peer, { salt: new Uint8Array(0), info, bytes: 32 });
+  return {
+    device: DEVICE,
+    epoch: 1,
+    purpose: 'statistics',
+    agreementKey: publicKeyBytes(device.publicKey),
+    agreementPeer,
+    input,
+    code: hmacSha256(key, input),
+  };
+}
+
 describe.each(IMPLEMENTATIONS)('A key store: $name', ({ open, isThere }) => {
   const it = test.skipIf(!isThere);
   let folder: string;
@@ -67,13 +83,13 @@ describe.each(IMPLEMENTATIONS)('A key store: $name', ({ open, isThere }) => {
   const inputs = (count: number): Uint8Array[] => Array.from({ length: count }, (_, i) => Uint8Array.of(i, i >> 8, 7));
 
   it('has another key for each role, and for agreement', () => {
-    const points = [...KEY_ROLES.map((role) => keys.publicKey(role, 1)), keys.agreementKey];
-    expect(new Set(points.map((point) => Buffer.from(point).toString('hex'))).size).toBe(KEY_ROLES.length + 1);
+    const points = KEY_ROLES.map((role) => keys.publicKey(role, 1));
+    expect(new Set(points.map((point) => Buffer.from(point).toString('hex'))).size).toBe(KEY_ROLES.length);
     for (const point of points) expect(importPublicKey(point)).toBeDefined();
   });
 
-  it.each(KEY_ROLES)('signs by the key of the role %s alone', async (role) => {
-    const [signature] = await keys.sign(role, 1, [Uint8Array.of(1, 2, 3)]);
+  it.each(KEY_ROLES.filter((role) => role !== 'agreement'))('signs by the key of the role %s alone', async (role) => {
+    const [signature] = await keys.sign(role as SigningRole, 1, [Uint8Array.of(1, 2, 3)]);
     for (const other of KEY_ROLES) {
       expect(verifySignature(keys.publicKey(other, 1), Uint8Array.of(1, 2, 3), signature!)).toBe(other === role);
     }
@@ -120,22 +136,9 @@ describe.each(IMPLEMENTATIONS)('A key store: $name', ({ open, isThere }) => {
 
   it('checks codes under keys that it agrees with each device, epoch and purpose', async () => {
     const device = generateSigningKey();
-    const peer = importPublicKey(keys.agreementKey)!;
     const input = Uint8Array.of(9, 9);
     const check = (changes: Partial<MacCheck> = {}): MacCheck => ({
-      device: DEVICE,
-      epoch: 1,
-      purpose: 'statistics',
-      agreementKey: publicKeyBytes(device.publicKey),
-      input,
-      code: hmacSha256(
-        agreedKey(device.privateKey, peer, {
-          salt: new Uint8Array(0),
-          info: macKeyInfo(DEVICE, 1, 'statistics'),
-          bytes: 32,
-        }),
-        input,
-      ),
+      ...coded(device, keys.publicKey('agreement', 1), input),
       ...changes,
     });
     const verdicts = await keys.verifyMacs([
@@ -148,15 +151,16 @@ describe.each(IMPLEMENTATIONS)('A key store: $name', ({ open, isThere }) => {
       check({ code: new Uint8Array(32) }),
       check({ code: new Uint8Array(0) }),
       check({ agreementKey: new Uint8Array(65) }),
+      check({ agreementPeer: publicKeyBytes(generateSigningKey().publicKey) }),
+      check({ agreementPeer: keys.publicKey('attesting', 1) }),
       check(),
     ]);
-    expect(verdicts).toEqual([true, false, false, false, false, false, false, false, false, true]);
+    expect(verdicts).toEqual([true, ...Array.from({ length: 10 }, () => false), true]);
   });
 
   it('has the same keys when it is opened again', async () => {
     const again = await open(folder);
     expect(KEY_ROLES.map((role) => again.publicKey(role, 1))).toEqual(KEY_ROLES.map((role) => keys.publicKey(role, 1)));
-    expect(again.agreementKey).toEqual(keys.agreementKey);
     await again.close();
   });
 });
@@ -187,11 +191,11 @@ describe.each(IMPLEMENTATIONS)('Further keys of a role: $name', ({ open, isThere
     expect([await signs(keys, 1), await signs(keys, 2)]).toEqual([true, true]);
     await keys.retire('confirming', 1);
     await keys.retire('confirming', 1);
-    expect([keys.canSign('confirming', 1), keys.canSign('confirming', 2)]).toEqual([false, true]);
+    expect([keys.canUse('confirming', 1), keys.canUse('confirming', 2)]).toEqual([false, true]);
     await expect(keys.sign('confirming', 1, [input])).rejects.toThrow('signs nothing any more');
     const again = await open(folder);
     expect([again.publicKey('confirming', 1), again.publicKey('confirming', 2)]).toEqual([first, second]);
-    expect([again.canSign('confirming', 1), again.canSign('confirming', 2)]).toEqual([false, true]);
+    expect([again.canUse('confirming', 1), again.canUse('confirming', 2)]).toEqual([false, true]);
     expect(await signs(again, 2)).toBe(true);
     expect(again.epochs('attesting')).toEqual([1]);
     await again.close();
@@ -204,6 +208,19 @@ describe.each(IMPLEMENTATIONS)('Further keys of a role: $name', ({ open, isThere
     const again = await open(folder);
     expect(again.publicKey('confirming', 3)).toEqual(renewed);
     expect([await signs(keys, 3), await signs(again, 3), await signs(again, 2)]).toEqual([true, true, true]);
+    await again.close();
+  });
+
+  it('of key agreement check codes beside those before, each those that were agreed with it', async () => {
+    const first = keys.publicKey('agreement', 1);
+    const second = await keys.make('agreement', 2);
+    const [one, other] = [generateSigningKey(), generateSigningKey()];
+    const checks = [coded(one, first, input), coded(other, second, input), coded(one, second, input)];
+    const crossed = { ...coded(one, first, input), agreementPeer: second };
+    expect(await keys.verifyMacs([...checks, crossed])).toEqual([true, true, true, false]);
+    const again = await open(folder);
+    expect(again.epochs('agreement')).toEqual([1, 2]);
+    expect(await again.verifyMacs([crossed, ...checks])).toEqual([false, true, true, true]);
     await again.close();
   });
 

@@ -85,7 +85,7 @@ describe('A key ceremony', () => {
       status: 404,
     });
     expect((await ordered('granting', ann)).json()).toMatchObject({ code: 'malformed' });
-    expect((await ordered('session-authority', ann)).json()).toMatchObject({ code: 'malformed' });
+    expect((await ordered('customer', ann)).json()).toMatchObject({ code: 'malformed' });
   });
 
   it('has to wait for an hour after the last of the role, whatever the server says, and is then gone on with', async () => {

@@ -5,17 +5,19 @@ import { once } from 'node:events';
 import { request } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { connect as connectTls } from 'node:tls';
+import type { KeyStore } from '@countermark/cryptographic-device/key-store';
 import { keysFolder } from '@countermark/cryptographic-device/service';
 import { deviceSessionCertificate } from '@countermark/cryptographic-device/session-certificates';
 import { openSoftwareKeys } from '@countermark/cryptographic-device/software-keys';
+import type { Issuer } from '@countermark/cryptographic-device/x509-authority';
 import { rpcOver } from '@countermark/node-platform/rpc';
 import { generateSigningKey, publicKeyBytes } from '@countermark/node-platform/signing';
 import { nodeVerification } from '@countermark/node-platform/verification';
 import { openSession } from '@countermark/node-platform/tls-ends';
 import type { Digest } from '@countermark/protocol/digest';
-import type { LicenseeId } from '@countermark/protocol/id';
+import type { CeremonyId, LicenseeId } from '@countermark/protocol/id';
 import { type Answer, answersSchema, submissionSchema } from '@countermark/protocol/interfaces/answer';
-import { ACCEPTANCE } from '@countermark/protocol/interfaces/cryptographic-device';
+import { ACCEPTANCE, CRYPTOGRAPHIC_DEVICE } from '@countermark/protocol/interfaces/cryptographic-device';
 import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
 import { connectRpc } from '@countermark/node-platform/rpc';
 import { parseValue } from '@countermark/protocol/schema';
@@ -326,11 +328,42 @@ describe('The acceptance socket', () => {
   });
 });
 
+describe("When the session authority's key is rotated", () => {
+  it('sessions go on for devices from before and from after, and each trusts its own authority alone', async () => {
+    const before = await enrol();
+    const role = 'session-authority' as const;
+    const ceremony = `cer_${'5'.repeat(32)}` as CeremonyId;
+    value(await parties.call(CRYPTOGRAPHIC_DEVICE.rotateRoleKey, { role, ceremony }));
+    const after = await enrol();
+    expect(after.authority).not.toBe(before.authority);
+    for (const one of [before, after]) {
+      expect(await send(await session(one), [one.device.record()])).toMatchObject([{ outcome: 'accepted' }]);
+    }
+    // The end's certificate was renewed: what an authority before it does not vouch for is not believed.
+    const stranger = { ...after, authority: (await foreignCertificate(after.device.device)).cert };
+    await expect(session(stranger)).rejects.toThrow('session-failed');
+    // Who has the first key's certificate from elsewhere has no session by it: it stands in no register.
+    const next = await nextKeys(before.device);
+    expect(next.session).not.toBe(before.certificate);
+    const rotation = before.device.rotation(next.digest);
+    expect(await send(await session({ ...before, certificate: next.session }), [rotation])).toMatchObject([
+      { outcome: 'accepted' },
+    ]);
+  });
+});
+
+/** The session authority's first key, as whoever holds these keys signs by it. */
+function firstAuthority(keys: KeyStore): Issuer {
+  const sign = async (input: Uint8Array): Promise<Uint8Array> =>
+    (await keys.sign('session-authority', 1, [input]))[0] ?? new Uint8Array(0);
+  return { name: 'CN=countermark session authority', sign };
+}
+
 /** A certificate for the device from an authority that nobody trusts. */
 async function foreignCertificate(device: string): Promise<{ key: string; cert: string }> {
   const keys = value(openSoftwareKeys(`${parties.folder}/foreign-keys`, 1));
   const { privateKey, publicKey } = generateSigningKey();
-  const der = await deviceSessionCertificate(keys, device, publicKeyBytes(publicKey), Date.now());
+  const der = await deviceSessionCertificate(firstAuthority(keys), device, publicKeyBytes(publicKey), Date.now());
   await keys.close();
   return { key: privateKey.export({ type: 'pkcs8', format: 'pem' }).toString(), cert: pem(der) };
 }
@@ -339,7 +372,7 @@ async function foreignCertificate(device: string): Promise<{ key: string; cert: 
 async function ourCertificate(device: SimulatedDevice, issuedAtMs: number): Promise<string> {
   const keys = value(openSoftwareKeys(keysFolder(`${parties.folder}/cd`), 1));
   const key = publicKeyBytes(device.session.publicKey);
-  const der = await deviceSessionCertificate(keys, device.device, key, issuedAtMs);
+  const der = await deviceSessionCertificate(firstAuthority(keys), device.device, key, issuedAtMs);
   await keys.close();
   return pem(der);
 }

@@ -7,7 +7,8 @@ import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { parseEnvelope } from '@countermark/protocol/cose';
 import { HOST } from '@countermark/protocol/interfaces/host';
-import { CERTIFIED_ROLES, type CertifiedRole } from '@countermark/protocol/message';
+import { CERTIFIED_ROLES, parsePayload, ROTATED_KEYS, type RotatedKey } from '@countermark/protocol/message';
+import { DEVICE_CERTIFICATE, type DeviceCertificate } from '@countermark/protocol/messages/enrolment';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { type Line, readSample, startInstallation, type TestInstallation } from '../installation.ts';
 import { Workshop } from './command.ts';
@@ -45,7 +46,7 @@ async function keys(
 }
 
 /** Asked again as long as the cryptographic device is away, as a person does. */
-async function rotate(role: CertifiedRole, meanwhile: () => Promise<void> = async () => undefined): Promise<void> {
+async function rotate(role: RotatedKey, meanwhile: () => Promise<void> = async () => undefined): Promise<void> {
   const ordered = await keys('first', 'rotate', role, '--reason', 'the test of all');
   expect([ordered.exit, ordered.epoch]).toEqual([0, null]);
   expect(await keys('first', 'confirm', ordered.ceremony)).toMatchObject({
@@ -112,7 +113,7 @@ it('Keys of every role are rotated while a mailing runs and records are held', {
   expect((await mailer.host.call(HOST.wait, { job: 'early', timeoutMs: 60_000 })).outcome).toBe('settled');
 
   const running = mailer.host.call(HOST.frank, { file: sample, job: 'running' });
-  for (const role of CERTIFIED_ROLES) {
+  for (const role of ROTATED_KEYS) {
     const killed = role === 'attesting' ? () => installation.processes['cryptographic-device'].kill() : undefined;
     await rotate(role, killed);
   }
@@ -149,14 +150,33 @@ it('Keys of every role are rotated while a mailing runs and records are held', {
   await mailer.host.call(HOST.frank, { file: mailing('last', 'acme'), job: 'last' });
   expect((await mailer.host.call(HOST.wait, { job: 'last', timeoutMs: 60_000 })).outcome).toBe('settled');
 
+  // With its next keys a device agrees codes with the newest key, and trusts the newest authority of sessions.
+  const certificateOf = async (epoch: 1 | 2): Promise<DeviceCertificate> => {
+    const files = await archived(mailer, epoch === 1 ? 'early' : 'agreed');
+    const found = files.flatMap((file) => {
+      const envelope = parseEnvelope(Uint8Array.from(readFileSync(file)));
+      const isIt = envelope.ok && envelope.value.type === DEVICE_CERTIFICATE.type;
+      const said = isIt ? parsePayload(DEVICE_CERTIFICATE, envelope.value) : null;
+      return said?.ok === true && said.value.epoch === epoch ? [said.value] : [];
+    });
+    return found[0]!;
+  };
+  await mailer.host.call(HOST.rotate, {});
+  await mailer.host.call(HOST.frank, { file: mailing('agreed', 'acme'), job: 'agreed' });
+  expect((await mailer.host.call(HOST.wait, { job: 'agreed', timeoutMs: 60_000 })).outcome).toBe('settled');
+  const [old, renewed] = [await certificateOf(1), await certificateOf(2)];
+  expect(Buffer.from(renewed.agreementPeer).equals(Buffer.from(old.agreementPeer))).toBe(false);
+  expect(Buffer.from(renewed.sessionAuthority).equals(Buffer.from(old.sessionAuthority))).toBe(false);
+  expect(await mailer.device()).toMatchObject({ epoch: 2, unconfirmedRecords: 0, alarms: 0 });
+
   const listed = await keys('second', 'list');
   expect(
     listed.keys
       .filter(({ inUse }) => inUse)
       .map(({ role, epoch }) => `${role} ${epoch}`)
       .sort(),
-  ).toEqual([...CERTIFIED_ROLES.map((role) => `${role} 2`), 'granting 1'].sort());
-  expect(listed.keys).toHaveLength(2 * CERTIFIED_ROLES.length + 1);
+  ).toEqual([...ROTATED_KEYS.map((role) => `${role} 2`), 'granting 1'].sort());
+  expect(listed.keys).toHaveLength(2 * CERTIFIED_ROLES.length + 3);
   const newest = workshop.path('newest.json');
   expect(await keys('first', 'bundle', newest)).toMatchObject({ exit: 0 });
   const early = await archived(mailer, 'early');
@@ -166,6 +186,7 @@ it('Keys of every role are rotated while a mailing runs and records are held', {
     ...(await archived(holding, 'after')),
     ...(await archived(mailer, 'running')),
     ...(await archived(mailer, 'last')),
+    ...(await archived(mailer, 'agreed')),
   ];
   expect(new Set(epochsOf(early, 'confirmation'))).toEqual(new Set([1]));
   for (const kind of ['confirmation', 'attestation'] as const) expect(epochsOf(files, kind)).toContain(2);

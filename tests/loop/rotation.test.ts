@@ -89,16 +89,16 @@ async function stolenStore(line: Line): Promise<Loaded> {
 
 /** A message under the stolen key of the first epoch. */
 function forged<T>(
-  { keys, identity }: Loaded,
+  { keys, identity, state }: Loaded,
   of: MessageType<T>,
   authentication: Authentication,
   content: T,
 ): Uint8Array {
-  if (keys === null) throw new Error('the stolen store has no keys');
+  if (keys === null || state.certificate === null) throw new Error('the stolen store has no keys');
   const unsealed = unsealedMessage(of, authentication, { holder: identity.device, epoch: identity.epoch }, content);
   const input = toBeAuthenticated(unsealed);
   return authentication === 'mac'
-    ? seal(unsealed, hmacSha256(macKey(keys, identity, 'statistics'), input))
+    ? seal(unsealed, hmacSha256(macKey(keys, state.certificate.message, 'statistics'), input))
     : seal(unsealed, keys.signing.sign(input));
 }
 

@@ -23,7 +23,7 @@ import { ATTESTATION } from '@countermark/protocol/messages/attestation';
 import { CONFIRMATION } from '@countermark/protocol/messages/confirmation';
 import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
 import { ROLE_CERTIFICATE } from '@countermark/protocol/messages/role-certificate';
-import { CERTIFIED_ROLES, parsePayload, type MessageType } from '@countermark/protocol/message';
+import { ROTATED_KEYS, parsePayload, type MessageType } from '@countermark/protocol/message';
 import { MAX_MILLS, mills } from '@countermark/protocol/money';
 import { encodeWith, parseValue } from '@countermark/protocol/schema';
 import { policySchema } from '@countermark/protocol/messages/policy';
@@ -123,7 +123,7 @@ async function openCryptographicDevice(folder: string): Promise<Opened> {
       case 'revoke-sessions':
         return { device: device.device, licensee: LICENSEE };
       case 'rotate-role-key':
-        return { role: random.pick(CERTIFIED_ROLES), ceremony: `cer_${`${random.below(4)}`.repeat(32)}` };
+        return { role: random.pick(ROTATED_KEYS), ceremony: `cer_${`${random.below(4)}`.repeat(32)}` };
       case 'sign-policy':
         return { policy: random.bytes(random.below(100) + 1) };
       default:

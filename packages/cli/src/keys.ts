@@ -8,7 +8,7 @@ import { existsSync, writeFileSync } from 'node:fs';
 import { Argument, type Command } from 'commander';
 import { nodeVerification } from '@countermark/node-platform/verification';
 import { hex } from '@countermark/protocol/id';
-import { CERTIFIED_ROLES } from '@countermark/protocol/message';
+import { ROTATED_KEYS } from '@countermark/protocol/message';
 import { formatTrustBundle, parseTrustBundle, type TrustBundle } from '@countermark/verify/trust-bundle';
 import { carryOut, userPath } from './command.ts';
 import { refuseUsage, valueOf } from './failure.ts';
@@ -38,7 +38,7 @@ export function declare(program: Command): void {
     .command('keys')
     .summary("keys of the cryptographic device's roles: list, rotate, confirm, bundle");
   keys.description(
-    "Keys of the cryptographic device's roles. A role's key gives way to the next in a ceremony: one officer orders it, another confirms it.",
+    "Keys of the cryptographic device's roles, of key agreement and of the sessions' authority. Each gives way to the next in a ceremony: one officer orders it, another confirms it.",
   );
 
   withOperator(
@@ -54,7 +54,7 @@ export function declare(program: Command): void {
       .description(
         "Orders that a role's key be rotated. Without effect before another officer confirms it. An order that is open for the role is shown again.",
       )
-      .addArgument(new Argument('<role>', 'whose key').choices(CERTIFIED_ROLES))
+      .addArgument(new Argument('<role>', 'whose key').choices(ROTATED_KEYS))
       .requiredOption('--reason <text>', 'why; it stands in the audit trail'),
     ['countermark keys rotate confirming --reason "yearly"'],
   ).action(async (role: string, options: OperatorOptions & { readonly reason: string }) => {
@@ -69,7 +69,7 @@ export function declare(program: Command): void {
     keys
       .command('confirm')
       .description(
-        "Confirms another officer's order: the cryptographic device makes the role's next key, certifies it, signs by it from then on, and destroys the one before. Nothing in flight is lost; what was signed stays good. Asked again, it goes on where it ended.",
+        "Confirms another officer's order: the cryptographic device makes the role's next key, certifies it, signs by it from then on, and destroys the one before. Nothing in flight is lost; what was signed stays good. A key of agreement stays beside the next: each device agrees with the newest when it rotates its own (countermark device rotate). Asked again, it goes on where it ended.",
       )
       .argument('<ceremony>', 'cer_ and 32 hex digits, as countermark keys rotate showed it'),
     ['countermark keys confirm cer_0123456789abcdef0123456789abcdef --operator second-operator'],
@@ -107,12 +107,21 @@ async function list(options: OperatorOptions): Promise<undefined> {
   const { ceremonies } = (await askServer(await operatorAccess(options), 'GET', '/v1/key-ceremonies')) as {
     readonly ceremonies: readonly Ceremony[];
   };
-  const keys = bundle.keys.map(({ role, epoch, publicKey }) => ({
-    role,
-    epoch,
-    inUse: !bundle.keys.some((other) => other.role === role && other.epoch > epoch),
-    fingerprint: hex(nodeVerification.sha256(publicKey)).slice(0, FINGERPRINT_DIGITS),
-  }));
+  const keys = [
+    ...bundle.keys.map(({ role, epoch, publicKey }) => ({
+      role: role as string,
+      epoch,
+      inUse: !bundle.keys.some((other) => other.role === role && other.epoch > epoch),
+      fingerprint: fingerprintOf(publicKey),
+    })),
+    // Of these two a bundle has what is in use alone, without its epoch: the last ceremony says it.
+    ...(['agreement', 'session-authority'] as const).map((role) => ({
+      role,
+      epoch: Math.max(1, ...ceremonies.map((one) => (one.role === role ? (one.epoch ?? 1) : 1))),
+      inUse: true,
+      fingerprint: role === 'agreement' ? fingerprintOf(bundle.agreementKey) : '',
+    })),
+  ];
   if (options.json === true) {
     printJson({ keys, ceremonies });
     return;
@@ -126,6 +135,10 @@ async function list(options: OperatorOptions): Promise<undefined> {
   ];
   if (ceremonies.length > 0) parts.push(section('Ceremonies', ceremonyTable(ceremonies)));
   print(parts.join('\n\n'));
+}
+
+function fingerprintOf(publicKey: Uint8Array): string {
+  return hex(nodeVerification.sha256(publicKey)).slice(0, FINGERPRINT_DIGITS);
 }
 
 /** What the server gives out. @throws Refused `malformed` */

@@ -12,7 +12,7 @@ const KEYS_MAX = 10_000;
 const KEY_BYTES = 32;
 const NO_SALT = new Uint8Array(0);
 
-type Named = Pick<MacCheck, 'device' | 'epoch' | 'purpose' | 'agreementKey'>;
+type Named = Pick<MacCheck, 'device' | 'epoch' | 'purpose' | 'agreementKey' | 'agreementPeer'>;
 
 export class AgreedKeys {
   readonly #keys = new Map<string, Uint8Array>();
@@ -46,11 +46,12 @@ export class AgreedKeys {
 }
 
 /** Whether a key can be agreed with it: a point of the curve. */
-export function isAgreeable({ agreementKey }: Named): boolean {
+export function isAgreeable({ agreementKey }: Pick<Named, 'agreementKey'>): boolean {
   return importPublicKey(agreementKey) !== undefined;
 }
 
-/** The peer's key is part of the name: another enrolment of the same device has other keys. */
-function nameOf({ device, epoch, purpose, agreementKey }: Named): string {
-  return `${device}#${epoch}#${purpose}#${Buffer.from(agreementKey).toString('base64')}`;
+/** Both keys are part of the name: another enrolment of the same device has other ones. */
+function nameOf({ device, epoch, purpose, agreementKey, agreementPeer }: Named): string {
+  const keys = Buffer.concat([agreementKey, agreementPeer]).toString('base64');
+  return `${device}#${epoch}#${purpose}#${keys}`;
 }

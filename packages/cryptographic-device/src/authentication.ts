@@ -210,7 +210,8 @@ export class Authentication {
   #macCheck(check: AuthenticatorCheck): MacCheck {
     const certificate = this.#register.certificate(check.key.holder, check.key.epoch);
     if (certificate === null) throw new TypeError('a known key without its certificate');
-    const { device, epoch, agreementKey } = certificate.message;
-    return { device, epoch, purpose: 'statistics', agreementKey, input: check.input(), code: check.authenticator };
+    const { device, epoch, agreementKey, agreementPeer } = certificate.message;
+    const agreed = { device, epoch, purpose: 'statistics', agreementKey, agreementPeer } as const;
+    return { ...agreed, input: check.input(), code: check.authenticator };
   }
 }

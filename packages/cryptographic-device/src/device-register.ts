@@ -13,7 +13,7 @@ import { Fault } from '@countermark/node-platform/fault';
 import { nodeVerification } from '@countermark/node-platform/verification';
 import { type Digest, digestText } from '@countermark/protocol/digest';
 import type { CeremonyId, DeviceId } from '@countermark/protocol/id';
-import type { CertifiedRole } from '@countermark/protocol/message';
+import type { RotatedKey } from '@countermark/protocol/message';
 import { DEVICE_CERTIFICATE, type DeviceCertificate } from '@countermark/protocol/messages/enrolment';
 import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
 import { SUSPENSION } from '@countermark/protocol/messages/policy';
@@ -140,8 +140,8 @@ export class DeviceRegister {
            ON CONFLICT (device) DO UPDATE SET epoch = max(epoch, excluded.epoch)`,
       ),
       own: database.prepare<[string], Buffer>('SELECT certificate FROM own_certificate WHERE name = ?').pluck(),
-      addOwn: database.prepare<[string, Uint8Array]>(
-        'INSERT INTO own_certificate (name, certificate) VALUES (?, ?) ON CONFLICT DO NOTHING',
+      keepOwn: database.prepare<[string, Uint8Array]>(
+        'INSERT OR REPLACE INTO own_certificate (name, certificate) VALUES (?, ?)',
       ),
     };
   }
@@ -246,7 +246,7 @@ export class DeviceRegister {
   }
 
   /** Stores the certificate of a role's next key: from now on it is in use. */
-  addRoleCertificate(role: CertifiedRole, epoch: number, ceremony: CeremonyId, certificate: Uint8Array): void {
+  addRoleCertificate(role: RotatedKey, epoch: number, ceremony: CeremonyId, certificate: Uint8Array): void {
     this.#store.transaction(() => this.#statements.addRoleCertificate.run(role, epoch, ceremony, certificate));
   }
 
@@ -260,15 +260,14 @@ export class DeviceRegister {
     this.#store.transaction(() => this.#statements.revokeThrough.run(device, epoch));
   }
 
-  /** An own certificate by name (the session's authority), or null. */
+  /** An own certificate by name (those of the session's authority), or null. */
   ownCertificate(name: string): Uint8Array | null {
     return this.#store.read(() => this.#statements.own.get(name)) ?? null;
   }
 
-  /** Stores an own certificate if there is none, and returns what is stored. */
-  addOwnCertificate(name: string, certificate: Uint8Array): Uint8Array {
-    this.#store.transaction(() => this.#statements.addOwn.run(name, certificate));
-    return this.ownCertificate(name) ?? certificate;
+  /** Stores an own certificate, in the place of one that was never used. */
+  keepOwnCertificate(name: string, certificate: Uint8Array): void {
+    this.#store.transaction(() => this.#statements.keepOwn.run(name, certificate));
   }
 
   /**

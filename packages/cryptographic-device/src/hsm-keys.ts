@@ -11,17 +11,17 @@ import { type HsmConfig, hsmAccess, hsmRejection } from '@countermark/node-platf
 import { HsmThreads } from '@countermark/node-platform/hsm-threads';
 import { equalMacs, hmacSha256, PUBLIC_KEY_BYTES, SIGNATURE_BYTES } from '@countermark/node-platform/signing';
 import { sha256 } from '@countermark/node-platform/verification';
+import { sameBytes } from '@countermark/protocol/digest';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { AgreedKeys, isAgreeable } from './agreed-keys.ts';
-import { FIRST_EPOCH, KEY_ROLES, type KeyRole, type KeyStore, type MacCheck } from './key-store.ts';
+import { FIRST_EPOCH, KEY_ROLES, type KeyRole, type KeyStore, type MacCheck, type SigningRole } from './key-store.ts';
 import { VerifyWorkers } from './verify-workers.ts';
 
 const DIGEST_BYTES = 32;
 const SECRET_BYTES = 32;
 const PREFIX = 'countermark-';
-const AGREEMENT = nameOf('agreement', FIRST_EPOCH);
-const NAMES = [...KEY_ROLES.map((role) => nameOf(role, FIRST_EPOCH)), AGREEMENT];
+const NAMES = KEY_ROLES.map((role) => nameOf(role, FIRST_EPOCH));
 /** From here up signatures are divided among the sessions. */
 const DIVIDED_FROM = 8;
 
@@ -55,19 +55,18 @@ async function keysOn(threads: HsmThreads, token: string, first: boolean): Promi
   if (!found.complete) {
     if (!first)
       return refuse(rejection('hsm-refused', { token, reason: 'the keys of the enrolled devices are not on it' }));
-    await threads.call('make', { names: NAMES, deriving: [AGREEMENT] });
+    await threads.call('make', { names: NAMES, deriving: [nameOf('agreement', FIRST_EPOCH)] });
     found = (await threads.call('find', { prefix: PREFIX })) as Found;
   }
   const keys = new Map(Object.entries(found.keys));
-  const missing = [...KEY_ROLES, 'agreement' as const].find(
-    (use) => !epochsOf(keys, use).some((epoch) => keys.get(nameOf(use, epoch))?.signs),
+  const missing = KEY_ROLES.find(
+    (role) => !epochsOf(keys, role).some((epoch) => keys.get(nameOf(role, epoch))?.signs),
   );
   if (missing === undefined) return accept(keys);
   return refuse(rejection('hsm-refused', { token, reason: `the key of ${missing} is missing on it` }));
 }
 
 class HsmKeys implements KeyStore {
-  readonly agreementKey: Uint8Array;
   readonly #keys: Map<string, TokenKey>;
   readonly #threads: HsmThreads;
   readonly #verifiers: VerifyWorkers;
@@ -77,7 +76,6 @@ class HsmKeys implements KeyStore {
     this.#threads = threads;
     this.#keys = keys;
     this.#verifiers = new VerifyWorkers(threads.count);
-    this.agreementKey = this.#point(AGREEMENT);
   }
 
   epochs(role: KeyRole): readonly number[] {
@@ -88,13 +86,13 @@ class HsmKeys implements KeyStore {
     return this.#point(nameOf(role, epoch));
   }
 
-  canSign(role: KeyRole, epoch: number): boolean {
+  canUse(role: KeyRole, epoch: number): boolean {
     return this.#keys.get(nameOf(role, epoch))?.signs === true;
   }
 
   async make(role: KeyRole, epoch: number): Promise<Uint8Array> {
     const name = nameOf(role, epoch);
-    const point = (await this.#threads.call('renew', { name })) as Uint8Array;
+    const point = (await this.#threads.call('renew', { name, derives: role === 'agreement' })) as Uint8Array;
     this.#keys.set(name, { point, signs: true });
     return point;
   }
@@ -105,8 +103,8 @@ class HsmKeys implements KeyStore {
     this.#keys.set(name, { point: this.#point(name), signs: false });
   }
 
-  async sign(role: KeyRole, epoch: number, inputs: readonly Uint8Array[]): Promise<readonly Uint8Array[]> {
-    if (!this.canSign(role, epoch)) throw new TypeError(`the ${role} key of epoch ${epoch} signs nothing any more`);
+  async sign(role: SigningRole, epoch: number, inputs: readonly Uint8Array[]): Promise<readonly Uint8Array[]> {
+    if (!this.canUse(role, epoch)) throw new TypeError(`the ${role} key of epoch ${epoch} signs nothing any more`);
     const name = nameOf(role, epoch);
     const shares = inputs.length >= DIVIDED_FROM ? this.#threads.count : 1;
     const each = Math.ceil(inputs.length / shares);
@@ -123,13 +121,16 @@ class HsmKeys implements KeyStore {
   }
 
   async verifyMacs(checks: readonly MacCheck[]): Promise<readonly boolean[]> {
-    const wanted = checks.filter((check) => this.#agreed.of(check) === undefined && isAgreeable(check));
-    if (wanted.length > 0) {
+    const unknown = checks.filter((check) => this.#agreed.of(check) === undefined && isAgreeable(check));
+    for (const epoch of this.epochs('agreement')) {
+      const point = this.publicKey('agreement', epoch);
+      const wanted = unknown.filter(({ agreementPeer }) => sameBytes(agreementPeer, point));
+      if (wanted.length === 0 || !this.canUse('agreement', epoch)) continue;
       const points = packed(
         wanted.map(({ agreementKey }) => agreementKey),
         PUBLIC_KEY_BYTES,
       );
-      const secrets = (await this.#threads.call('agree', { name: AGREEMENT, points })) as Uint8Array;
+      const secrets = (await this.#threads.call('agree', { name: nameOf('agreement', epoch), points })) as Uint8Array;
       for (const [i, secret] of unpacked(secrets, SECRET_BYTES).entries()) {
         const check = wanted[i];
         if (check !== undefined) this.#agreed.agreed(check, secret);
@@ -154,13 +155,13 @@ class HsmKeys implements KeyStore {
 }
 
 /** The label of a key on the token. */
-function nameOf(use: KeyRole | 'agreement', epoch: number): string {
-  return `${PREFIX}${use}-${epoch}`;
+function nameOf(role: KeyRole, epoch: number): string {
+  return `${PREFIX}${role}-${epoch}`;
 }
 
-function epochsOf(keys: ReadonlyMap<string, TokenKey>, use: KeyRole | 'agreement'): readonly number[] {
+function epochsOf(keys: ReadonlyMap<string, TokenKey>, role: KeyRole): readonly number[] {
   const epochs: number[] = [];
-  for (let epoch = FIRST_EPOCH; keys.has(nameOf(use, epoch)); epoch += 1) epochs.push(epoch);
+  for (let epoch = FIRST_EPOCH; keys.has(nameOf(role, epoch)); epoch += 1) epochs.push(epoch);
   return epochs;
 }
 

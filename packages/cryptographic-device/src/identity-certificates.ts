@@ -15,8 +15,7 @@ import { identityNames } from '@countermark/protocol/identity-name';
 import type { DeviceCertificate } from '@countermark/protocol/messages/enrolment';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
-import type { KeyStore } from './key-store.ts';
-import { create, library, SKEW_MS } from './x509-authority.ts';
+import { create, type Issuer, library, SKEW_MS } from './x509-authority.ts';
 
 const DOCUMENT_SIGNING = '1.3.6.1.5.5.7.3.36';
 const VALIDITY_MS = 10 * 365 * 24 * 3_600_000;
@@ -56,7 +55,7 @@ export async function openCertificateRequest(bytes: Uint8Array): Promise<Result<
 
 /** The certificate (DER). `products`: those that the device's policy allows; undefined: all. */
 export async function deviceIdentityCertificate(
-  keys: KeyStore,
+  issuer: Issuer,
   { device, licensee, epoch, authentication, certified, publicKey }: DeviceCertificate,
   products: readonly string[] | undefined,
   nowMs: number,
@@ -64,7 +63,7 @@ export async function deviceIdentityCertificate(
   const { ExtendedKeyUsageExtension, KeyUsageFlags, KeyUsagesExtension, SubjectAlternativeNameExtension } =
     await library();
   const names = identityNames({ device, licensee, epoch, authentication, certified, products });
-  const certificate = await create(keys, {
+  const certificate = await create(issuer, {
     subject: `CN=${device}, O=${licensee}`,
     point: publicKey,
     fromMs: nowMs - SKEW_MS,

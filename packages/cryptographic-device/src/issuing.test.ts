@@ -19,6 +19,7 @@ import { type DeviceRegister, openDeviceRegister } from './device-register.ts';
 import { Issuing } from './issuing.ts';
 import type { KeyStore } from './key-store.ts';
 import { openRoleKeys, publicKeysOf, type RoleKeys } from './role-keys.ts';
+import { openSessionAuthority, type SessionAuthority } from './session-authority.ts';
 import { openSoftwareKeys } from './software-keys.ts';
 
 const DEVICE = 'psd_0123456789abcdef' as DeviceId;
@@ -31,9 +32,10 @@ let keys: KeyStore;
 let roleKeys: RoleKeys;
 let register: DeviceRegister;
 let issuing: Issuing;
+let sessionAuthority: SessionAuthority;
 let clock: ManualClock;
 
-beforeEach(() => {
+beforeEach(async () => {
   folder = mkdtempSync(join(tmpdir(), 'issuing-'));
   const opened = openSoftwareKeys(join(folder, 'keys'), 1);
   if (!opened.ok) throw new Error(opened.rejection.code);
@@ -45,7 +47,10 @@ beforeEach(() => {
   const opening = openRoleKeys(keys, register, clock);
   if (!opening.ok) throw new Error(opening.rejection.code);
   roleKeys = opening.value;
-  issuing = new Issuing(keys, roleKeys, register, Uint8Array.of(1), clock);
+  const authority = await openSessionAuthority({ keys, roleKeys, register, clock });
+  if (!authority.ok) throw new Error(authority.rejection.code);
+  sessionAuthority = authority.value;
+  issuing = new Issuing(roleKeys, register, sessionAuthority, clock);
 });
 afterEach(async () => {
   register.close();
@@ -178,7 +183,7 @@ describe('The caps that the device keeps itself', () => {
   };
 
   it('bound one grant and those of a day, whatever the server decides, and are over after a day', async () => {
-    issuing = new Issuing(keys, roleKeys, register, Uint8Array.of(1), clock, {
+    issuing = new Issuing(roleKeys, register, sessionAuthority, clock, {
       highestGrantMills: 900n,
       highestDailyMills: 1_500n,
     });

@@ -31,10 +31,10 @@ import { type VerifiedRotationRequest, verifyRotationRequest } from '@countermar
 import { type KeySource, verifyEnrolmentRequest, verifyMessage } from '@countermark/verify/verified';
 import type { DeviceRegister } from './device-register.ts';
 import { beyondCaps, type FundsCaps } from './funds-caps.ts';
-import type { KeyStore } from './key-store.ts';
 import type { RoleKeys } from './role-keys.ts';
 import { signMessage } from './role-messages.ts';
 import { deviceIdentityCertificate, openCertificateRequest } from './identity-certificates.ts';
+import type { SessionAuthority } from './session-authority.ts';
 import { certifiedSessionKey, deviceSessionCertificate } from './session-certificates.ts';
 
 /** What the server decided about a funds request; `refusal` makes it a grant of zero. */
@@ -54,24 +54,21 @@ export type IdentityRequest = {
 const WITHDRAWN = 'device-withdrawn: the device was withdrawn for good';
 
 export class Issuing {
-  readonly #keys: KeyStore;
   readonly #roleKeys: RoleKeys;
   readonly #register: DeviceRegister;
-  readonly #sessionAuthority: Uint8Array;
+  readonly #sessionAuthority: SessionAuthority;
   readonly #clock: Clock;
 
   readonly #caps: FundsCaps | undefined;
 
   constructor(
-    keys: KeyStore,
     roleKeys: RoleKeys,
     register: DeviceRegister,
-    sessionAuthority: Uint8Array,
+    sessionAuthority: SessionAuthority,
     clock: Clock,
     caps?: FundsCaps,
   ) {
     this.#caps = caps;
-    this.#keys = keys;
     this.#roleKeys = roleKeys;
     this.#register = register;
     this.#sessionAuthority = sessionAuthority;
@@ -121,9 +118,11 @@ export class Issuing {
       memory: message.memory,
       publicKey: message.publicKey,
       agreementKey: message.agreementKey,
-      agreementPeer: this.#keys.agreementKey,
-      sessionCertificate: await deviceSessionCertificate(this.#keys, device, message.sessionKey, issuedAtMs),
-      sessionAuthority: this.#sessionAuthority,
+      agreementPeer: this.#roleKeys.agreementKey,
+      sessionCertificate: await this.#sessionAuthority.issuing((issuer) =>
+        deviceSessionCertificate(issuer, device, message.sessionKey, issuedAtMs),
+      ),
+      sessionAuthority: this.#sessionAuthority.certificate,
       certified,
       measurement: message.software.measurement,
       issuedAtMs,
@@ -153,7 +152,10 @@ export class Issuing {
         return refuse(rejection('enrolment-mismatch', { type: 'policy', what: 'device' }));
       }
       const { products } = policy.value.message;
-      return accept(await deviceIdentityCertificate(this.#keys, certificate, products, this.#clock.nowMs()));
+      const identity = await this.#sessionAuthority.issuing((issuer) =>
+        deviceIdentityCertificate(issuer, certificate, products, this.#clock.nowMs()),
+      );
+      return accept(identity);
     }
     return refuse(rejection('unknown-device', { device }));
   }

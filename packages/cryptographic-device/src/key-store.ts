@@ -3,18 +3,21 @@
  *
  * Guarantees of every implementation (key-store.test.ts runs them through one suite): private keys never cross this
  * interface; each role has keys of its own, one for each epoch, the first made with the store; a key that is made is durable before its
- * public part is answered, one that is retired leaves its public part and signs never again; answers come in the order of what was asked; a check of anything malformed is
+ * public part is answered, one that is retired leaves its public part and does nothing ever again; answers come in the order of what was asked; a check of anything malformed is
  * `false`, never a fault. Everything is asynchronous, because an HSM is, and takes many items at once, because a call to one is
  * dear.
  * Does not decide what is signed, nor which epoch of a role is in use (`role-keys.ts`).
  */
 import type { DeviceId } from '@countermark/protocol/id';
+import { ROTATED_KEYS, type RotatedKey } from '@countermark/protocol/message';
 import type { MacPurpose } from '@countermark/protocol/mac-key';
 
-/** Keys of the cryptographic device. Granting is the postal authority's and not among them. */
-export const KEY_ROLES = ['issuing', 'confirming', 'attesting', 'funds', 'policy', 'session-authority'] as const;
-export type KeyRole = (typeof KEY_ROLES)[number];
-/** The keys that a store is made with. Those of the session's authority and of key agreement have no others. */
+/** What the cryptographic device has keys for. Granting is the postal authority's and not among them. */
+export const KEY_ROLES = ROTATED_KEYS;
+export type KeyRole = RotatedKey;
+/** The key of agreement signs nothing; with the others nothing is agreed. */
+export type SigningRole = Exclude<KeyRole, 'agreement'>;
+/** The keys that a store is made with. */
 export const FIRST_EPOCH = 1;
 
 /** A signature to check: ES256 of `publicKey` (65 bytes) over `input`. */
@@ -31,6 +34,8 @@ export type MacCheck = {
   readonly purpose: MacPurpose;
   /** The device's public agreement key. */
   readonly agreementKey: Uint8Array;
+  /** The public agreement key of this store that the device agreed with. */
+  readonly agreementPeer: Uint8Array;
   readonly input: Uint8Array;
   readonly code: Uint8Array;
 };
@@ -41,15 +46,13 @@ export type KeyStore = {
   /** 65 bytes, uncompressed. @throws TypeError where there is none. */
   publicKey(role: KeyRole, epoch: number): Uint8Array;
   /** Whether the private part is there. */
-  canSign(role: KeyRole, epoch: number): boolean;
-  /** Makes the key of the epoch that follows the last one, or, where that has signed nothing yet, another in its place; its public part. */
+  canUse(role: KeyRole, epoch: number): boolean;
+  /** Makes the key of the epoch that follows the last one, or, where that was never used yet, another in its place; its public part. */
   make(role: KeyRole, epoch: number): Promise<Uint8Array>;
-  /** Destroys the private part; again, it changes nothing. Nothing may be being signed by it. */
+  /** Destroys the private part; again, it changes nothing. It may not be in use meanwhile. */
   retire(role: KeyRole, epoch: number): Promise<void>;
-  /** Public half of the agreement key. */
-  readonly agreementKey: Uint8Array;
   /** ES256, 64 bytes r || s each, in order. */
-  sign(role: KeyRole, epoch: number, inputs: readonly Uint8Array[]): Promise<readonly Uint8Array[]>;
+  sign(role: SigningRole, epoch: number, inputs: readonly Uint8Array[]): Promise<readonly Uint8Array[]>;
   /** Whether each is authentic, in order. */
   verifySignatures(checks: readonly SignatureCheck[]): Promise<readonly boolean[]>;
   /** Whether each is authentic, in order; the agreed keys are derived inside and never leave. */

@@ -11,19 +11,18 @@ import { accept, type Result } from '@countermark/protocol/result';
 import type { Authentication } from './authentication.ts';
 import type { Issuing } from './issuing.ts';
 import type { RoleKeys } from './role-keys.ts';
+import type { SessionAuthority } from './session-authority.ts';
 
 /** What the operations work on. */
 export type DeviceParts = {
-  readonly agreementKey: Uint8Array;
   readonly roleKeys: RoleKeys;
   readonly authentication: Authentication;
   readonly issuing: Issuing;
-  readonly sessionAuthority: Uint8Array;
+  readonly sessionAuthority: SessionAuthority;
 };
 
 /** Handlers by the operations' names. */
 export function deviceOperations({
-  agreementKey,
   roleKeys,
   authentication,
   issuing,
@@ -31,14 +30,21 @@ export function deviceOperations({
 }: DeviceParts): RpcHandlers {
   return Object.fromEntries([
     served(CRYPTOGRAPHIC_DEVICE.publicKeys, () =>
-      accept({ keys: roleKeys.all(), agreementKey, sessionAuthority, certificates: roleKeys.certificates() }),
+      accept({
+        keys: roleKeys.all(),
+        agreementKey: roleKeys.agreementKey,
+        sessionAuthority: sessionAuthority.certificate,
+        certificates: roleKeys.certificates(),
+      }),
     ),
     served(CRYPTOGRAPHIC_DEVICE.enrol, async ({ request, licensee, certified, known, ...identity }) =>
       named('certificate', await issuing.enrol(request, licensee, certified, known === true, identity)),
     ),
     served(CRYPTOGRAPHIC_DEVICE.identify, async ({ request, policy }) => {
       const issued = await issuing.identify(request, policy);
-      return issued.ok ? accept({ certificate: issued.value, authority: sessionAuthority }) : issued;
+      if (!issued.ok) return issued;
+      const { certificate: authority, chain } = sessionAuthority;
+      return accept({ certificate: issued.value, authority, chain });
     }),
     served(CRYPTOGRAPHIC_DEVICE.authenticate, async ({ records }) =>
       accept({

@@ -1,4 +1,5 @@
 /** A role's key gives way to the next: once for a ceremony, wherever the process ends, and never two in use at once. */
+import { X509Certificate } from 'node:crypto';
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -11,11 +12,13 @@ import { SIGNED_TIME } from '@countermark/protocol/messages/policy';
 import type { Result } from '@countermark/protocol/result';
 import { type TrustBundle, trustedKeys, withRoleCertificates } from '@countermark/verify/trust-bundle';
 import { verifyMessage } from '@countermark/verify/verified';
+import Database from 'better-sqlite3';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { type DeviceRegister, openDeviceRegister } from './device-register.ts';
 import type { KeyRole, KeyStore } from './key-store.ts';
 import { openRoleKeys, publicKeysOf, type RoleKeys } from './role-keys.ts';
 import { signMessage } from './role-messages.ts';
+import { openSessionAuthority, type SessionAuthority } from './session-authority.ts';
 import { openSoftwareKeys } from './software-keys.ts';
 
 const HOUR_MS = 3_600_000;
@@ -80,10 +83,9 @@ const outcome = (bytes: Uint8Array, trusted: TrustBundle) =>
 /** The same store, so that one of its operations can be another. */
 function standingBefore(keys: KeyStore): KeyStore {
   return {
-    agreementKey: keys.agreementKey,
     epochs: (role) => keys.epochs(role),
     publicKey: (role, epoch) => keys.publicKey(role, epoch),
-    canSign: (role, epoch) => keys.canSign(role, epoch),
+    canUse: (role, epoch) => keys.canUse(role, epoch),
     make: (role, epoch) => keys.make(role, epoch),
     retire: (role, epoch) => keys.retire(role, epoch),
     sign: (role, epoch, inputs) => keys.sign(role, epoch, inputs),
@@ -180,11 +182,116 @@ describe('A rotated key of a role', () => {
     const inHand = Array.from({ length: 20 }, () => signedTime(roleKeys));
     value(await roleKeys.rotate('policy', ceremony(1)));
     for (const time of inHand) expect(outcome(await time, bundle)).toBe('accepted');
-    expect(keys.canSign('policy', 1)).toBe(false);
+    expect(keys.canUse('policy', 1)).toBe(false);
     expect(readdirSync(join(folder, 'keys')).filter((name) => name.startsWith('policy'))).toEqual([
       'policy-2.key',
       'policy.pub',
     ]);
+  });
+});
+
+describe('A rotated key of agreement', () => {
+  it('is what devices get from then on, and leaves the one before, with which codes of others are checked', async () => {
+    const { keys, roleKeys } = await reopened();
+    const first = roleKeys.agreementKey;
+    const certificate = value(await roleKeys.rotate('agreement', ceremony(1)));
+    expect(roleKeys.agreementKey).toEqual(keys.publicKey('agreement', 2));
+    expect([keys.canUse('agreement', 1), keys.canUse('agreement', 2)]).toEqual([true, true]);
+    const later = withRoleCertificates({ ...bundle, agreementKey: first }, [certificate], nodeVerification);
+    expect(later).toEqual({ ...bundle, agreementKey: roleKeys.agreementKey });
+    const again = await reopened();
+    await again.roleKeys.retireOld();
+    expect(again.roleKeys.agreementKey).toEqual(keys.publicKey('agreement', 2));
+    expect(again.keys.canUse('agreement', 1)).toBe(true);
+  });
+});
+
+describe("A rotated key of the sessions' authority", () => {
+  const opening = async ({ keys, roleKeys, register }: Opened): Promise<SessionAuthority> =>
+    value(await openSessionAuthority({ keys, roleKeys, register, clock }));
+  const x509 = (der: Uint8Array) => new X509Certificate(der);
+  /** Each of the chain by the next, the last by the first authority's own. */
+  const expectChain = ({ certificate, certificates, chain }: SessionAuthority): void => {
+    const issuers = [...chain.slice(1), certificates[0]!].map(x509);
+    for (const [i, one] of chain.entries()) {
+      expect([x509(one).checkIssued(issuers[i]!), x509(one).verify(issuers[i]!.publicKey)]).toEqual([true, true]);
+    }
+    expect(x509(certificate).verify(x509(certificate).publicKey)).toBe(true);
+    expect(x509(chain[0] ?? certificate).publicKey.export({ type: 'spki', format: 'der' })).toEqual(
+      x509(certificate).publicKey.export({ type: 'spki', format: 'der' }),
+    );
+    expect(new Set(certificates.map((one) => x509(one).subject)).size).toBe(certificates.length);
+  };
+
+  it('was certified by the one before, which is destroyed then; all certificates stay', async () => {
+    const first = await opening(await reopened());
+    const [pinned] = first.certificates;
+    for (const [n, told] of [1, 2].entries()) {
+      clock.advance(2 * HOUR_MS);
+      const { keys, roleKeys, register } = await reopened();
+      const authority = await opening({ keys, roleKeys, register });
+      let rotations = 0;
+      authority.onRotated(() => {
+        rotations += 1;
+      });
+      value(await roleKeys.rotate('session-authority', ceremony(n)));
+      value(await roleKeys.rotate('session-authority', ceremony(n)));
+      expect([rotations, authority.certificates.length, authority.chain.length]).toEqual([1, told + 1, told]);
+      expect(keys.canUse('session-authority', told)).toBe(false);
+      expectChain(authority);
+    }
+    const again = await opening(await reopened());
+    expect(again.certificates[0]).toEqual(pinned);
+    expectChain(again);
+  });
+
+  it.each([
+    ['before its key is made', failing('make', 'before')],
+    ['before it is certified', failing('make', 'after')],
+    ['before the old key is destroyed', failing('retire', 'before')],
+    ['after the old key was destroyed', failing('retire', 'after')],
+  ])('is gone on with where that was interrupted %s', async (_, store) => {
+    const one = await reopened(store);
+    await opening(one);
+    await expect(one.roleKeys.rotate('session-authority', ceremony(1))).rejects.toThrow('ends here');
+    const again = await reopened();
+    await again.roleKeys.retireOld();
+    const authority = await opening(again);
+    value(await again.roleKeys.rotate('session-authority', ceremony(1)));
+    expect(authority.chain).toHaveLength(1);
+    expect([again.keys.canUse('session-authority', 1), again.keys.canUse('session-authority', 2)]).toEqual([false, true]);
+    expectChain(authority);
+  });
+
+  it('is made anew with its certificates where they were not in use yet', async () => {
+    const one = await reopened((keys) => ({
+      ...standingBefore(keys),
+      // The last signature before the register: the certificate of the role.
+      sign: async (role, epoch, inputs) => {
+        if (role === 'issuing') throw new Error('the process ends here');
+        return keys.sign(role, epoch, inputs);
+      },
+    }));
+    await opening(one);
+    await expect(one.roleKeys.rotate('session-authority', ceremony(1))).rejects.toThrow('ends here');
+    const again = await reopened();
+    const authority = await opening(again);
+    expect(authority.certificates).toHaveLength(1);
+    value(await again.roleKeys.rotate('session-authority', ceremony(1)));
+    expectChain(authority);
+  });
+
+  it('without its certificates is refused at the start', async () => {
+    const one = await reopened();
+    await opening(one);
+    value(await one.roleKeys.rotate('session-authority', ceremony(1)));
+    await close();
+    const database = new Database(join(folder, 'cryptographic-device.sqlite'));
+    database.exec("DELETE FROM own_certificate WHERE name = 'session-authority-2'");
+    database.close();
+    const again = await reopened();
+    const { keys, roleKeys, register } = again;
+    expect(codeOf(await openSessionAuthority({ keys, roleKeys, register, clock }))).toBe('store-damaged');
   });
 });
 
@@ -205,11 +312,11 @@ describe('What is being signed while its key is rotated', () => {
     const rotated = roleKeys.rotate('policy', ceremony(1));
     while (roleKeys.inUse('policy').epoch === 1) await new Promise((resolve) => setImmediate(resolve));
     expect(epochOf(await signedTime(roleKeys))).toBe(2);
-    expect(keys.canSign('policy', 1)).toBe(true);
+    expect(keys.canUse('policy', 1)).toBe(true);
     release();
     expect([epochOf(await inHand), outcome(await inHand, bundle)]).toEqual([1, 'accepted']);
     value(await rotated);
-    expect(keys.canSign('policy', 1)).toBe(false);
+    expect(keys.canUse('policy', 1)).toBe(false);
   });
 });
 
@@ -226,10 +333,10 @@ describe('A rotation that is interrupted', () => {
     await again.roleKeys.retireOld();
     expect(again.roleKeys.inUse('policy').epoch).toBe(epochThen);
     expect(outcome(await signedTime(again.roleKeys), bundle)).toBe('accepted');
-    expect(again.keys.canSign('policy', 1)).toBe(epochThen === 1);
+    expect(again.keys.canUse('policy', 1)).toBe(epochThen === 1);
     value(await again.roleKeys.rotate('policy', ceremony(1)));
     expect(again.roleKeys.inUse('policy').epoch).toBe(2);
-    expect([again.keys.canSign('policy', 1), again.keys.canSign('policy', 2)]).toEqual([false, true]);
+    expect([again.keys.canUse('policy', 1), again.keys.canUse('policy', 2)]).toEqual([false, true]);
     expect(outcome(await signedTime(again.roleKeys), bundle)).toBe('accepted');
   });
 

@@ -1,5 +1,6 @@
 /**
- * The keys of the cryptographic device's roles: which one of each is in use, its certificates, and how it gives way to the next.
+ * The keys of the cryptographic device's roles: which one of each is in use, its certificates, and how it gives way to the next. So for the
+ * key that MAC keys are agreed with, whose older ones stay, and for that of the sessions' authority.
  *
  * Guarantees: nothing is signed by a key before its certificate is durable in the register, nor by the one before it after that; what is
  * being signed meanwhile ends first, then the private part of the old key is destroyed. A ceremony makes one key, whatever is asked
@@ -12,13 +13,20 @@ import { nodeVerification } from '@countermark/node-platform/verification';
 import { CARRIED_MAX, seal, toBeAuthenticated } from '@countermark/protocol/cose';
 import { sameBytes } from '@countermark/protocol/digest';
 import type { CeremonyId } from '@countermark/protocol/id';
-import { CERTIFIED_ROLES, type CertifiedRole, ROLE_EPOCHS_MAX, unsealedMessage } from '@countermark/protocol/message';
+import {
+  CERTIFIED_ROLES,
+  type CertifiedRole,
+  ROLE_EPOCHS_MAX,
+  ROTATED_KEYS,
+  type RotatedKey,
+  unsealedMessage,
+} from '@countermark/protocol/message';
 import { ROLE_CERTIFICATE } from '@countermark/protocol/messages/role-certificate';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { type KeySource, type Verified, verifyMessage } from '@countermark/verify/verified';
 import type { DeviceRegister } from './device-register.ts';
-import { FIRST_EPOCH, type KeyStore } from './key-store.ts';
+import { FIRST_EPOCH, type KeyStore, type SigningRole } from './key-store.ts';
 
 const BETWEEN_ROTATIONS_MS = 3_600_000;
 
@@ -48,9 +56,9 @@ export function openRoleKeys(keys: KeyStore, register: DeviceRegister, clock: Cl
     certificates.push(verified.value);
   }
   const opened = new RoleKeys(keys, register, clock, certificates);
-  for (const role of CERTIFIED_ROLES) {
+  for (const role of ROTATED_KEYS) {
     const { epoch } = opened.inUse(role);
-    if (keys.canSign(role, epoch)) continue;
+    if (keys.canUse(role, epoch)) continue;
     return damaged(
       `by the register the ${role} key of epoch ${epoch} is in use, which is not there: keys and register are not of the same time`,
     );
@@ -74,6 +82,8 @@ export class RoleKeys {
   readonly #certificates: Certificate[];
   /** What is being signed, by role and epoch. */
   readonly #signing = new Map<string, Set<Promise<unknown>>>();
+  readonly #beforeUse = new Map<RotatedKey, (epoch: number) => Promise<void>>();
+  readonly #told = new Map<RotatedKey, () => void>();
   #turn: Promise<unknown> = Promise.resolve();
 
   constructor(keys: KeyStore, register: DeviceRegister, clock: Clock, certificates: readonly Certificate[]) {
@@ -104,13 +114,18 @@ export class RoleKeys {
     return this.#certificates.map(({ bytes }) => bytes);
   }
 
-  inUse(role: CertifiedRole): KeyInUse {
+  inUse(role: RotatedKey): KeyInUse {
     const epoch = this.#last(role)?.message.epoch ?? FIRST_EPOCH;
     return { epoch, certificates: this.#leadingTo(role, epoch).slice(-CARRIED_MAX) };
   }
 
+  /** The public key that devices agree MAC keys with from now on. */
+  get agreementKey(): Uint8Array {
+    return this.#keys.publicKey('agreement', this.inUse('agreement').epoch);
+  }
+
   /** Has something signed by the role's key in use, which stays until the work has ended. */
-  async using<T>(role: CertifiedRole, work: (key: KeyInUse, sign: Sign) => Promise<T>): Promise<T> {
+  async using<T>(role: SigningRole, work: (key: KeyInUse, sign: Sign) => Promise<T>): Promise<T> {
     const key = this.inUse(role);
     const signing = this.#signingBy(role, key.epoch);
     const done = work(key, (inputs) => this.#keys.sign(role, key.epoch, inputs));
@@ -122,12 +137,22 @@ export class RoleKeys {
     }
   }
 
+  /** Has something done with a role's next key, durably, before that is in use; again, where a rotation was interrupted. */
+  beforeUse(role: RotatedKey, work: (epoch: number) => Promise<void>): void {
+    this.#beforeUse.set(role, work);
+  }
+
+  /** Tells of each rotation of the role when its next key is in use. */
+  onRotated(role: RotatedKey, tell: () => void): void {
+    this.#told.set(role, tell);
+  }
+
   /**
    * Gives the role its next key; one rotation at a time. The certificate, the same at every repeat of the ceremony.
    * Rejections: `ceremony-conflict`, `rotation-too-soon`, `limit-exceeded`. A fault leaves the old key in use, or the new one: the same
    * ceremony says which, and goes on.
    */
-  async rotate(role: CertifiedRole, ceremony: CeremonyId): Promise<Result<Uint8Array>> {
+  async rotate(role: RotatedKey, ceremony: CeremonyId): Promise<Result<Uint8Array>> {
     const rotated = this.#turn.then(() => this.#rotate(role, ceremony));
     this.#turn = Promise.allSettled([rotated]);
     return rotated;
@@ -135,10 +160,10 @@ export class RoleKeys {
 
   /** Destroys old keys that a process which ended left behind. */
   async retireOld(): Promise<void> {
-    for (const role of CERTIFIED_ROLES) await this.#retireOthers(role);
+    for (const role of ROTATED_KEYS) await this.#retireOthers(role);
   }
 
-  async #rotate(role: CertifiedRole, ceremony: CeremonyId): Promise<Result<Uint8Array>> {
+  async #rotate(role: RotatedKey, ceremony: CeremonyId): Promise<Result<Uint8Array>> {
     const known = this.#register.ceremony(ceremony);
     if (known !== null) {
       if (known.role !== role)
@@ -159,9 +184,11 @@ export class RoleKeys {
       );
     }
     const publicKey = await this.#keys.make(role, epoch);
+    await this.#beforeUse.get(role)?.(epoch);
     const certificate = await this.#certified({ role, epoch, publicKey, issuedAtMs });
     this.#register.addRoleCertificate(role, epoch, ceremony, certificate.bytes);
     this.#certificates.push(certificate);
+    this.#told.get(role)?.();
     await this.#retireOthers(role);
     return accept(certificate.bytes);
   }
@@ -179,28 +206,30 @@ export class RoleKeys {
     return verified.value;
   }
 
-  async #retireOthers(role: CertifiedRole): Promise<void> {
+  async #retireOthers(role: RotatedKey): Promise<void> {
+    // With the older ones codes are checked: of devices that keep their keys, and of records that are held for days or come from an archive.
+    if (role === 'agreement') return;
     const { epoch: inUse } = this.inUse(role);
     for (const epoch of this.#keys.epochs(role)) {
-      if (epoch === inUse || !this.#keys.canSign(role, epoch)) continue;
+      if (epoch === inUse || !this.#keys.canUse(role, epoch)) continue;
       await Promise.allSettled(this.#signingBy(role, epoch));
       await this.#keys.retire(role, epoch);
     }
   }
 
-  #signingBy(role: CertifiedRole, epoch: number): Set<Promise<unknown>> {
+  #signingBy(role: RotatedKey, epoch: number): Set<Promise<unknown>> {
     const name = `${role}#${epoch}`;
     const signing = this.#signing.get(name) ?? new Set();
     this.#signing.set(name, signing);
     return signing;
   }
 
-  #last(role: CertifiedRole): Certificate | undefined {
+  #last(role: RotatedKey): Certificate | undefined {
     return this.#certificates.findLast(({ message }) => message.role === role);
   }
 
   /** The certificate of the key, after those of the issuing key that signed it. */
-  #leadingTo(role: CertifiedRole, epoch: number): Uint8Array[] {
+  #leadingTo(role: RotatedKey, epoch: number): Uint8Array[] {
     const own = this.#certificates.find(({ message }) => message.role === role && message.epoch === epoch);
     return own === undefined ? [] : [...this.#leadingTo('issuing', own.envelope.key.epoch), own.bytes];
   }

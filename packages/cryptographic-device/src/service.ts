@@ -18,7 +18,7 @@ import { type DeviceRegister, openDeviceRegister, registerPath } from './device-
 import { Issuing } from './issuing.ts';
 import type { KeyStore } from './key-store.ts';
 import { deviceOperations } from './operations.ts';
-import { sessionAuthorityCertificate } from './session-certificates.ts';
+import { openSessionAuthority } from './session-authority.ts';
 import { type SessionEnd, serveSessionEnd } from './session-end.ts';
 import type { FundsCaps } from './funds-caps.ts';
 import { openHsmKeys } from './hsm-keys.ts';
@@ -50,8 +50,6 @@ export type OpenedDevice = {
   readonly roleKeys: RoleKeys;
   readonly register: DeviceRegister;
 };
-
-const SESSION_AUTHORITY = 'session-authority';
 
 /** Where the keys lie. */
 export function keysFolder(data: string): string {
@@ -117,14 +115,14 @@ export async function startService(
   });
   onClose(() => keys.close());
   await roleKeys.retireOld();
-  const sessionAuthority =
-    register.ownCertificate(SESSION_AUTHORITY) ??
-    register.addOwnCertificate(SESSION_AUTHORITY, await sessionAuthorityCertificate(keys, clock.nowMs()));
+  const opening = await openSessionAuthority({ keys, roleKeys, register, clock });
+  if (!opening.ok) return opening;
+  const sessionAuthority = opening.value;
   const authentication = new Authentication(keys, roleKeys, register, clock);
-  const issuing = new Issuing(keys, roleKeys, register, sessionAuthority, clock, config.funds);
+  const issuing = new Issuing(roleKeys, register, sessionAuthority, clock, config.funds);
   const operations = await serveRpc(
     config.socket,
-    deviceOperations({ agreementKey: keys.agreementKey, roleKeys, authentication, issuing, sessionAuthority }),
+    deviceOperations({ roleKeys, authentication, issuing, sessionAuthority }),
     {
       onFault: (fault, operation, error) => {
         log.error('An operation failed', error, { fault, operation });
@@ -137,7 +135,6 @@ export async function startService(
     const end: SessionEnd = await serveSessionEnd({
       path,
       acceptanceSocket,
-      keys,
       register,
       authentication,
       sessionAuthority,

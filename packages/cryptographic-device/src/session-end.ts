@@ -5,7 +5,7 @@
  * (`session-admission.ts`), and nothing more once it does not; only records of that certificate's device are
  * taken; the bytes of record, attestation and confirmation are the same as out of a session. Authenticated records go to
  * the server with their attestations on its acceptance socket; what the server cannot answer now is answered `try-again`.
- * The server end's certificate is renewed long before its 24 hours are over.
+ * The server end's certificate is renewed long before its 24 hours are over, and when the authority has another key.
  */
 import { randomBytes } from 'node:crypto';
 import type { Clock } from '@countermark/node-platform/clock';
@@ -22,22 +22,22 @@ import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { parseValue } from '@countermark/protocol/schema';
 import type { Authentication } from './authentication.ts';
 import type { DeviceRegister } from './device-register.ts';
-import type { KeyStore } from './key-store.ts';
 import { sessionRefusal } from './session-admission.ts';
-import { sessionServerCredentials } from './session-certificates.ts';
+import type { SessionAuthority } from './session-authority.ts';
+import { type SessionServerCredentials, sessionServerCredentials } from './session-certificates.ts';
 
 const SUBMIT = operation('submit', submissionSchema, answersSchema);
 const ACCEPTANCE_TIMEOUT_MS = 20_000;
+const TRIED_AGAIN_MS = 60_000;
 /** Room for heads and attestations beside the records of one frame. */
 const CALL_BYTES = 3 * 1024 * 1024;
 
 export type SessionEndOptions = {
   readonly path: string;
   readonly acceptanceSocket: string;
-  readonly keys: KeyStore;
   readonly register: DeviceRegister;
   readonly authentication: Authentication;
-  readonly sessionAuthority: Uint8Array;
+  readonly sessionAuthority: SessionAuthority;
   readonly clock: Clock;
   readonly log: Log;
 };
@@ -50,11 +50,16 @@ export type SessionEnd = { close(): Promise<void> };
 
 /** Serves sessions. Faults: those of `serveSessions`. */
 export async function serveSessionEnd(options: SessionEndOptions): Promise<SessionEnd> {
-  const { keys, clock, log } = options;
-  const issuers = [certificatePem(options.sessionAuthority)];
+  const { sessionAuthority, clock, log } = options;
+  const credentials = async (): Promise<SessionServerCredentials & { readonly issuers: readonly string[] }> => {
+    const made = await sessionAuthority.issuing((issuer) =>
+      sessionServerCredentials(issuer, sessionAuthority.chain, clock.nowMs()),
+    );
+    return { ...made, issuers: sessionAuthority.certificates.map(certificatePem) };
+  };
   const acceptance = lazyRpc(options.acceptanceSocket, { timeoutMs: ACCEPTANCE_TIMEOUT_MS });
   const peers = new Set<RpcPeer>();
-  const first = await sessionServerCredentials(keys, clock.nowMs());
+  const first = await credentials();
   const refusalOf = (device: string, certificate: Uint8Array): Rejection | null => {
     try {
       return sessionRefusal(options.register, device as DeviceId, certificate);
@@ -65,7 +70,7 @@ export async function serveSessionEnd(options: SessionEndOptions): Promise<Sessi
     }
   };
   const server: SessionServer = await serveSessions(options.path, {
-    credentials: { ...first, issuers },
+    credentials: first,
     refusalOf,
     onSession: (stream, deviceId, certificate) => {
       const session = randomBytes(16).toString('hex');
@@ -104,18 +109,25 @@ export async function serveSessionEnd(options: SessionEndOptions): Promise<Sessi
   });
 
   const stop = new AbortController();
+  let rotated = new AbortController();
+  sessionAuthority.onRotated(() => {
+    rotated.abort();
+  });
   const renewing = renew(first.expiresAtMs);
   async function renew(expiresAtMs: number): Promise<void> {
-    let untilMs = expiresAtMs;
+    let inMs = (expiresAtMs - clock.nowMs()) / 2;
     for (;;) {
-      await clock.sleep(Math.max(60_000, (untilMs - clock.nowMs()) / 2), stop.signal);
+      // Devices that come after a rotation know the newest authority alone: for them it is renewed at once.
+      await clock.sleep(Math.max(TRIED_AGAIN_MS, inMs), AbortSignal.any([stop.signal, rotated.signal]));
       if (stop.signal.aborted) return;
+      if (rotated.signal.aborted) rotated = new AbortController();
       try {
-        const next = await sessionServerCredentials(keys, clock.nowMs());
-        server.renew({ ...next, issuers });
-        untilMs = next.expiresAtMs;
+        const next = await credentials();
+        server.renew(next);
+        inMs = (next.expiresAtMs - clock.nowMs()) / 2;
       } catch (error) {
         if (!(error instanceof Fault)) throw error;
+        inMs = TRIED_AGAIN_MS;
         log.warn('The certificate of the session’s end could not be renewed; it is tried again', {
           reason: errorText(error),
         });

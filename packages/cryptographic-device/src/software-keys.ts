@@ -33,19 +33,21 @@ import {
   publicKeyBytes,
   sharedSecret,
 } from '@countermark/node-platform/signing';
+import { sameBytes } from '@countermark/protocol/digest';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { AgreedKeys } from './agreed-keys.ts';
-import { FIRST_EPOCH, KEY_ROLES, type KeyRole, type KeyStore, type MacCheck } from './key-store.ts';
+import { FIRST_EPOCH, KEY_ROLES, type KeyRole, type KeyStore, type MacCheck, type SigningRole } from './key-store.ts';
 import { VerifyWorkers } from './verify-workers.ts';
 
 /** The line that the process prints on stderr at every start with software keys. */
 export const UNSAFE_SERVER_KEYS =
   'UNSAFE_SERVER_KEYS: the keys of the cryptographic device lie in files; only an HSM keeps them from whoever reads the disk.';
 
-const NAMES = [...KEY_ROLES, 'agreement'] as const;
 /** A role's key of its first epoch, or of a later one; the public part alone of one that was retired. */
 const KEY_FILE = /^([a-z-]+?)(?:-([1-9]\d*))?\.(key|pub)$/;
+
+const AGREEMENT_KEY = /^agreement(-\d+)?$/;
 
 /** Opens the keys in the directory, made at the first start. Rejection: `store-damaged`. */
 export function openSoftwareKeys(directory: string, threads = 2): Result<KeyStore> {
@@ -55,7 +57,7 @@ export function openSoftwareKeys(directory: string, threads = 2): Result<KeyStor
   const publics = new Map<string, Uint8Array>();
   for (const file of readdirSync(directory)) {
     const [, name = '', epoch = String(FIRST_EPOCH), kind] = KEY_FILE.exec(file) ?? [];
-    const role = NAMES.find((known) => known === name);
+    const role = KEY_ROLES.find((known) => known === name);
     if (role === undefined) continue;
     const of = nameOf(role, Number(epoch));
     try {
@@ -68,11 +70,8 @@ export function openSoftwareKeys(directory: string, threads = 2): Result<KeyStor
     }
   }
   for (const [name, key] of privates) publics.set(name, publicKeyBytes(key));
-  const agreement = privates.get(nameOf('agreement', FIRST_EPOCH));
-  if (agreement === undefined) return damaged('the agreement key is missing');
-  privates.delete(nameOf('agreement', FIRST_EPOCH));
-  const keys = new SoftwareKeys(directory, privates, publics, agreement, threads);
-  const missing = KEY_ROLES.find((role) => !keys.epochs(role).some((epoch) => keys.canSign(role, epoch)));
+  const keys = new SoftwareKeys(directory, privates, publics, threads);
+  const missing = KEY_ROLES.find((role) => !keys.epochs(role).some((epoch) => keys.canUse(role, epoch)));
   if (missing !== undefined) {
     void keys.close();
     return damaged(`the key ${missing} is missing`);
@@ -87,7 +86,7 @@ function create(directory: string): void {
   // Left by a start that died here: its keys were never used.
   rmSync(growing, { recursive: true, force: true });
   mkdirSync(growing, { mode: 0o700 });
-  for (const name of NAMES) write(join(growing, `${name}.key`), privateKeyBytes(generateSigningKey().privateKey));
+  for (const role of KEY_ROLES) write(join(growing, `${role}.key`), privateKeyBytes(generateSigningKey().privateKey));
   syncDirectory(growing);
   renameSync(growing, directory);
   syncDirectory(dirname(directory));
@@ -116,36 +115,31 @@ function syncDirectory(path: string): void {
 }
 
 /** The first key of a role has its role's name alone, as it had before there were others. */
-function nameOf(role: KeyRole | 'agreement', epoch: number): string {
+function nameOf(role: KeyRole, epoch: number): string {
   return epoch === FIRST_EPOCH ? role : `${role}-${epoch}`;
 }
 
 class SoftwareKeys implements KeyStore {
-  readonly agreementKey: Uint8Array;
   readonly #directory: string;
-  readonly #agreement: KeyObject;
   readonly #privates: Map<string, KeyObject>;
   readonly #publics: Map<string, Uint8Array>;
   readonly #threads: number;
   readonly #verifiers: VerifyWorkers;
   readonly #agreed = new AgreedKeys();
-  readonly #signing = new Set<Promise<unknown>>();
+  readonly #inHand = new Set<Promise<unknown>>();
   #signers: SignWorkers;
 
   constructor(
     directory: string,
     privates: Map<string, KeyObject>,
     publics: Map<string, Uint8Array>,
-    agreement: KeyObject,
     threads: number,
   ) {
     this.#directory = directory;
-    this.#agreement = agreement;
-    this.agreementKey = publicKeyBytes(agreement);
     this.#privates = privates;
     this.#publics = publics;
     this.#threads = threads;
-    this.#signers = new SignWorkers(privates, threads);
+    this.#signers = new SignWorkers(this.#signing(), threads);
     this.#verifiers = new VerifyWorkers(threads);
   }
 
@@ -161,7 +155,7 @@ class SoftwareKeys implements KeyStore {
     return key;
   }
 
-  canSign(role: KeyRole, epoch: number): boolean {
+  canUse(role: KeyRole, epoch: number): boolean {
     return this.#privates.has(nameOf(role, epoch));
   }
 
@@ -185,14 +179,14 @@ class SoftwareKeys implements KeyStore {
     this.#renewSigners();
   }
 
-  async sign(role: KeyRole, epoch: number, inputs: readonly Uint8Array[]): Promise<readonly Uint8Array[]> {
-    if (!this.canSign(role, epoch)) throw new TypeError(`the ${role} key of epoch ${epoch} signs nothing any more`);
+  async sign(role: SigningRole, epoch: number, inputs: readonly Uint8Array[]): Promise<readonly Uint8Array[]> {
+    if (!this.canUse(role, epoch)) throw new TypeError(`the ${role} key of epoch ${epoch} signs nothing any more`);
     const signing = this.#signers.sign(nameOf(role, epoch), inputs);
-    this.#signing.add(signing);
+    this.#inHand.add(signing);
     try {
       return await signing;
     } finally {
-      this.#signing.delete(signing);
+      this.#inHand.delete(signing);
     }
   }
 
@@ -215,12 +209,23 @@ class SoftwareKeys implements KeyStore {
   /** Keys cross to the threads when these begin: others get new ones. Those before end what they have in hand. */
   #renewSigners(): void {
     const before = this.#signers;
-    this.#signers = new SignWorkers(this.#privates, this.#threads);
-    void Promise.allSettled([...this.#signing]).then(() => before.close());
+    this.#signers = new SignWorkers(this.#signing(), this.#threads);
+    void Promise.allSettled([...this.#inHand]).then(() => before.close());
+  }
+
+  /** The keys that sign: no thread has one for key agreement. */
+  #signing(): ReadonlyMap<string, KeyObject> {
+    return new Map([...this.#privates].filter(([name]) => !AGREEMENT_KEY.test(name)));
   }
 
   #agree(check: MacCheck): Uint8Array | undefined {
-    const peer = importPublicKey(check.agreementKey);
-    return peer === undefined ? undefined : this.#agreed.agreed(check, sharedSecret(this.#agreement, peer));
+    const theirs = importPublicKey(check.agreementKey);
+    const epoch = this.epochs('agreement').find((known) =>
+      sameBytes(this.publicKey('agreement', known), check.agreementPeer),
+    );
+    const ours = epoch === undefined ? undefined : this.#privates.get(nameOf('agreement', epoch));
+    return theirs === undefined || ours === undefined
+      ? undefined
+      : this.#agreed.agreed(check, sharedSecret(ours, theirs));
   }
 }

@@ -37,13 +37,13 @@ export class DeviceDesk {
     return updated.ok ? accept(deviceReport(updated.value)) : updated;
   }
 
-  /** The X.509 certificate of the device's signature key, and its authority's (PEM). */
+  /** The X.509 certificate of the device's signature key, and what vouches for it: its authority's, and those that lead from there (PEM). */
   async certificate(): Promise<Result<CertificateAnswer>> {
     const status = await statusOf(this.#psd);
     const identity = await this.#link.identity(status);
     if (!identity.ok) return identity;
-    const { certificate, authority } = identity.value;
-    return accept({ device: status.device, certificate: pem(certificate), authority: pem(authority) });
+    const { certificate, authorities } = identity.value;
+    return accept({ device: status.device, certificate: pem(certificate), authority: authorities.map(pem).join('') });
   }
 }
 

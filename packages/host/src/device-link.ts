@@ -16,7 +16,7 @@ import { POLICY, type Policy } from '@countermark/protocol/messages/policy';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { deviceOlder } from './device-age.ts';
-import { identityProblem } from './identity-certificate.ts';
+import { chainBytes, chainOf, type Identity, identityProblem } from './identity-certificate.ts';
 import type { Journal } from './journal.ts';
 import { certificateName } from './journal-rows.ts';
 import { type PsdClient, statusOf } from './psd-client.ts';
@@ -75,12 +75,12 @@ export class DeviceLink {
   }
 
   /**
-   * The X.509 certificate of the device's signature key (DER) and its authority's: the one that is kept, or another, where the device's keys
-   * or products are others by now. Rejections: those of asking for it, `identity-refused`.
+   * The X.509 certificate of the device's signature key (DER), and those that vouch for it, the authority that the device knows first: the one
+   * that is kept, or another, where the device's keys or products are others by now. Rejections: those of asking for it, `identity-refused`.
    */
   async identity(
     status: DeviceStatus,
-  ): Promise<Result<{ readonly certificate: Uint8Array; readonly authority: Uint8Array }>> {
+  ): Promise<Result<{ readonly certificate: Uint8Array; readonly authorities: readonly Uint8Array[] }>> {
     const certificate = this.#certificate(status.epoch);
     if (certificate === null) {
       const needs = 'an enrolled device';
@@ -88,18 +88,22 @@ export class DeviceLink {
       return refuse(rejection('wrong-state', { state: status.state, operation: 'identity', needs, cure }));
     }
     const authority = certificate.sessionAuthority;
-    const kept = this.#journal.kept('identity');
-    if (kept !== undefined && identityProblem(kept, certificate, status) === null) {
-      return accept({ certificate: kept, authority });
+    const shown = (identity: Identity) =>
+      accept({ certificate: identity.certificate, authorities: [authority, ...identity.chain] });
+    const bytes = this.#journal.kept('identity');
+    if (bytes !== undefined) {
+      const kept = { certificate: bytes, chain: chainOf(this.#journal.kept('identity-chain')) };
+      if (identityProblem(kept, certificate, status) === null) return shown(kept);
     }
     const request = await this.#psd.call(PSD.certificateRequest, {});
     if (!request.ok) return request;
     const issued = await this.#server.identify(status.device, request.value.request);
     if (!issued.ok) return issued;
-    const problem = identityProblem(issued.value.certificate, certificate, status);
+    const problem = identityProblem(issued.value, certificate, status);
     if (problem !== null) return refuse(rejection('identity-refused', { device: status.device, reason: problem }));
     this.#journal.keep('identity', issued.value.certificate);
-    return accept({ certificate: issued.value.certificate, authority });
+    this.#journal.keep('identity-chain', chainBytes(issued.value.chain));
+    return shown(issued.value);
   }
 
   /** `other`: the device did not take it, and has another one, of that version or a higher one. */

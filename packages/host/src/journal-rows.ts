@@ -108,7 +108,7 @@ export type BadRow = { readonly row: number; readonly field: string; readonly va
 export type GrantRow = { readonly cursor: number; readonly kind: 'discount' | 'credit'; readonly bytes: Uint8Array };
 
 /** Small values kept by name. */
-export type KeptName = CertificateName | 'policy' | 'device' | 'checked' | 'rotation' | 'identity';
+export type KeptName = CertificateName | 'policy' | 'device' | 'checked' | 'rotation' | 'identity' | 'identity-chain';
 
 /** The device's certificate of an epoch; that of the first has no number. */
 export type CertificateName = 'certificate' | `certificate-${number}`;

@@ -108,16 +108,19 @@ export class ServerClient {
     });
   }
 
-  /** An X.509 certificate of the device's signature key and its authority's (DER), by the device's PKCS#10 request. */
+  /** An X.509 certificate of the device's signature key (DER), by the device's PKCS#10 request, and what leads to it from older authorities. */
   async identify(
     device: DeviceId,
     request: Uint8Array,
-  ): Promise<Result<{ certificate: Uint8Array; authority: Uint8Array }>> {
+  ): Promise<Result<{ certificate: Uint8Array; chain: readonly Uint8Array[] }>> {
     const path = `/v1/devices/${device}/identity-certificate`;
     const answer = await this.#json('POST', path, { request: base64url(request) });
     if (!answer.ok) return answer;
-    const { certificate, authority } = answer.value as { certificate?: unknown; authority?: unknown };
-    return accept({ certificate: bytesOf(certificate, 'certificate'), authority: bytesOf(authority, 'authority') });
+    const { certificate, chain } = answer.value as { certificate?: unknown; chain?: unknown };
+    return accept({
+      certificate: bytesOf(certificate, 'certificate'),
+      chain: Array.isArray(chain) ? chain.map((one) => bytesOf(one, 'chain')) : [],
+    });
   }
 
   async registerCustomers(licensee: LicenseeId, customers: readonly string[]): Promise<Result<unknown>> {

@@ -228,9 +228,9 @@ const operations = {
     write(COMPLETE, names.join(' '));
     return null;
   },
-  /** A key that signs, in place of what an interrupted rotation left under its name; its point. */
-  renew: ({ name }) => {
-    makeAll([name], []);
+  /** A key that signs, or one for agreements, in place of what an interrupted rotation left under its name; its point. */
+  renew: ({ name, derives }) => {
+    makeAll([name], derives ? [name] : []);
     return examined(name).point;
   },
   /** Destroys the private part. */

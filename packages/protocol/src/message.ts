@@ -16,7 +16,13 @@ export type Role = (typeof ROLES)[number];
 /** Roles of the cryptographic device, whose keys its issuing key certifies; granting is the postal authority's and never among them. */
 export const CERTIFIED_ROLES = ['issuing', 'confirming', 'attesting', 'funds', 'policy'] as const;
 export type CertifiedRole = (typeof CERTIFIED_ROLES)[number];
-/** Keys that a role can have, one after the other: a trust bundle holds all of them. */
+/**
+ * Keys of the cryptographic device that give way to others: its roles', and two that authenticate no message. A device's certificate names
+ * those two as they were when it was issued.
+ */
+export const ROTATED_KEYS = [...CERTIFIED_ROLES, 'agreement', 'session-authority'] as const;
+export type RotatedKey = (typeof ROTATED_KEYS)[number];
+/** Keys that each can have, one after the other: a trust bundle holds all of the roles'. */
 export const ROLE_EPOCHS_MAX = 64;
 
 export type MessageType<T> = {

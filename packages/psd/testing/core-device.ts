@@ -76,8 +76,6 @@ export class CoreDevice {
       authentication,
       memory,
       ...this.#publicHalves(1),
-      agreementPeer: publicKeyBytes(this.authority.agreement),
-      sessionAuthority: this.authority.sessionAuthority,
     };
     this.state = { ...UNINITIALISED, recordCapacity };
     this.do({ kind: 'initialise', identity: this.identity });

@@ -11,7 +11,7 @@ import type { Digest } from '@countermark/protocol/digest';
 import type { CeremonyId, DeviceId, LicenseeId } from '@countermark/protocol/id';
 import { CRYPTOGRAPHIC_DEVICE } from '@countermark/protocol/interfaces/cryptographic-device';
 import type { Operation } from '@countermark/protocol/interfaces/operation';
-import type { CertifiedRole } from '@countermark/protocol/message';
+import type { RotatedKey } from '@countermark/protocol/message';
 import type { Draw } from '@countermark/protocol/messages/funds';
 import { mills } from '@countermark/protocol/money';
 import { type Rejection, rejection } from '@countermark/protocol/rejection';
@@ -23,6 +23,13 @@ const CALL_BYTES = 3 * 1024 * 1024;
 const TIMEOUT_MS = 20_000;
 
 /** What the server asks of the cryptographic device. */
+/** An X.509 certificate, its authority's, and those that lead to that one from older authorities, the newest first (DER). */
+export type IssuedIdentity = {
+  readonly certificate: Uint8Array;
+  readonly authority: Uint8Array;
+  readonly chain: readonly Uint8Array[];
+};
+
 export type CryptographicDevice = {
   /** An attestation, or why not, for each record. */
   authenticate(records: readonly Uint8Array[]): Promise<readonly Result<Uint8Array>[]>;
@@ -40,11 +47,8 @@ export type CryptographicDevice = {
     onlyKnown: boolean,
     identity: { readonly certificateRequest?: Uint8Array; readonly codeDigest?: Digest },
   ): Promise<Result<Uint8Array>>;
-  /** An X.509 certificate for the key that signed this PKCS#10 request, with the policy's products, and its authority's (DER). */
-  identify(
-    request: Uint8Array,
-    policy: Uint8Array,
-  ): Promise<Result<{ readonly certificate: Uint8Array; readonly authority: Uint8Array }>>;
+  /** An X.509 certificate for the key that signed this PKCS#10 request, with the policy's products, and who issued it. */
+  identify(request: Uint8Array, policy: Uint8Array): Promise<Result<IssuedIdentity>>;
   fund(
     request: Uint8Array,
     decision: { readonly depositMills: bigint; readonly draws: readonly Draw[]; readonly refusal?: string | undefined },
@@ -53,7 +57,7 @@ export type CryptographicDevice = {
   signTime(device: DeviceId): Promise<Result<Uint8Array>>;
   suspend(device: DeviceId, licensee: LicenseeId, reason: string, withdrawn: boolean): Promise<Result<Uint8Array>>;
   /** The certificate of the role's next key, the same at every repeat of the ceremony. */
-  rotateRoleKey(role: CertifiedRole, ceremony: CeremonyId): Promise<Result<Uint8Array>>;
+  rotateRoleKey(role: RotatedKey, ceremony: CeremonyId): Promise<Result<Uint8Array>>;
   /** The certificates of all keys that are not a role's first. */
   roleCertificates(): Promise<Result<readonly Uint8Array[]>>;
   /** Revokes the session keys of the device that are certified by now; the epoch of the last. */

@@ -14,7 +14,7 @@ import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { type KeySource, type Verified, verifyEnrolmentRequest, verifyMessage } from '@countermark/verify/verified';
 import type { Actor } from './audit-trail.ts';
-import type { CryptographicDevice } from './cryptographic-device-client.ts';
+import type { CryptographicDevice, IssuedIdentity } from './cryptographic-device-client.ts';
 import type { EnrolmentCodes } from './enrolment-codes.ts';
 import type { Policies } from './policies.ts';
 import type { Registry } from './registry.ts';
@@ -71,12 +71,12 @@ export class Enrolment {
     return identity.ok ? accept({ ...enrolled, identityCertificate: identity.value.certificate }) : identity;
   }
 
-  /** An X.509 certificate of the device's signature key, with the products of its policy now, and its authority's (DER). */
+  /** An X.509 certificate of the device's signature key, with the products of its policy now, and who issued it. */
   async identify(
     device: DeviceId,
     licensee: LicenseeId,
     certificateRequest: Uint8Array,
-  ): Promise<Result<{ readonly certificate: Uint8Array; readonly authority: Uint8Array }>> {
+  ): Promise<Result<IssuedIdentity>> {
     const { registry, policies, cryptographicDevice } = this.#parts;
     const policy = await policies.renewed(device, licensee, await registry.customersOf(licensee));
     return policy.ok ? cryptographicDevice.identify(certificateRequest, policy.value) : policy;

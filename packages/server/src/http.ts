@@ -605,15 +605,27 @@ export async function httpInterface(parts: HttpParts): Promise<FastifyInstance> 
           {
             params: DeviceParams,
             body: RequestBody,
-            response: { 201: Type.Object({ certificate: Base64Url, authority: Base64Url }) },
+            response: {
+              201: Type.Object({
+                certificate: Base64Url,
+                authority: Base64Url,
+                chain: Type.Array(Base64Url, {
+                  description: 'From the authority to those before it, each certified by the one before it',
+                }),
+              }),
+            },
           },
         ),
       },
       async (request, reply) => {
         const { device, licensee } = await ownDevice(request);
         const asked = fromBase64url((request.body as Static<typeof RequestBody>).request);
-        const { certificate, authority } = taken(await parts.enrolment.identify(device, licensee, asked));
-        return reply.code(201).send({ certificate: base64url(certificate), authority: base64url(authority) });
+        const { certificate, authority, chain } = taken(await parts.enrolment.identify(device, licensee, asked));
+        return reply.code(201).send({
+          certificate: base64url(certificate),
+          authority: base64url(authority),
+          chain: chain.map((one) => base64url(one)),
+        });
       },
     );
 

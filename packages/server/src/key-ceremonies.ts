@@ -10,7 +10,7 @@
 import { randomBytes } from 'node:crypto';
 import { nodeVerification } from '@countermark/node-platform/verification';
 import type { CeremonyId } from '@countermark/protocol/id';
-import type { CertifiedRole } from '@countermark/protocol/message';
+import type { RotatedKey } from '@countermark/protocol/message';
 import { ROLE_CERTIFICATE, type RoleCertificate } from '@countermark/protocol/messages/role-certificate';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
@@ -41,7 +41,7 @@ export type KeyCeremonyParts = {
 /** An order, and what became of it. */
 export type KeyCeremony = {
   readonly ceremony: CeremonyId;
-  readonly role: CertifiedRole;
+  readonly role: RotatedKey;
   readonly reason: string;
   readonly orderedBy: string;
   readonly orderedAtMs: number;
@@ -68,7 +68,7 @@ export class KeyCeremonies {
   }
 
   /** Orders that the role's key be rotated: no effect before another officer confirms it. One that is open for the role is answered again. */
-  async order(role: CertifiedRole, reason: string, by: Actor): Promise<KeyCeremony> {
+  async order(role: RotatedKey, reason: string, by: Actor): Promise<KeyCeremony> {
     const { database, nowMs } = this.#parts;
     return database.transaction(async (tables) => {
       const open = await tables
@@ -223,7 +223,7 @@ export class KeyCeremonies {
 function ceremonyOf(row: ServerTables['key_ceremony']): KeyCeremony {
   return {
     ceremony: row.ceremony as CeremonyId,
-    role: row.role as CertifiedRole,
+    role: row.role as RotatedKey,
     reason: row.reason,
     orderedBy: row.ordered_by,
     orderedAtMs: Number(row.ordered_at_ms),

@@ -4,7 +4,7 @@
  * Guarantees that what is done bears the name of the credential with which it was asked. Who is heard: `authorisation.ts`.
  */
 import { CEREMONY_ID, type CeremonyId } from '@countermark/protocol/id';
-import { CERTIFIED_ROLES } from '@countermark/protocol/message';
+import { ROTATED_KEYS } from '@countermark/protocol/message';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { type Static, Type } from 'typebox';
 import type { KeyCeremonies } from './key-ceremonies.ts';
@@ -18,8 +18,8 @@ export type KeyRouteParts = {
 
 const strict = { additionalProperties: false } as const;
 const RoleSchema = Type.Union(
-  CERTIFIED_ROLES.map((role) => Type.Literal(role)),
-  { description: 'A role of the cryptographic device' },
+  ROTATED_KEYS.map((role) => Type.Literal(role)),
+  { description: 'A role of the cryptographic device, or what else it has a key for' },
 );
 const CeremonyParams = Type.Object({
   ceremony: Type.String({ pattern: CEREMONY_ID.source, description: 'A key ceremony: cer_ and 32 hex digits' }),

@@ -16,7 +16,10 @@ export type TrustedKey = { readonly role: Role; readonly epoch: number; readonly
 
 export type TrustBundle = {
   readonly keys: readonly TrustedKey[];
-  /** Public agreement key of the cryptographic device, and the authority of its session certificates (DER). */
+  /**
+   * Public agreement key of the cryptographic device, and the authority of its session certificates (DER), as they were when it was made:
+   * a device takes those that its certificate names.
+   */
   readonly agreementKey: Uint8Array;
   readonly sessionAuthority: Uint8Array;
 };
@@ -99,7 +102,8 @@ export function withRoleCertificates(
   certificates: Iterable<Uint8Array>,
   port: Trust['port'],
 ): TrustBundle {
-  let { keys } = bundle;
+  let { keys, agreementKey } = bundle;
+  let agreementEpoch = 1;
   let left = [...certificates];
   for (let before = Infinity; left.length < before; ) {
     before = left.length;
@@ -107,11 +111,17 @@ export function withRoleCertificates(
       const verified = verifyMessage(ROLE_CERTIFICATE, bytes, { port, keys: trustedKeys({ ...bundle, keys }) });
       if (!verified.ok) return true;
       const { role, epoch, publicKey } = verified.value.message;
+      if (role === 'agreement' && epoch > agreementEpoch) {
+        agreementKey = publicKey;
+        agreementEpoch = epoch;
+      }
+      // A bundle has the keys by which messages are signed.
+      if (role === 'agreement' || role === 'session-authority') return false;
       keys = [...keys.filter((key) => key.role !== role || key.epoch !== epoch), { role, epoch, publicKey }];
       return false;
     });
   }
-  return { ...bundle, keys };
+  return { ...bundle, keys, agreementKey };
 }
 
 /** The keys of a bundle and of devices whose certificates were verified. */

@@ -8,7 +8,7 @@ import { errorText } from '@countermark/node-platform/fault';
 import { parseEnvelope } from '@countermark/protocol/cose';
 import type { CeremonyId, CustomerId, DeviceId, LicenseeId } from '@countermark/protocol/id';
 import { MAX_SUBMISSION } from '@countermark/protocol/interfaces/answer';
-import { type CertifiedRole, parsePayload } from '@countermark/protocol/message';
+import { type RotatedKey, parsePayload } from '@countermark/protocol/message';
 import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
@@ -222,7 +222,7 @@ async function operated(
     case 'declare-dead':
       return parts.deadDevices.declare(device, reason, operator);
     case 'order-key-ceremony':
-      return accept(await parts.keyCeremonies.order(parameters['role'] as CertifiedRole, reason, operator));
+      return accept(await parts.keyCeremonies.order(parameters['role'] as RotatedKey, reason, operator));
     case 'confirm-key-ceremony':
       return parts.keyCeremonies.confirm(parameters['ceremony'] as CeremonyId, operator);
     case 'confirm-dead':

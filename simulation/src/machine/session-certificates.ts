@@ -3,8 +3,8 @@
  * What X.509 and TLS make of them is tested with real ones (cryptographic-device, node-platform).
  */
 import { importPublicKey, verifyP1363 } from '@countermark/node-platform/signing';
-import { FIRST_EPOCH, type KeyStore } from '@countermark/cryptographic-device/key-store';
 import type { SessionServerCredentials } from '@countermark/cryptographic-device/session-certificates';
+import type { Issuer } from '@countermark/cryptographic-device/x509-authority';
 
 export type { SessionServerCredentials };
 export type SessionName = { readonly device: string };
@@ -13,19 +13,22 @@ type Certificate = { readonly device: string; readonly key: string; readonly sig
 
 const DAY_MS = 86_400_000;
 
-/** The authority's certificate: its public key. */
-export async function sessionAuthorityCertificate(keys: KeyStore): Promise<Uint8Array> {
-  return Buffer.from(keys.publicKey('session-authority', FIRST_EPOCH));
+/** An authority's certificate: its public key. */
+export async function sessionAuthorityCertificate(
+  _issuer: Issuer,
+  { point }: { readonly point: Uint8Array },
+): Promise<Uint8Array> {
+  return Buffer.from(point);
 }
 
 export async function deviceSessionCertificate(
-  keys: KeyStore,
+  issuer: Issuer,
   device: string,
   sessionKey: Uint8Array,
 ): Promise<Uint8Array> {
   const key = Buffer.from(sessionKey).toString('hex');
-  const [signature] = await keys.sign('session-authority', FIRST_EPOCH, [Buffer.from(`${device} ${key}`)]);
-  const certificate: Certificate = { device, key, signature: Buffer.from(signature ?? []).toString('hex') };
+  const signature = await issuer.sign(Buffer.from(`${device} ${key}`));
+  const certificate: Certificate = { device, key, signature: Buffer.from(signature).toString('hex') };
   return Buffer.from(JSON.stringify(certificate));
 }
 
@@ -35,7 +38,11 @@ export function certifiedSessionKey(certificate: Uint8Array): Uint8Array {
   return Buffer.from(key, 'hex');
 }
 
-export async function sessionServerCredentials(_keys: KeyStore, nowMs: number): Promise<SessionServerCredentials> {
+export async function sessionServerCredentials(
+  _issuer: Issuer,
+  _chain: readonly Uint8Array[],
+  nowMs: number,
+): Promise<SessionServerCredentials> {
   return { privateKey: undefined as never, certificate: 'cryptographic-device', expiresAtMs: nowMs + DAY_MS };
 }
 

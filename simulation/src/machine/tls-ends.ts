@@ -52,11 +52,12 @@ export function certificatePem(der: Uint8Array): string {
 }
 
 export async function serveSessions(path: string, options: SessionServerOptions): Promise<SessionServer> {
+  let { credentials } = options;
   machine().network.serve(path, {
     process: runningProcess(),
     handle: async (_operation, parameters): Promise<boolean> => {
       const { stream, certificate, publicKey } = parameters as Handshake;
-      const name: SessionName | null = authenticSession(certificate, options.credentials.issuers, publicKey);
+      const name: SessionName | null = authenticSession(certificate, credentials.issuers, publicKey);
       if (name === null) {
         options.onRefused?.(rejection('session-failed', { reason: 'the certificate is not of this authority' }));
         return false;
@@ -73,7 +74,12 @@ export async function serveSessions(path: string, options: SessionServerOptions)
       return true;
     },
   });
-  return { renew: () => undefined, close: async () => undefined };
+  return {
+    renew: (renewed) => {
+      credentials = renewed;
+    },
+    close: async () => undefined,
+  };
 }
 
 export async function openSession(stream: unknown, options: SessionClientOptions): Promise<Result<never>> {

@@ -6,7 +6,7 @@
  */
 import { CARRIED_BYTES } from '../cose.ts';
 import { ceremonyId, deviceId, digest, licenseeId } from '../fields.ts';
-import { CERTIFIED_ROLES, ROLE_EPOCHS_MAX } from '../message.ts';
+import { CERTIFIED_ROLES, ROLE_EPOCHS_MAX, ROTATED_KEYS } from '../message.ts';
 import { drawSchema } from '../messages/funds.ts';
 import { bool, bytes, field, list, millsSchema, oneOf, optional, struct, text, uint } from '../schema.ts';
 import { answerSchema, MAX_RECORD_BYTES, MAX_SUBMISSION, rejectionSchema } from './answer.ts';
@@ -18,7 +18,7 @@ const certificateRequest = bytes(1, 2_048);
 const nothing = struct('nothing', {});
 
 export const CRYPTOGRAPHIC_DEVICE = {
-  /** Public keys by role, of every epoch in order, the agreement key, the session's authority (DER): what a trust bundle is made of. */
+  /** Public keys by role, of every epoch in order, the agreement key and the session's authority (DER) in use: what a trust bundle is made of. */
   publicKeys: operation(
     'public-keys',
     nothing,
@@ -37,7 +37,7 @@ export const CRYPTOGRAPHIC_DEVICE = {
       agreementKey: field(2, bytes(65)),
       sessionAuthority: field(3, bytes(1, 2_048)),
       /** Of every key that is not a role's first, in the order in which they were made. */
-      certificates: field(4, list(bytes(1, CARRIED_BYTES), CERTIFIED_ROLES.length * ROLE_EPOCHS_MAX)),
+      certificates: field(4, list(bytes(1, CARRIED_BYTES), ROTATED_KEYS.length * ROLE_EPOCHS_MAX)),
     }),
   ),
   /**
@@ -58,13 +58,18 @@ export const CRYPTOGRAPHIC_DEVICE = {
     struct('enrolled', { certificate: field(1, message) }),
   ),
   /**
-   * An X.509 certificate (DER) for a certified signature key, by a PKCS#10 request that this key signed; and who issued it. Which products it
+   * An X.509 certificate (DER) for a certified signature key, by a PKCS#10 request that this key signed; and who issued it. `chain` leads from
+   * older authorities to that one: each is certified by the one before it, the newest first. Which products it
    * names is said by `policy`, which this device has signed for that one.
    */
   identify: operation(
     'identify',
     struct('identify', { request: field(1, certificateRequest), policy: field(2, message) }),
-    struct('identified', { certificate: field(1, bytes(1, 32_768)), authority: field(2, bytes(1, 2_048)) }),
+    struct('identified', {
+      certificate: field(1, bytes(1, 32_768)),
+      authority: field(2, bytes(1, 2_048)),
+      chain: field(3, list(bytes(1, 2_048), ROLE_EPOCHS_MAX)),
+    }),
   ),
   /** Claim 1e: authenticates each record and attests it. */
   authenticate: operation(
@@ -134,12 +139,12 @@ export const CRYPTOGRAPHIC_DEVICE = {
     struct('suspended', { suspension: field(1, message) }),
   ),
   /**
-   * Gives a role its next key, once for a ceremony, and at most once an hour: signs by it from now on, and answers its certificate, the
+   * Gives a role its next key, once for a ceremony, and at most once an hour: uses it from now on, and answers its certificate, the
    * same however often it is asked.
    */
   rotateRoleKey: operation(
     'rotate-role-key',
-    struct('rotate-role-key', { role: field(1, oneOf(...CERTIFIED_ROLES)), ceremony: field(2, ceremonyId) }),
+    struct('rotate-role-key', { role: field(1, oneOf(...ROTATED_KEYS)), ceremony: field(2, ceremonyId) }),
     struct('rotated-role-key', { certificate: field(1, bytes(1, CARRIED_BYTES)) }),
   ),
   /** Takes no session any more with the keys of the device that are certified by now. `epoch`: of the last of them. */

@@ -3,13 +3,15 @@
  *
  * It travels in the unprotected header of whatever that key signs (`cose.ts`), so that whoever trusts the issuing key follows without a
  * new trust bundle. The issuing role's own next key is certified by the one before. The first keys need none: they stand in every bundle.
+ * Those of key agreement and of the sessions' authority sign nothing that could carry one: for them a certificate says that the key exists,
+ * and a device's certificate which of them is its.
  */
 import { publicKey } from '../fields.ts';
-import { CERTIFIED_ROLES, type MessageType, ROLE_EPOCHS_MAX } from '../message.ts';
+import { type MessageType, ROLE_EPOCHS_MAX, ROTATED_KEYS } from '../message.ts';
 import { field, type Of, oneOf, struct, timeMs, uint } from '../schema.ts';
 
 export const roleCertificateSchema = struct('role-certificate', {
-  role: field(1, oneOf(...CERTIFIED_ROLES)),
+  role: field(1, oneOf(...ROTATED_KEYS)),
   epoch: field(2, uint(ROLE_EPOCHS_MAX, 2)),
   publicKey: field(3, publicKey),
   issuedAtMs: field(4, timeMs),

@@ -36,12 +36,19 @@ describe('enrolment', () => {
     ['enrolment-mismatch', { memory: 'psd' }],
     ['enrolment-mismatch', { publicKey: otherPoint() }],
     ['enrolment-mismatch', { agreementKey: otherPoint() }],
-    ['enrolment-mismatch', { agreementPeer: otherPoint() }],
-    ['enrolment-mismatch', { sessionAuthority: Uint8Array.of(0x31) }],
   ])('refuses with %s a certificate of %o', (expected, over) => {
     const device = new CoreDevice();
     expect(code(installing(device, over))).toBe(expected);
     expect(device.state.certificate).toBeNull();
+  });
+
+  it('takes from its certificate with whom it agrees codes, and keeps to that as long as its keys are in use', () => {
+    const device = new CoreDevice();
+    const named = { agreementPeer: otherPoint(), sessionAuthority: Uint8Array.of(0x31) };
+    expect(code(installing(device, named))).toBe('ok');
+    expect(device.state.certificate?.message).toMatchObject(named);
+    expect(code(installing(device, { ...named, agreementPeer: otherPoint() }))).toBe('enrolment-mismatch');
+    expect(code(installing(device, { ...named, sessionAuthority: Uint8Array.of(0x32) }))).toBe('ok');
   });
 
   it('keeps its licensee, takes the same again without effect, and a newer policy with new customers', () => {

@@ -1,8 +1,8 @@
 /**
  * What the server side says to a device: certificate, policy, signed time.
  *
- * Guarantees: a certificate is taken only for exactly this device's keys and the pinned peers; a policy never gives way
- * to an older one, changes licensee or currency, nor brings a withdrawn device back; time moves forward only. Whatever was taken before is taken again
+ * Guarantees: a certificate is taken only for exactly this device's keys; with whom it agrees codes and who vouches for the session's other
+ * end it says itself, and the pinned issuing key for it; a policy never gives way to an older one, changes licensee or currency, nor brings a withdrawn device back; time moves forward only. Whatever was taken before is taken again
  * without effect.
  */
 import { sameBytes } from '@countermark/protocol/digest';
@@ -14,6 +14,9 @@ import type { Verified } from '@countermark/verify/verified';
 import { isWithdrawn } from './policy.ts';
 import { type DeviceState, type Identity, UNINITIALISED } from './state.ts';
 import { notEnrolled, type Stepped } from './transition.ts';
+
+/** What a certificate says of the other side of key agreement, in words. */
+export const AGREEMENT_PEER = 'agreement key of the cryptographic device';
 
 /** The device gets its identity. The table of states lets it happen once. */
 export function initialise(state: DeviceState, identity: Identity): Stepped {
@@ -101,7 +104,10 @@ export function certificateMismatch(
       expected: identity.device,
     });
   }
-  const licensee = state.certificate?.message.licensee ?? message.licensee;
+  const before = state.certificate?.message;
+  const licensee = before?.licensee ?? message.licensee;
+  // Codes of one epoch are made with one key, whatever is certified anew.
+  const agreementPeer = before?.epoch === identity.epoch ? before.agreementPeer : message.agreementPeer;
   const same: readonly (readonly [string, boolean])[] = [
     ['licensee', message.licensee === licensee],
     ['key epoch', message.epoch === identity.epoch],
@@ -109,8 +115,7 @@ export function certificateMismatch(
     ['memory', message.memory === identity.memory],
     ['signature key', sameBytes(message.publicKey, identity.publicKey)],
     ['agreement key', sameBytes(message.agreementKey, identity.agreementKey)],
-    ['agreement key of the cryptographic device', sameBytes(message.agreementPeer, identity.agreementPeer)],
-    ['session authority', sameBytes(message.sessionAuthority, identity.sessionAuthority)],
+    [AGREEMENT_PEER, sameBytes(message.agreementPeer, agreementPeer)],
   ];
   const wrong = same.find(([, equal]) => !equal);
   return wrong === undefined ? null : mismatch('device-certificate', wrong[0]);

@@ -19,8 +19,7 @@ import { balanced, type Funds, NO_FUNDS, type Registers, ZERO_REGISTERS } from '
 import type { Verified } from '@countermark/verify/verified';
 
 /**
- * Who the device is: fixed when it is initialised but for the keys, which each epoch has its own of. Public halves only; the last
- * two are of the pinned trust bundle.
+ * Who the device is: fixed when it is initialised but for the keys, which each epoch has its own of. Public halves only.
  */
 export type Identity = {
   readonly device: DeviceId;
@@ -30,8 +29,6 @@ export type Identity = {
   readonly publicKey: Uint8Array;
   readonly agreementKey: Uint8Array;
   readonly sessionKey: Uint8Array;
-  readonly agreementPeer: Uint8Array;
-  readonly sessionAuthority: Uint8Array;
 };
 
 /**

@@ -9,6 +9,7 @@ import { hmacSha256Under, SIGNATURE_BYTES } from '@countermark/node-platform/sig
 import { seal, toBeAuthenticated, type Unsealed } from '@countermark/protocol/cose';
 import { LAYOUTS } from '@countermark/protocol/layout';
 import type { MacPurpose } from '@countermark/protocol/mac-key';
+import type { DeviceCertificate } from '@countermark/protocol/messages/enrolment';
 import type { Identity } from '../core/state.ts';
 import type { PackedSigner, SigningKey } from './key-holder.ts';
 import { type DeviceKeys, macKey } from './keys.ts';
@@ -28,18 +29,19 @@ export class Authenticator {
   readonly #macs: Readonly<Record<MacPurpose, (bytes: Uint8Array) => Uint8Array>> | null;
   readonly #inHand = new Set<Promise<Uint8Array>>();
 
-  /** Starts the signing threads where indicia are signed. */
-  constructor(keys: DeviceKeys, identity: Identity) {
+  /** Starts the signing threads where indicia are signed. `certificate`: of these keys; codes are made only with one. */
+  constructor(keys: DeviceKeys, identity: Identity, certificate: DeviceCertificate | null) {
     this.#keys = keys;
     this.#identity = identity;
     const signs = identity.authentication === 'signature';
     this.#workers = signs ? keys.signing.packedSigner() : null;
-    this.#macs = signs
-      ? null
-      : {
-          statistics: hmacSha256Under(macKey(keys, identity, 'statistics')),
-          indicium: hmacSha256Under(macKey(keys, identity, 'indicium')),
-        };
+    this.#macs =
+      signs || certificate === null
+        ? null
+        : {
+            statistics: hmacSha256Under(macKey(keys, certificate, 'statistics')),
+            indicium: hmacSha256Under(macKey(keys, certificate, 'indicium')),
+          };
   }
 
   /**
@@ -67,7 +69,7 @@ export class Authenticator {
   /** The sealed bytes of a record or request, by the procedure that its envelope names. */
   message(unsealed: Unsealed): Uint8Array {
     if (unsealed.authentication === 'signature') return signedWith(this.#keys.signing, unsealed);
-    if (this.#macs === null) throw new TypeError('A device that signs makes no MAC.');
+    if (this.#macs === null) throw new TypeError('A device that signs, or has no certificate, makes no MAC.');
     return seal(unsealed, this.#macs.statistics(toBeAuthenticated(unsealed)));
   }
 

@@ -295,13 +295,13 @@ function trustIn({ state, keys, retired, identity, trust }: Loaded): Trust {
   const mac = authentication === 'mac';
   const epochs = new Map<number, EpochKey>();
   if (state.certificate !== null && keys !== null) {
-    const code = mac ? macKey(keys, identity, 'statistics') : null;
+    const code = mac ? macKey(keys, state.certificate.message, 'statistics') : null;
     epochs.set(epoch, { known: { publicKey, authentication }, code });
   }
   for (const { certificate, agreement } of retired) {
-    const of = { ...identity, epoch: certificate.message.epoch };
+    const of = certificate.message;
     const code = agreement === null ? null : macKey({ agreement }, of, 'statistics');
-    epochs.set(of.epoch, { known: certificate.message, code });
+    epochs.set(of.epoch, { known: of, code });
   }
   return {
     port: trust.port,

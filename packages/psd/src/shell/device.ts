@@ -31,7 +31,7 @@ import type { MessageType } from '@countermark/protocol/message';
 import type { BatchDeclaration } from '@countermark/protocol/messages/batch-declaration';
 import type { Memory } from '@countermark/protocol/messages/batch-statistics';
 import { CONFIRMATION } from '@countermark/protocol/messages/confirmation';
-import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
+import { DEVICE_CERTIFICATE, type DeviceCertificate } from '@countermark/protocol/messages/enrolment';
 import { FUNDS_GRANT } from '@countermark/protocol/messages/funds';
 import { POLICY, SIGNED_TIME } from '@countermark/protocol/messages/policy';
 import type { Mills } from '@countermark/protocol/money';
@@ -40,6 +40,7 @@ import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { parseTrustBundle } from '@countermark/verify/trust-bundle';
 import { type Trust, type Verified, verifyMessage } from '@countermark/verify/verified';
 import { admitChunk } from '../core/franking.ts';
+import { AGREEMENT_PEER } from '../core/enrolment.ts';
 import { enrolmentRequest, rotationRequest } from '../core/rotation.ts';
 import { stateName } from '../core/policy.ts';
 import { certificateRequest } from './certificate-request.ts';
@@ -53,7 +54,15 @@ import { tailProblem } from './check.ts';
 import { type DeviceMark, isSameMark, NONCE_BYTES as MARK_NONCE_BYTES } from './device-mark.ts';
 import type { KeyHolder } from './key-holder.ts';
 import { putBackProblem } from './put-back.ts';
-import { type DeviceKeys, type EpochKeys, generateEpochKeys, generateKeys, publicHalves, STORE_KEYS } from './keys.ts';
+import {
+  type DeviceKeys,
+  type EpochKeys,
+  generateEpochKeys,
+  generateKeys,
+  isAgreeable,
+  publicHalves,
+  STORE_KEYS,
+} from './keys.ts';
 import { type Kept, type Loaded, openStore, type PsdStore } from './store.ts';
 
 /** Random bytes that make a request another than the one before. */
@@ -153,8 +162,6 @@ function initialise(store: PsdStore, options: DeviceOptions): Rejection | null {
     authentication: options.authentication,
     memory: options.memory,
     ...publicHalves(keys),
-    agreementPeer: bundle.value.agreementKey,
-    sessionAuthority: bundle.value.sessionAuthority,
   };
   const state = { ...UNINITIALISED, recordCapacity: options.recordCapacity };
   const initialised = step(state, { kind: 'initialise', identity }, portsOf(keys));
@@ -226,7 +233,7 @@ export class Device {
     this.#erasing = this.#holder.token !== null;
     this.#trust = trust;
     this.#ports = portsOf(keys);
-    this.#authenticator = keys === null ? null : new Authenticator(keys, identity);
+    this.#authenticator = keys === null ? null : new Authenticator(keys, identity, state.certificate?.message ?? null);
     this.#software = options.software;
     this.#onBroken = options.onBroken;
   }
@@ -269,7 +276,7 @@ export class Device {
     this.#erasing = false;
   }
 
-  /** The session's private key, its certificate and its pinned authority (DER). Rejection: `wrong-state`. */
+  /** The session's private key, its certificate and the authority of the other end's (DER). Rejection: `wrong-state`. */
   sessionCredentials(): Result<{
     readonly privateKey: DeviceKeys['session'];
     readonly certificate: Uint8Array;
@@ -343,7 +350,7 @@ export class Device {
    * Rejections: those of `verifyMessage` and of the core's `rotateKeys`.
    */
   rotate(certificateBytes: Uint8Array): Result<Sealed & { readonly epoch: number }> {
-    return this.#verified(DEVICE_CERTIFICATE, certificateBytes, (certificate) => {
+    return this.#certified(certificateBytes, (certificate) => {
       const rotated = this.#advance({ kind: 'rotate', certificate });
       if (!rotated.ok) return rotated;
       const { epoch } = this.#identity;
@@ -364,11 +371,9 @@ export class Device {
 
   /** Installs certificate and policy. Rejections: those of `verifyMessage` and of the core's `install`. */
   install(certificateBytes: Uint8Array, policyBytes: Uint8Array): Result<DeviceStatus> {
-    const certificate = verifyMessage(DEVICE_CERTIFICATE, certificateBytes, this.#trust);
-    if (!certificate.ok) return certificate;
-    const policy = verifyMessage(POLICY, policyBytes, this.#trust);
-    if (!policy.ok) return policy;
-    return this.#statusAfter({ kind: 'install', certificate: certificate.value, policy: policy.value });
+    return this.#certified(certificateBytes, (certificate) =>
+      this.#verified(POLICY, policyBytes, (policy) => this.#statusAfter({ kind: 'install', certificate, policy })),
+    );
   }
 
   policy(bytes: Uint8Array): Result<DeviceStatus> {
@@ -536,6 +541,7 @@ export class Device {
     this.#state = state;
     if (kept.nextKeys !== undefined) this.#nextKeys = kept.nextKeys;
     if (kept.retired !== undefined) this.#changeKeys();
+    else if (state.certificate !== before.certificate) this.#renewAuthenticator();
     if (kept.zeroise === true) this.#forgetAllKeys();
     if (kept.retired !== undefined || kept.forgetKeys === true || kept.zeroise === true) {
       this.#erasing = this.#holder.token !== null;
@@ -552,8 +558,14 @@ export class Device {
     this.#keys = { ...this.#nextKeys, record: this.#keys.record };
     this.#nextKeys = null;
     this.#identity = identity;
+    this.#renewAuthenticator();
+  }
+
+  /** With the keys and the certificate that are in use by now. */
+  #renewAuthenticator(): void {
+    if (this.#keys === null) return;
     this.#retire();
-    this.#authenticator = new Authenticator(this.#keys, identity);
+    this.#authenticator = new Authenticator(this.#keys, this.#identity, this.#state.certificate?.message ?? null);
   }
 
   /** As the store has it: nothing is signed any more. What this process can overwrite in its memory it overwrites. */
@@ -692,6 +704,15 @@ export class Device {
       offset += authenticatorBytes;
     }
     return indicia;
+  }
+
+  /** A certificate that codes can be made under. */
+  #certified<A>(bytes: Uint8Array, use: (certificate: Verified<DeviceCertificate>) => Result<A>): Result<A> {
+    return this.#verified(DEVICE_CERTIFICATE, bytes, (certificate) =>
+      isAgreeable(certificate.message)
+        ? use(certificate)
+        : refuse(rejection('enrolment-mismatch', { type: DEVICE_CERTIFICATE.type, what: AGREEMENT_PEER })),
+    );
   }
 
   #verified<T, A>(of: MessageType<T>, bytes: Uint8Array, use: (message: Verified<T>) => Result<A>): Result<A> {

@@ -20,6 +20,7 @@ import {
   signP1363,
 } from '@countermark/node-platform/signing';
 import { SignWorkers } from '@countermark/node-platform/sign-workers';
+import type { DeviceCertificate } from '@countermark/protocol/messages/enrolment';
 import type { Identity } from '../core/state.ts';
 import type { AgreementKey, HeldKeys, KeyHolder, SigningKey } from './key-holder.ts';
 
@@ -153,20 +154,25 @@ function epochKeysOf(bytes: ReadonlyMap<string, Uint8Array>, prefix: string, hol
   };
 }
 
+/** Whether a key can be agreed with the one that the certificate names. */
+export function isAgreeable({ agreementPeer }: Pick<DeviceCertificate, 'agreementPeer'>): boolean {
+  return importPublicKey(agreementPeer) !== undefined;
+}
+
 /**
- * The device's MAC key of one purpose (protocol, `mac-key.ts`), agreed with the cryptographic device of the trust bundle.
- * @throws TypeError where the peer's key is no point: the bundle was checked when it was pinned.
+ * The device's MAC key of one purpose (protocol, `mac-key.ts`), agreed with the key that the certificate names.
+ * @throws TypeError where that is no point: {@link isAgreeable} was asked when the certificate was taken.
  */
 export function macKey(
   { agreement }: { readonly agreement: Pick<AgreementKey, 'agree'> },
-  identity: Pick<Identity, 'device' | 'epoch' | 'agreementPeer'>,
+  certificate: Pick<DeviceCertificate, 'device' | 'epoch' | 'agreementPeer'>,
   purpose: MacPurpose,
 ): Uint8Array {
-  const secret = agreement.agree(identity.agreementPeer);
+  const secret = agreement.agree(certificate.agreementPeer);
   try {
     return deriveKey(secret, {
       salt: new Uint8Array(0),
-      info: macKeyInfo(identity.device, identity.epoch, purpose),
+      info: macKeyInfo(certificate.device, certificate.epoch, purpose),
       bytes: MAC_KEY_BYTES,
     });
   } finally {

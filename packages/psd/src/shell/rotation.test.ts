@@ -1,9 +1,17 @@
 /** A rotation in the running device: durable at each step, the old keys gone from the store, what is held unchanged. */
+import type { KeyObject } from 'node:crypto';
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { nodeVerification } from '@countermark/node-platform/verification';
-import { agreedKey, equalMacs, hmacSha256, importPublicKey } from '@countermark/node-platform/signing';
+import {
+  agreedKey,
+  equalMacs,
+  generateSigningKey,
+  hmacSha256,
+  importPublicKey,
+  publicKeyBytes,
+} from '@countermark/node-platform/signing';
 import { type Authentication, type KeyId, parseEnvelope } from '@countermark/protocol/cose';
 import { type Digest, digestText, sameBytes } from '@countermark/protocol/digest';
 import { LAYOUTS, parseIndicium } from '@countermark/protocol/layout';
@@ -36,11 +44,14 @@ let directory: string;
 let authority: TestAuthority;
 let certificates: Verified<DeviceCertificate>[];
 let device: Device;
+/** The agreement keys of the cryptographic device by the epoch of the device's, where it has had another. */
+let agreements: Map<number, KeyObject>;
 
 beforeEach(() => {
   directory = mkdtempSync(join(tmpdir(), 'psd-'));
   authority = new TestAuthority();
   certificates = [];
+  agreements = new Map();
 });
 afterEach(async () => {
   await device.close();
@@ -61,7 +72,14 @@ function optionsOf(over: Partial<DeviceOptions>): DeviceOptions {
 }
 
 function certified(request: Parameters<TestAuthority['certificate']>[0]): Uint8Array {
-  const bytes = authority.bytes.certificate(authority.certificate(request));
+  return certifiedAs(request, {});
+}
+
+function certifiedAs(
+  request: Parameters<TestAuthority['certificate']>[0],
+  over: Partial<DeviceCertificate>,
+): Uint8Array {
+  const bytes = authority.bytes.certificate(authority.certificate(request, over));
   certificates.push(value(verifyMessage(DEVICE_CERTIFICATE, bytes, authority.trust)));
   return bytes;
 }
@@ -103,7 +121,7 @@ function trust(): Trust {
 
 function agreed({ epoch }: Pick<KeyId, 'epoch'>, purpose: MacPurpose): Uint8Array {
   const certificate = certificates.find(({ message }) => message.epoch === epoch)!.message;
-  return agreedKey(authority.agreement, importPublicKey(certificate.agreementKey)!, {
+  return agreedKey(agreements.get(epoch) ?? authority.agreement, importPublicKey(certificate.agreementKey)!, {
     salt: new Uint8Array(0),
     info: macKeyInfo(certificate.device, epoch, purpose),
     bytes: 32,
@@ -191,6 +209,40 @@ describe('a rotation', () => {
       await restart(over);
     },
   );
+
+  it('agrees codes with the key that the new certificate names, and goes on holding records of the one before', async () => {
+    const over = { authentication: 'mac', memory: 'host' } as const;
+    ready(over);
+    const first = await frank(1, 'host');
+    const before = authority.agreement;
+    agreements.set(1, before);
+    const { privateKey, publicKey } = generateSigningKey();
+    agreements.set(2, privateKey);
+    const request = authority.rotating(value(device.rotateBegin()).request);
+    const noPoint = certifiedAs(request, { agreementPeer: new Uint8Array(65) });
+    expect(code(device.rotate(noPoint))).toBe('enrolment-mismatch');
+    certificates.pop();
+    const rotated = value(device.rotate(certifiedAs(request, { agreementPeer: publicKeyBytes(publicKey) })));
+    const second = await frank(2, 'host');
+    await restart(over);
+    const third = await frank(3, 'host');
+    for (const [{ indicia }, epoch] of [
+      [first, 1],
+      [second, 2],
+      [third, 2],
+    ] as const) {
+      expectIndicia(indicia, 'mac', epoch);
+    }
+    for (const [i, record] of [first.record, rotated.record, second.record, third.record].entries()) {
+      expect(sameBytes(value(device.record(i + 1)), record)).toBe(true);
+      expect(code(verifyRecord(record, trust()))).toBe('ok');
+    }
+    // Under the other key none of them is authentic.
+    agreements.set(1, privateKey);
+    agreements.set(2, before);
+    expect(code(verifyRecord(first.record, trust()))).toBe('bad-authenticator');
+    expect(code(verifyRecord(third.record, trust()))).toBe('bad-authenticator');
+  });
 
   it('is possible in a store from before there were any', async () => {
     ready({});

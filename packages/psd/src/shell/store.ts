@@ -406,8 +406,6 @@ export class PsdStore {
       authentication: row.authentication as Authentication,
       memory: row.memory as Memory,
       ...(keys === null ? NO_PUBLIC_HALVES : publicHalves(keys)),
-      agreementPeer: bundle.value.agreementKey,
-      sessionAuthority: bundle.value.sessionAuthority,
     };
     const trust: Trust = { port: nodeVerification, keys: trustedKeys(bundle.value) };
     const certificateBytes = this.#message('certificate');
