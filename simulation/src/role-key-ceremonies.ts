@@ -13,7 +13,13 @@ import type { Digest } from '@countermark/protocol/digest';
 import type { CeremonyId, DeviceId } from '@countermark/protocol/id';
 import { CRYPTOGRAPHIC_DEVICE } from '@countermark/protocol/interfaces/cryptographic-device';
 import { PSD } from '@countermark/protocol/interfaces/psd';
-import { CERTIFIED_ROLES, type CertifiedRole, type MessageType, unsealedMessage } from '@countermark/protocol/message';
+import {
+  CERTIFIED_ROLES,
+  type MessageType,
+  ROTATED_KEYS,
+  type RotatedKey,
+  unsealedMessage,
+} from '@countermark/protocol/message';
 import { ATTESTATION } from '@countermark/protocol/messages/attestation';
 import { CONFIRMATION } from '@countermark/protocol/messages/confirmation';
 import type { KeyCeremony } from '@countermark/server/key-ceremonies';
@@ -39,7 +45,7 @@ export class RoleKeyCeremonies {
   readonly #world: World;
   readonly #seen: Observation;
   readonly #operators: Operators;
-  readonly #begun = new Set<CertifiedRole>();
+  readonly #begun = new Set<RotatedKey>();
 
   constructor(world: World, of: { readonly seen: Observation; readonly operators: Operators }) {
     this.#world = world;
@@ -54,7 +60,7 @@ export class RoleKeyCeremonies {
 
   /** Rotates a role's key, and has a thief of another one try what he can. */
   async rotate(random: RandomStream): Promise<void> {
-    const role = random.pick(CERTIFIED_ROLES);
+    const role = random.pick(ROTATED_KEYS);
     if (this.#begun.has(role)) return;
     this.#begun.add(role);
     if (random.chance(0.15)) await this.#behindTheServer(role, random);
@@ -64,7 +70,7 @@ export class RoleKeyCeremonies {
     await this.#forge(random);
   }
 
-  async #inCeremony(role: CertifiedRole): Promise<void> {
+  async #inCeremony(role: RotatedKey): Promise<void> {
     for (;;) {
       const ordered = await this.#operators.ask<KeyCeremony>('order-key-ceremony', { role, reason: 'it is time' });
       if (ordered?.ok === true) {
@@ -80,7 +86,7 @@ export class RoleKeyCeremonies {
   }
 
   /** Somebody who can reach the device: it makes a newer key for him, and nothing else. */
-  async #behindTheServer(role: CertifiedRole, random: RandomStream): Promise<void> {
+  async #behindTheServer(role: RotatedKey, random: RandomStream): Promise<void> {
     const { rotateRoleKey } = CRYPTOGRAPHIC_DEVICE;
     const ceremony = `cer_${random.bytes(16).toString('hex')}` as CeremonyId;
     for (;;) {
@@ -98,7 +104,7 @@ export class RoleKeyCeremonies {
   /** A confirmation for each record that nobody has confirmed, by the newest key of another role, with that key's own certificates. */
   async #forge(random: RandomStream): Promise<void> {
     const rows = this.#certificates();
-    const stolen = rows.findLast(({ role }) => role !== 'confirming' && role !== 'issuing');
+    const stolen = rows.findLast(({ role }) => role !== 'confirming' && role !== 'issuing' && role !== 'agreement');
     if (stolen === undefined) return;
     const epoch = Number(stolen.epoch);
     const file = `${FOLDER}/${stolen.role}-${epoch}.key`;
@@ -136,7 +142,7 @@ export class RoleKeyCeremonies {
 
   /**
    * In words: what was signed by any key of a role must verify under the first trust bundle and under one of all epochs; of each role one
-   * private key is left, the one in use.
+   * private key is left, the one in use; of key agreement all of them.
    */
   contradictions(): string[] {
     const wrong: string[] = [];
@@ -148,7 +154,8 @@ export class RoleKeyCeremonies {
       rows.map(({ certificate }) => certificate),
       nodeVerification,
     );
-    if (all.keys.length !== first.value.keys.length + rows.length)
+    const ofRoles = rows.filter(({ role }) => CERTIFIED_ROLES.some((known) => known === role));
+    if (all.keys.length !== first.value.keys.length + ofRoles.length)
       wrong.push('a certificate of a role does not verify');
     for (const bundle of [first.value, all]) {
       const trust = { port: nodeVerification, keys: trustedKeys(bundle) };
@@ -169,11 +176,13 @@ export class RoleKeyCeremonies {
         check(CONFIRMATION, row.confirmation, `${row.device} ${row.sequence}`);
       }
     }
-    for (const role of CERTIFIED_ROLES) {
+    for (const role of ROTATED_KEYS) {
       const inUse = rows.findLast((row) => row.role === role)?.epoch ?? 1n;
       const file = inUse === 1n ? `${role}.key` : `${role}-${inUse}.key`;
       const left = this.#world.files.list(FOLDER).filter((name) => new RegExp(`^${role}(-\\d+)?\\.key$`).test(name));
-      if (left.length !== 1 || left[0] !== file) wrong.push(`private keys of ${role}: ${left.join(', ')}, not ${file}`);
+      // Codes are checked with every key that was ever agreed with.
+      const right = role === 'agreement' ? left.length === Number(inUse) : left.length === 1;
+      if (!right || !left.includes(file)) wrong.push(`private keys of ${role}: ${left.join(', ')}, not ${file}`);
     }
     return wrong;
   }

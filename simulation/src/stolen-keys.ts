@@ -11,13 +11,13 @@ import type { Digest } from '@countermark/protocol/digest';
 import type { DeviceId, LicenseeId } from '@countermark/protocol/id';
 import { parsePayload, unsealedMessage } from '@countermark/protocol/message';
 import { BATCH_STATISTICS } from '@countermark/protocol/messages/batch-statistics';
+import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
 import { FUNDS_REQUEST } from '@countermark/protocol/messages/funds';
 import { KEY_ROTATION } from '@countermark/protocol/messages/key-rotation';
 import { mills } from '@countermark/protocol/money';
 import { signedWith } from '@countermark/psd/shell/authenticator';
 import { type DeviceKeys, keysOf, macKey } from '@countermark/psd/shell/keys';
-import { parseTrustBundle } from '@countermark/verify/trust-bundle';
-import { STORE, TRUST_BUNDLE } from './parties.ts';
+import { STORE } from './parties.ts';
 import type { World } from './world.ts';
 
 type Identity = { readonly device: string; readonly epoch: bigint; readonly authentication: 'mac' | 'signature' };
@@ -154,10 +154,17 @@ export class StolenKeys {
   }
 
   #coded(message: Parameters<typeof toBeAuthenticated>[0]): Uint8Array {
-    const bundle = parseTrustBundle(this.#world.files.read(TRUST_BUNDLE).toString('utf8'));
-    if (!bundle.ok) throw new Error(bundle.rejection.code);
     const { device, epoch } = this.#identity;
-    const identity = { device: device as DeviceId, epoch: Number(epoch), agreementPeer: bundle.value.agreementKey };
-    return seal(message, hmacSha256(macKey(this.#keys, identity, 'statistics'), toBeAuthenticated(message)));
+    const [row] = this.#world.disks.rows<{ readonly certificate: Buffer }>(
+      STORE.cryptographicDevice,
+      'SELECT certificate FROM device WHERE device = ? AND epoch = ?',
+      device,
+      epoch,
+    );
+    const envelope = row === undefined ? null : parseEnvelope(row.certificate);
+    const certificate = envelope?.ok === true ? parsePayload(DEVICE_CERTIFICATE, envelope.value) : null;
+    if (certificate?.ok !== true) throw new Error('a device without its certificate');
+    const key = macKey(this.#keys, certificate.value, 'statistics');
+    return seal(message, hmacSha256(key, toBeAuthenticated(message)));
   }
 }
