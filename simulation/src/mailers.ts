@@ -192,8 +192,10 @@ export class Mailer {
     }
     // Confirmed, and the device has never had it: its store was put back, which its host says to whoever franks.
     if (pending.some(({ reason }) => reason === 'unknown-record')) this.onHopeless('device-older');
-    // Another has asked for funds in the device's name.
-    if (pending.some(({ reason }) => reason === 'funds-request-conflict')) this.onHopeless('funds-request-conflict');
+    // It was put back while it was being closed; or another has asked for funds in its name.
+    for (const code of ['device-older', 'funds-request-conflict']) {
+      if (pending.some(({ reason }) => reason === code)) this.onHopeless(code);
+    }
     return outcome === 'settled' || (outcome === 'blocked' && pending.every(({ what }) => what === 'record'));
   }
 }
