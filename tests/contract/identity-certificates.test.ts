@@ -174,43 +174,46 @@ describe('The X.509 certificate of a device', () => {
     });
   });
 
-  it.skipIf(!hasOpenssl)('is led to from the authority that the device knows, when that has another key by now', async () => {
-    const role = 'session-authority' as const;
-    for (const n of [1, 2]) {
-      const ceremony = `cer_${String(n).repeat(32)}` as CeremonyId;
-      deviceClock.advance(HOUR_MS);
-      value(await parties.call(CRYPTOGRAPHIC_DEVICE.rotateRoleKey, { role, ceremony }));
-    }
-    const { certificate, authority, chain } = value(await identify(request()));
-    expect(chain).toHaveLength(2);
-    const pinned = Buffer.from(parties.bundle.sessionAuthority);
-    expect(pinned.equals(Buffer.from(authority))).toBe(false);
-    const pem = (der: Uint8Array): string => new X509Certificate(der).toString();
-    const at = (name: string): string => join(folder, name);
-    writeFileSync(at('led.pem'), pem(certificate));
-    writeFileSync(at('newest.pem'), pem(authority));
-    writeFileSync(at('pinned.pem'), [pinned, ...chain].map(pem).join(''));
-    for (const trusted of ['newest.pem', 'pinned.pem']) {
-      const said = execFileSync('openssl', ['verify', '-CAfile', at(trusted), at('led.pem')]).toString();
-      expect(said).toContain('led.pem: OK');
-    }
-    const known = {
-      device: device.device,
-      licensee: ID,
-      epoch: 1,
-      authentication: 'signature',
-      certified: false,
-      publicKey: publicKeyBytes(device.signatureKey),
-      sessionAuthority: pinned,
-    } as unknown as DeviceCertificate;
-    const judged = (given: readonly Uint8Array[]) =>
-      identityProblem({ certificate, chain: given }, known, { products: undefined } as unknown as DeviceStatus);
-    expect(judged(chain)).toBeNull();
-    expect(judged([...chain].reverse())).toBeNull();
-    for (const broken of [[], chain.slice(1), chain.slice(0, 1), [certificate, ...chain.slice(1)], [authority]]) {
-      expect(judged(broken)).toBe('another authority issued it');
-    }
-  });
+  it.skipIf(!hasOpenssl)(
+    'is led to from the authority that the device knows, when that has another key by now',
+    async () => {
+      const role = 'session-authority' as const;
+      for (const n of [1, 2]) {
+        const ceremony = `cer_${String(n).repeat(32)}` as CeremonyId;
+        deviceClock.advance(HOUR_MS);
+        value(await parties.call(CRYPTOGRAPHIC_DEVICE.rotateRoleKey, { role, ceremony }));
+      }
+      const { certificate, authority, chain } = value(await identify(request()));
+      expect(chain).toHaveLength(2);
+      const pinned = Buffer.from(parties.bundle.sessionAuthority);
+      expect(pinned.equals(Buffer.from(authority))).toBe(false);
+      const pem = (der: Uint8Array): string => new X509Certificate(der).toString();
+      const at = (name: string): string => join(folder, name);
+      writeFileSync(at('led.pem'), pem(certificate));
+      writeFileSync(at('newest.pem'), pem(authority));
+      writeFileSync(at('pinned.pem'), [pinned, ...chain].map(pem).join(''));
+      for (const trusted of ['newest.pem', 'pinned.pem']) {
+        const said = execFileSync('openssl', ['verify', '-CAfile', at(trusted), at('led.pem')]).toString();
+        expect(said).toContain('led.pem: OK');
+      }
+      const known = {
+        device: device.device,
+        licensee: ID,
+        epoch: 1,
+        authentication: 'signature',
+        certified: false,
+        publicKey: publicKeyBytes(device.signatureKey),
+        sessionAuthority: pinned,
+      } as unknown as DeviceCertificate;
+      const judged = (given: readonly Uint8Array[]) =>
+        identityProblem({ certificate, chain: given }, known, { products: undefined } as unknown as DeviceStatus);
+      expect(judged(chain)).toBeNull();
+      expect(judged([...chain].reverse())).toBeNull();
+      for (const broken of [[], chain.slice(1), chain.slice(0, 1), [certificate, ...chain.slice(1)], [authority]]) {
+        expect(judged(broken)).toBe('another authority issued it');
+      }
+    },
+  );
 
   it.skipIf(!hasOpenssl)('and its request are what openssl takes them for', async () => {
     const at = (name: string): string => join(folder, name);

@@ -89,7 +89,7 @@ describe.each(IMPLEMENTATIONS)('A key store: $name', ({ open, isThere }) => {
   });
 
   it.each(KEY_ROLES.filter((role) => role !== 'agreement'))('signs by the key of the role %s alone', async (role) => {
-    const [signature] = await keys.sign(role as SigningRole, 1, [Uint8Array.of(1, 2, 3)]);
+    const [signature] = await keys.sign(role, 1, [Uint8Array.of(1, 2, 3)]);
     for (const other of KEY_ROLES) {
       expect(verifySignature(keys.publicKey(other, 1), Uint8Array.of(1, 2, 3), signature!)).toBe(other === role);
     }

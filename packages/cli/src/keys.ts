@@ -109,7 +109,7 @@ async function list(options: OperatorOptions): Promise<undefined> {
   };
   const keys = [
     ...bundle.keys.map(({ role, epoch, publicKey }) => ({
-      role: role as string,
+      role: role,
       epoch,
       inUse: !bundle.keys.some((other) => other.role === role && other.epoch > epoch),
       fingerprint: fingerprintOf(publicKey),

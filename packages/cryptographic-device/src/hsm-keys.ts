@@ -59,9 +59,7 @@ async function keysOn(threads: HsmThreads, token: string, first: boolean): Promi
     found = (await threads.call('find', { prefix: PREFIX })) as Found;
   }
   const keys = new Map(Object.entries(found.keys));
-  const missing = KEY_ROLES.find(
-    (role) => !epochsOf(keys, role).some((epoch) => keys.get(nameOf(role, epoch))?.signs),
-  );
+  const missing = KEY_ROLES.find((role) => !epochsOf(keys, role).some((epoch) => keys.get(nameOf(role, epoch))?.signs));
   if (missing === undefined) return accept(keys);
   return refuse(rejection('hsm-refused', { token, reason: `the key of ${missing} is missing on it` }));
 }

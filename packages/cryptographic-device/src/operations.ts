@@ -22,12 +22,7 @@ export type DeviceParts = {
 };
 
 /** Handlers by the operations' names. */
-export function deviceOperations({
-  roleKeys,
-  authentication,
-  issuing,
-  sessionAuthority,
-}: DeviceParts): RpcHandlers {
+export function deviceOperations({ roleKeys, authentication, issuing, sessionAuthority }: DeviceParts): RpcHandlers {
   return Object.fromEntries([
     served(CRYPTOGRAPHIC_DEVICE.publicKeys, () =>
       accept({

@@ -12,8 +12,7 @@ import { SIGNED_TIME } from '@countermark/protocol/messages/policy';
 import type { Result } from '@countermark/protocol/result';
 import { type TrustBundle, trustedKeys, withRoleCertificates } from '@countermark/verify/trust-bundle';
 import { verifyMessage } from '@countermark/verify/verified';
-import Database from 'better-sqlite3';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { type DeviceRegister, openDeviceRegister } from './device-register.ts';
 import type { KeyRole, KeyStore } from './key-store.ts';
 import { openRoleKeys, publicKeysOf, type RoleKeys } from './role-keys.ts';
@@ -259,7 +258,10 @@ describe("A rotated key of the sessions' authority", () => {
     const authority = await opening(again);
     value(await again.roleKeys.rotate('session-authority', ceremony(1)));
     expect(authority.chain).toHaveLength(1);
-    expect([again.keys.canUse('session-authority', 1), again.keys.canUse('session-authority', 2)]).toEqual([false, true]);
+    expect([again.keys.canUse('session-authority', 1), again.keys.canUse('session-authority', 2)]).toEqual([
+      false,
+      true,
+    ]);
     expectChain(authority);
   });
 
@@ -285,12 +287,11 @@ describe("A rotated key of the sessions' authority", () => {
     const one = await reopened();
     await opening(one);
     value(await one.roleKeys.rotate('session-authority', ceremony(1)));
-    await close();
-    const database = new Database(join(folder, 'cryptographic-device.sqlite'));
-    database.exec("DELETE FROM own_certificate WHERE name = 'session-authority-2'");
-    database.close();
-    const again = await reopened();
-    const { keys, roleKeys, register } = again;
+    const { keys, roleKeys, register } = await reopened();
+    const stored = register.ownCertificate.bind(register);
+    vi.spyOn(register, 'ownCertificate').mockImplementation((name) =>
+      name === 'session-authority-2' ? null : stored(name),
+    );
     expect(codeOf(await openSessionAuthority({ keys, roleKeys, register, clock }))).toBe('store-damaged');
   });
 });

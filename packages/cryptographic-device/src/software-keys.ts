@@ -129,12 +129,7 @@ class SoftwareKeys implements KeyStore {
   readonly #inHand = new Set<Promise<unknown>>();
   #signers: SignWorkers;
 
-  constructor(
-    directory: string,
-    privates: Map<string, KeyObject>,
-    publics: Map<string, Uint8Array>,
-    threads: number,
-  ) {
+  constructor(directory: string, privates: Map<string, KeyObject>, publics: Map<string, Uint8Array>, threads: number) {
     this.#directory = directory;
     this.#privates = privates;
     this.#publics = publics;
