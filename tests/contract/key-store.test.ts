@@ -16,7 +16,7 @@ import { macKeyInfo } from '@countermark/protocol/mac-key';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { openHsmKeys } from '@countermark/cryptographic-device/hsm-keys';
 import type { HsmConfig } from '@countermark/node-platform/hsm-access';
-import { KEY_ROLES, type KeyStore, type MacCheck, type SigningRole } from '@countermark/cryptographic-device/key-store';
+import { KEY_ROLES, type KeyStore, type MacCheck } from '@countermark/cryptographic-device/key-store';
 import { openSoftwareKeys } from '@countermark/cryptographic-device/software-keys';
 import { type SoftHsm, softHsm } from '../../bench/src/soft-hsm.ts';
 import { value } from './server-parties.ts';
