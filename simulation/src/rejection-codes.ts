@@ -39,6 +39,8 @@ const OUTSIDE: Readonly<Record<string, string>> = {
   'person-exists': PEOPLE,
   'unknown-person': PEOPLE,
   'too-many-requests': PEOPLE,
+  'ceremony-cancelled': 'no officer of a world cancels: tests/contract/server-key-ceremonies.test.ts',
+  'ceremony-confirmed': 'the same',
   'ceremony-conflict': 'a server that asks for another role than before: tests/contract/server-key-ceremonies',
 };
 

@@ -88,6 +88,35 @@ describe('A key ceremony', () => {
     expect((await ordered('customer', ann)).json()).toMatchObject({ code: 'malformed' });
   });
 
+  it('that nobody has confirmed is cancelled by any officer, once, and is carried out no more', async () => {
+    const [ann, bob] = [await officer('ann-c'), await officer('bob-c')];
+    const order = await ordered('agreement', ann);
+    const cancel = (name: string, by: string, reason = 'the wrong role') =>
+      ask(parties, by, `/v1/key-ceremonies/${name}/cancellation`, { reason });
+    expect((await cancel(nameIn(order), host)).json()).toMatchObject({ code: 'unauthorised' });
+    for (const by of [ann, bob]) {
+      expect((await cancel(nameIn(order), by)).json()).toMatchObject({
+        cancelledBy: 'ann-c',
+        confirmedBy: null,
+        epoch: null,
+      });
+    }
+    expect((await confirmed(nameIn(order), bob)).json()).toMatchObject({ code: 'ceremony-cancelled', detail: expect.stringContaining('by ann-c') });
+    // It stands in nobody's way.
+    const next = await ordered('agreement', bob);
+    expect(nameIn(next)).not.toBe(nameIn(order));
+    expect((await confirmed(nameIn(next), ann)).json()).toMatchObject({ epoch: 2 });
+    expect((await cancel(nameIn(next), ann)).json()).toMatchObject({ code: 'ceremony-confirmed', detail: expect.stringContaining('by ann-c') });
+    expect((await cancel(`cer_${'0'.repeat(32)}`, ann)).json()).toMatchObject({ code: 'unknown-ceremony' });
+    expect(await acts('agreement')).toEqual([
+      'ceremony-ordered ann-c',
+      'ceremony-cancelled ann-c',
+      'ceremony-ordered bob-c',
+      'ceremony-confirmed ann-c',
+      'role-key-rotated ',
+    ]);
+  });
+
   it('has to wait for an hour after the last of the role, whatever the server says, and is then gone on with', async () => {
     const order = await ordered('confirming', colleague);
     const again = () => confirmed(nameIn(order), parties.operator);

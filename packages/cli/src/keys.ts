@@ -1,5 +1,5 @@
 /**
- * `countermark keys list, rotate, confirm, bundle`: the keys of the cryptographic device's roles, for the officers of the server.
+ * `countermark keys list, rotate, confirm, cancel, bundle`: the keys of the cryptographic device's roles, for the officers of the server.
  *
  * Guarantees that a rotation is ordered by one and confirmed by another: the server sees to it. A bundle that is fetched is parsed before
  * it is written; it proves nothing by itself and must reach its reader by a way that the reader trusts.
@@ -26,6 +26,8 @@ type Ceremony = {
   readonly orderedAtMs: number;
   readonly confirmedBy: string | null;
   readonly confirmedAtMs: number | null;
+  readonly cancelledBy: string | null;
+  readonly cancelledAtMs: number | null;
   readonly epoch: number | null;
 };
 
@@ -36,7 +38,7 @@ const FINGERPRINT_DIGITS = 16;
 export function declare(program: Command): void {
   const keys = program
     .command('keys')
-    .summary("keys of the cryptographic device's roles: list, rotate, confirm, bundle");
+    .summary("keys of the cryptographic device's roles: list, rotate, confirm, cancel, bundle");
   keys.description(
     "Keys of the cryptographic device's roles, of key agreement and of the sessions' authority. Each gives way to the next in a ceremony: one officer orders it, another confirms it.",
   );
@@ -77,6 +79,21 @@ export function declare(program: Command): void {
     await carryOut(options, async () => {
       const path = `/v1/key-ceremonies/${encodeURIComponent(ceremony)}/confirmation`;
       tell(options, await askServer(await operatorAccess(options), 'POST', path, {}));
+      return undefined;
+    });
+  });
+
+  withOperator(
+    keys
+      .command('cancel')
+      .description("Takes an order back that nobody has confirmed yet, one's own or another officer's.")
+      .argument('<ceremony>', 'cer_ and 32 hex digits, as countermark keys list shows it')
+      .requiredOption('--reason <text>', 'why; it stands in the audit trail'),
+    ['countermark keys cancel cer_0123456789abcdef0123456789abcdef --reason "the wrong role"'],
+  ).action(async (ceremony: string, options: OperatorOptions & { readonly reason: string }) => {
+    await carryOut(options, async () => {
+      const path = `/v1/key-ceremonies/${encodeURIComponent(ceremony)}/cancellation`;
+      tell(options, await askServer(await operatorAccess(options), 'POST', path, { reason: options.reason }));
       return undefined;
     });
   });
@@ -153,7 +170,7 @@ function ceremonyTable(ceremonies: readonly Ceremony[]): string {
       { heading: 'Ceremony' },
       { heading: 'Role' },
       { heading: 'Ordered' },
-      { heading: 'Confirmed' },
+      { heading: 'Decided' },
       { heading: 'Epoch', right: true },
       { heading: 'Reason' },
     ],
@@ -161,9 +178,7 @@ function ceremonyTable(ceremonies: readonly Ceremony[]): string {
       one.ceremony,
       one.role,
       `${timeText(one.orderedAtMs)} by ${one.orderedBy}`,
-      one.confirmedBy === null || one.confirmedAtMs === null
-        ? ''
-        : `${timeText(one.confirmedAtMs)} by ${one.confirmedBy}`,
+      decided(one) ?? '',
       one.epoch === null ? '' : String(one.epoch),
       one.reason,
     ]),
@@ -171,9 +186,17 @@ function ceremonyTable(ceremonies: readonly Ceremony[]): string {
   );
 }
 
+/** Who confirmed or cancelled it, and when; null where nobody has. */
+function decided({ confirmedBy, confirmedAtMs, cancelledBy, cancelledAtMs }: Ceremony): string | null {
+  if (cancelledBy !== null && cancelledAtMs !== null) return `${timeText(cancelledAtMs)} cancelled by ${cancelledBy}`;
+  return confirmedBy === null || confirmedAtMs === null
+    ? null
+    : `${timeText(confirmedAtMs)} confirmed by ${confirmedBy}`;
+}
+
 function tell(options: OperatorOptions, answer: unknown): void {
   const ceremony = answer as Ceremony;
-  const { confirmedBy, confirmedAtMs, epoch } = ceremony;
+  const { epoch, cancelledBy } = ceremony;
   if (options.json === true) {
     printJson(ceremony);
     return;
@@ -184,13 +207,8 @@ function tell(options: OperatorOptions, answer: unknown): void {
       ['Role', ceremony.role],
       ['Reason', ceremony.reason],
       ['Ordered', `by ${ceremony.orderedBy}, ${timeText(ceremony.orderedAtMs)}`],
-      [
-        'Confirmed',
-        confirmedBy === null || confirmedAtMs === null
-          ? 'not yet: another officer has to (countermark keys confirm)'
-          : `by ${confirmedBy}, ${timeText(confirmedAtMs)}`,
-      ],
-      ['Key', epoch === null ? 'not yet' : `epoch ${epoch} is in use`],
+      ['Decided', decided(ceremony) ?? 'not yet: another officer has to confirm it (countermark keys confirm)'],
+      ['Key', epoch !== null ? `epoch ${epoch} is in use` : cancelledBy === null ? 'not yet' : 'none'],
     ]),
   );
   if (epoch !== null) note('Keep a backup of the cryptographic device from now: an older one has lost the key in use.');

@@ -744,6 +744,20 @@ export const CATALOGUE = {
     cure: 'One officer orders it (countermark keys rotate), then another confirms it; countermark keys list shows what is ordered.',
     exit: 3,
   },
+  'ceremony-cancelled': {
+    verified: 'request',
+    happened: 'The key ceremony {ceremony} for {role} was cancelled by {by}.',
+    state: UNCHANGED,
+    cure: 'Order another one (countermark keys rotate), if the key is to be rotated after all.',
+    exit: 3,
+  },
+  'ceremony-confirmed': {
+    verified: 'request',
+    happened: 'The key ceremony {ceremony} for {role} was confirmed by {by}, and cannot be cancelled any more.',
+    state: UNCHANGED,
+    cure: 'Confirm it again where it has not led to a key yet (countermark keys list): nothing in flight is lost by a rotation.',
+    exit: 3,
+  },
   'ceremony-conflict': {
     verified: 'request',
     happened: 'The key ceremony {ceremony} was for the role {role}, and is asked for the role {asked}.',

@@ -56,6 +56,7 @@ export type ActName =
   | 'credentials-refused'
   | 'ceremony-ordered'
   | 'ceremony-confirmed'
+  | 'ceremony-cancelled'
   | 'role-key-rotated';
 
 /** An act, not yet in the trail. */

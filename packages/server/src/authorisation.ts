@@ -29,6 +29,7 @@ export const AUTHORISATION: Readonly<Record<string, Allowed>> = {
   'POST /v1/key-ceremonies': ['officer'],
   'GET /v1/key-ceremonies': SUPERVISORS,
   'POST /v1/key-ceremonies/:ceremony/confirmation': ['officer'],
+  'POST /v1/key-ceremonies/:ceremony/cancellation': ['officer'],
   'POST /v1/licensees': ['operator'],
   'POST /v1/licensees/:licensee/deposits': ['operator'],
   'POST /v1/licensees/:licensee/payouts': ['operator'],

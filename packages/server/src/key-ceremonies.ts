@@ -12,7 +12,7 @@ import { nodeVerification } from '@countermark/node-platform/verification';
 import type { CeremonyId } from '@countermark/protocol/id';
 import type { RotatedKey } from '@countermark/protocol/message';
 import { ROLE_CERTIFICATE, type RoleCertificate } from '@countermark/protocol/messages/role-certificate';
-import { rejection } from '@countermark/protocol/rejection';
+import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import type { SqlDatabase } from '@countermark/sql/database';
 import {
@@ -47,6 +47,9 @@ export type KeyCeremony = {
   readonly orderedAtMs: number;
   readonly confirmedBy: string | null;
   readonly confirmedAtMs: number | null;
+  /** Who took the order back before anybody had confirmed it. */
+  readonly cancelledBy: string | null;
+  readonly cancelledAtMs: number | null;
   /** Of the key that it led to; null before the cryptographic device has made it. */
   readonly epoch: number | null;
 };
@@ -76,6 +79,7 @@ export class KeyCeremonies {
         .selectAll()
         .where('role', '=', role)
         .where('epoch', 'is', null)
+        .where('cancelled_by', 'is', null)
         .executeTakeFirst();
       if (open !== undefined) return ceremonyOf(open);
       const atMs = nowMs();
@@ -87,6 +91,8 @@ export class KeyCeremonies {
         ordered_at_ms: BigInt(atMs),
         confirmed_by: null,
         confirmed_at_ms: null,
+        cancelled_by: null,
+        cancelled_at_ms: null,
         epoch: null,
       };
       await tables.insertInto('key_ceremony').values(row).execute();
@@ -98,7 +104,8 @@ export class KeyCeremonies {
 
   /**
    * Confirms another officer's order, and has it carried out; again, it carries out what was not.
-   * Rejections: `unknown-ceremony`, `second-person-needed`, `second-person-dependent`, `try-again`, `rotation-too-soon`, `limit-exceeded`.
+   * Rejections: `unknown-ceremony`, `ceremony-cancelled`, `second-person-needed`, `second-person-dependent`, `try-again`, `rotation-too-soon`,
+   * `limit-exceeded`.
    */
   async confirm(ceremony: CeremonyId, by: Actor): Promise<Result<KeyCeremony>> {
     const { database, cryptographicDevice, nowMs } = this.#parts;
@@ -112,22 +119,59 @@ export class KeyCeremonies {
     const dependent = await dependence(database, orderedBy, operator, did);
     if (dependent !== null) return refuse(dependent);
     // The names stand before anything is done: whoever wonders about a new key finds both.
-    await database.transaction(async (tables) => {
+    const stands = await database.transaction(async (tables) => {
       const atMs = nowMs();
       const confirmed = await tables
         .updateTable('key_ceremony')
         .set({ confirmed_by: operator, confirmed_at_ms: BigInt(atMs) })
         .where('ceremony', '=', ceremony)
         .where('confirmed_by', 'is', null)
+        .where('cancelled_by', 'is', null)
         .returning('ceremony')
         .executeTakeFirst();
-      if (confirmed === undefined) return;
-      await recordAct(tables, { act: 'ceremony-confirmed', by, subject: role, words: ceremony, atMs });
+      if (confirmed !== undefined) {
+        await recordAct(tables, { act: 'ceremony-confirmed', by, subject: role, words: ceremony, atMs });
+      }
+      return tables.selectFrom('key_ceremony').selectAll().where('ceremony', '=', ceremony).executeTakeFirstOrThrow();
     });
+    if (stands.cancelled_by !== null) return refuse(cancelled(ceremonyOf(stands)));
     const rotated = await cryptographicDevice.rotateRoleKey(role, ceremony);
     if (!rotated.ok) return rotated;
     const certificate = await this.#verified(rotated.value);
     return certificate.ok ? this.#carriedOut(ceremony, certificate.value) : certificate;
+  }
+
+  /**
+   * Takes an order back that nobody has confirmed yet; any officer may, whoever ordered it. Again, it changes nothing.
+   * Rejections: `unknown-ceremony`, `ceremony-confirmed`.
+   */
+  async cancel(ceremony: CeremonyId, reason: string, by: Actor): Promise<Result<KeyCeremony>> {
+    const { database, nowMs } = this.#parts;
+    return database.transaction(async (tables): Promise<Result<KeyCeremony>> => {
+      const atMs = nowMs();
+      const taken = await tables
+        .updateTable('key_ceremony')
+        .set({ cancelled_by: by.name, cancelled_at_ms: BigInt(atMs) })
+        .where('ceremony', '=', ceremony)
+        .where('confirmed_by', 'is', null)
+        .where('cancelled_by', 'is', null)
+        .returningAll()
+        .executeTakeFirst();
+      if (taken !== undefined) {
+        const words = `${ceremony}: ${reason}`;
+        await recordAct(tables, { act: 'ceremony-cancelled', by, subject: taken.role, words, atMs });
+        return accept(ceremonyOf(taken));
+      }
+      const stands = await tables
+        .selectFrom('key_ceremony')
+        .selectAll()
+        .where('ceremony', '=', ceremony)
+        .executeTakeFirst();
+      if (stands === undefined) return refuse(rejection('unknown-ceremony', { ceremony }));
+      return stands.cancelled_by === null
+        ? refuse(rejection('ceremony-confirmed', { ceremony, role: stands.role, by: stands.confirmed_by ?? '' }))
+        : accept(ceremonyOf(stands));
+    });
   }
 
   /** The bundle with every key that this server knows the certificate of, as the text of `trust-bundle.json`. */
@@ -220,6 +264,10 @@ export class KeyCeremonies {
   }
 }
 
+function cancelled({ ceremony, role, cancelledBy }: KeyCeremony): Rejection {
+  return rejection('ceremony-cancelled', { ceremony, role, by: cancelledBy ?? '' });
+}
+
 function ceremonyOf(row: ServerTables['key_ceremony']): KeyCeremony {
   return {
     ceremony: row.ceremony as CeremonyId,
@@ -229,6 +277,8 @@ function ceremonyOf(row: ServerTables['key_ceremony']): KeyCeremony {
     orderedAtMs: Number(row.ordered_at_ms),
     confirmedBy: row.confirmed_by,
     confirmedAtMs: row.confirmed_at_ms === null ? null : Number(row.confirmed_at_ms),
+    cancelledBy: row.cancelled_by,
+    cancelledAtMs: row.cancelled_at_ms === null ? null : Number(row.cancelled_at_ms),
     epoch: row.epoch === null ? null : Number(row.epoch),
   };
 }

@@ -1,5 +1,5 @@
 /**
- * The routes about the keys of the cryptographic device's roles: the trust bundle, and the two steps of a key ceremony.
+ * The routes about the keys of the cryptographic device's roles: the trust bundle, and the steps of a key ceremony.
  *
  * Guarantees that what is done bears the name of the credential with which it was asked. Who is heard: `authorisation.ts`.
  */
@@ -24,10 +24,9 @@ const RoleSchema = Type.Union(
 const CeremonyParams = Type.Object({
   ceremony: Type.String({ pattern: CEREMONY_ID.source, description: 'A key ceremony: cer_ and 32 hex digits' }),
 });
-const OrderBody = Type.Object(
-  { role: RoleSchema, reason: Type.String({ minLength: 1, maxLength: 100, pattern: '^[^\\p{Cc}]*$' }) },
-  strict,
-);
+const Reason = Type.String({ minLength: 1, maxLength: 100, pattern: '^[^\\p{Cc}]*$' });
+const OrderBody = Type.Object({ role: RoleSchema, reason: Reason }, strict);
+const CancellationBody = Type.Object({ reason: Reason }, strict);
 const NothingBody = Type.Object({}, strict);
 const nullable = <T extends Parameters<typeof Type.Union>[0][number]>(type: T) => Type.Union([type, Type.Null()]);
 const Time = Type.Integer({ minimum: 0, description: 'Milliseconds since 1970, UTC' });
@@ -39,6 +38,8 @@ const CeremonyAnswer = Type.Object({
   orderedAtMs: Time,
   confirmedBy: nullable(Type.String()),
   confirmedAtMs: nullable(Time),
+  cancelledBy: nullable(Type.String()),
+  cancelledAtMs: nullable(Time),
   epoch: nullable(Type.Integer({ minimum: 2, description: 'Of the new key; null before it is made' })),
 });
 
@@ -90,6 +91,23 @@ export function keyRoutes(app: FastifyInstance, { keyCeremonies, callerOf }: Key
     async (request) => {
       const { ceremony } = request.params as Static<typeof CeremonyParams>;
       return taken(await keyCeremonies.confirm(ceremony as CeremonyId, callerOf(request).actor));
+    },
+  );
+
+  app.post(
+    '/v1/key-ceremonies/:ceremony/cancellation',
+    {
+      schema: {
+        summary: 'Takes an order back that nobody has confirmed yet',
+        params: CeremonyParams,
+        body: CancellationBody,
+        response: { 200: CeremonyAnswer },
+      },
+    },
+    async (request) => {
+      const { ceremony } = request.params as Static<typeof CeremonyParams>;
+      const { reason } = request.body as Static<typeof CancellationBody>;
+      return taken(await keyCeremonies.cancel(ceremony as CeremonyId, reason, callerOf(request).actor));
     },
   );
 }

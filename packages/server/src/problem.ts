@@ -41,6 +41,8 @@ const STATUS: Partial<Record<RejectionCode, number>> = {
   'idempotency-conflict': 409,
   'device-enrolled': 409,
   'ceremony-conflict': 409,
+  'ceremony-cancelled': 409,
+  'ceremony-confirmed': 409,
   'person-exists': 409,
   'funds-request-conflict': 409,
   'spoiled-refunded': 409,

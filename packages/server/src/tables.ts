@@ -179,7 +179,7 @@ export interface ServerTables {
     words: string;
     digest: Uint8Array;
   };
-  /** Orders to rotate a role's key: by one, confirmed by another; `epoch` of the key is null before the cryptographic device made it. */
+  /** Orders to rotate a role's key: by one, confirmed by another, or cancelled before; `epoch` of the key is null before the cryptographic device made it. */
   key_ceremony: {
     ceremony: string;
     role: string;
@@ -188,6 +188,8 @@ export interface ServerTables {
     ordered_at_ms: bigint;
     confirmed_by: string | null;
     confirmed_at_ms: bigint | null;
+    cancelled_by: string | null;
+    cancelled_at_ms: bigint | null;
     epoch: bigint | null;
   };
   /** Certificates of roles' keys, as the cryptographic device signed them. */
@@ -281,6 +283,13 @@ export const MIGRATIONS: readonly Migration[] = [
     statements: [
       'CREATE TABLE key_ceremony (ceremony {text} PRIMARY KEY, role {text} NOT NULL, reason {text} NOT NULL, ordered_by {text} NOT NULL, ordered_at_ms {integer} NOT NULL, confirmed_by {text}, confirmed_at_ms {integer}, epoch {integer}, CHECK (confirmed_by <> ordered_by)){strict}',
       'CREATE TABLE role_certificate (role {text} NOT NULL, epoch {integer} NOT NULL, certificate {bytes} NOT NULL, PRIMARY KEY (role, epoch)){strict}',
+    ],
+  },
+  {
+    name: 'cancelled ceremonies',
+    statements: [
+      'ALTER TABLE key_ceremony ADD COLUMN cancelled_by {text}',
+      'ALTER TABLE key_ceremony ADD COLUMN cancelled_at_ms {integer}',
     ],
   },
 ];
