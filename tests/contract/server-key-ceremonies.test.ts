@@ -101,12 +101,18 @@ describe('A key ceremony', () => {
         epoch: null,
       });
     }
-    expect((await confirmed(nameIn(order), bob)).json()).toMatchObject({ code: 'ceremony-cancelled', detail: expect.stringContaining('by ann-c') });
+    expect((await confirmed(nameIn(order), bob)).json()).toMatchObject({
+      code: 'ceremony-cancelled',
+      detail: expect.stringContaining('by ann-c'),
+    });
     // It stands in nobody's way.
     const next = await ordered('agreement', bob);
     expect(nameIn(next)).not.toBe(nameIn(order));
     expect((await confirmed(nameIn(next), ann)).json()).toMatchObject({ epoch: 2 });
-    expect((await cancel(nameIn(next), ann)).json()).toMatchObject({ code: 'ceremony-confirmed', detail: expect.stringContaining('by ann-c') });
+    expect((await cancel(nameIn(next), ann)).json()).toMatchObject({
+      code: 'ceremony-confirmed',
+      detail: expect.stringContaining('by ann-c'),
+    });
     expect((await cancel(`cer_${'0'.repeat(32)}`, ann)).json()).toMatchObject({ code: 'unknown-ceremony' });
     expect(await acts('agreement')).toEqual([
       'ceremony-ordered ann-c',

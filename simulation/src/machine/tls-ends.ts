@@ -3,7 +3,8 @@
  * alter.
  *
  * Guarantees what mutual TLS does: the serving end is told the device only if the client holds the private key of a session
- * certificate that the authority of sessions signed, and that its user still takes; what is lost or cut on the way breaks the session. Certificates are those of
+ * certificate that an authority of sessions signed, and that its user still takes; the client has a session only where the end shows a path from the
+ * authority that it trusts; what is lost or cut on the way breaks the session. Certificates are those of
  * `session-certificates.ts`.
  */
 import type { SessionClientOptions, SessionServer, SessionServerOptions } from '@countermark/node-platform/tls-ends';
@@ -13,7 +14,7 @@ import { rejection } from '@countermark/protocol/rejection';
 import { CallBroken, type Service } from '../network.ts';
 import { machine, runningProcess } from './machine.ts';
 import { refusingService } from './rpc.ts';
-import { authenticSession, type SessionName } from './session-certificates.ts';
+import { authenticServer, authenticSession, type SessionName } from './session-certificates.ts';
 
 export type { SessionClientOptions, SessionServer, SessionServerOptions };
 
@@ -55,12 +56,12 @@ export async function serveSessions(path: string, options: SessionServerOptions)
   let { credentials } = options;
   machine().network.serve(path, {
     process: runningProcess(),
-    handle: async (_operation, parameters): Promise<boolean> => {
+    handle: async (_operation, parameters): Promise<string | null> => {
       const { stream, certificate, publicKey } = parameters as Handshake;
       const name: SessionName | null = authenticSession(certificate, credentials.issuers, publicKey);
       if (name === null) {
         options.onRefused?.(rejection('session-failed', { reason: 'the certificate is not of this authority' }));
-        return false;
+        return null;
       }
       const issued = Buffer.from(certificate, 'latin1');
       const refusal = options.refusalOf?.(name.device, issued) ?? null;
@@ -68,10 +69,10 @@ export async function serveSessions(path: string, options: SessionServerOptions)
         // The client's first call is answered so, as its first frame is.
         stream.serve(refusingService(refusal));
         options.onRefused?.(refusal);
-        return true;
+        return credentials.certificate;
       }
       options.onSession(stream as never, name.device, issued);
-      return true;
+      return credentials.certificate;
     },
   });
   return {
@@ -92,7 +93,11 @@ export async function openSession(stream: unknown, options: SessionClientOptions
   };
   try {
     const welcome = await machine().network.wire(session.path, 'handshake', handshake);
-    if (welcome === true) return accept(session as never);
+    if (typeof welcome === 'string') {
+      if (authenticServer(welcome, options.credentials.issuers)) return accept(session as never);
+      // Nobody else is at that socket: whatever was rotated, its end must find a path from the device's authority.
+      machine().onThrown(runningProcess().name, 'handshake', new Error('the end of a session shows no path to it'));
+    }
   } catch (error) {
     if (!(error instanceof CallBroken)) throw error;
   }
