@@ -1,5 +1,6 @@
 /**
- * `check`: whether keys and register are there and belong together, and every certificate and funds grant is the one that it is stored as.
+ * `check`: whether keys and register are there and belong together, every certificate and funds grant is the one that it is stored as, and
+ * the session authority's lead from its first key to the one in use.
  *
  * Changes nothing, and makes no keys or register where there are none.
  */
@@ -9,6 +10,7 @@ import type { Examination } from '@countermark/node-platform/examination';
 import { accept, type Result } from '@countermark/protocol/result';
 import { registerPath } from './device-register.ts';
 import { type Config, keysFolder, openDevice } from './service.ts';
+import { sessionAuthorityProblems } from './session-authority.ts';
 
 /** What is wrong, in words. Rejections: those of `openDevice`. */
 export async function checkCryptographicDevice(
@@ -22,8 +24,10 @@ export async function checkCryptographicDevice(
   if (examination.problems.length > 0) return accept(examination.problems);
   const opened = await openDevice(config, systemClock);
   if (!opened.ok) return opened;
-  opened.value.register.examine(examination);
-  opened.value.register.close();
-  await opened.value.keys.close();
+  const { keys, roleKeys, register } = opened.value;
+  register.examine(examination);
+  for (const problem of sessionAuthorityProblems({ keys, roleKeys, register })) examination.problem(problem);
+  register.close();
+  await keys.close();
   return accept(examination.problems);
 }

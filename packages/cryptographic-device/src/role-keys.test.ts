@@ -17,7 +17,7 @@ import { type DeviceRegister, openDeviceRegister } from './device-register.ts';
 import type { KeyRole, KeyStore } from './key-store.ts';
 import { openRoleKeys, publicKeysOf, type RoleKeys } from './role-keys.ts';
 import { signMessage } from './role-messages.ts';
-import { openSessionAuthority, type SessionAuthority } from './session-authority.ts';
+import { openSessionAuthority, type SessionAuthority, sessionAuthorityProblems } from './session-authority.ts';
 import { openSoftwareKeys } from './software-keys.ts';
 
 const HOUR_MS = 3_600_000;
@@ -239,9 +239,20 @@ describe("A rotated key of the sessions' authority", () => {
       expect(keys.canUse('session-authority', told)).toBe(false);
       expectChain(authority);
     }
-    const again = await opening(await reopened());
+    const last = await reopened();
+    const again = await opening(last);
     expect(again.certificates[0]).toEqual(pinned);
     expectChain(again);
+    expect(sessionAuthorityProblems(last)).toEqual([]);
+    // The first authority has certified the second, and not the third.
+    const stored = last.register.ownCertificate.bind(last.register);
+    const [byTheFirst, byTheSecond] = ['session-authority-2-by-1', 'session-authority-3-by-2'];
+    const swapped: Record<string, string> = { [byTheFirst]: byTheSecond, [byTheSecond]: byTheFirst };
+    vi.spyOn(last.register, 'ownCertificate').mockImplementation((name) => stored(swapped[name] ?? name));
+    expect(sessionAuthorityProblems(last)).toEqual([
+      'no certificate leads from the session authority of epoch 1 to the next one',
+      'no certificate leads from the session authority of epoch 2 to the next one',
+    ]);
   });
 
   it.each([
@@ -293,6 +304,9 @@ describe("A rotated key of the sessions' authority", () => {
       name === 'session-authority-2' ? null : stored(name),
     );
     expect(codeOf(await openSessionAuthority({ keys, roleKeys, register, clock }))).toBe('store-damaged');
+    expect(sessionAuthorityProblems({ keys, roleKeys, register })).toEqual([
+      'the certificate of the session authority of epoch 2 is missing, or not of its key',
+    ]);
   });
 });
 

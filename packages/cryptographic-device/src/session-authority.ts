@@ -12,7 +12,7 @@ import { accept, type Result, refuse } from '@countermark/protocol/result';
 import type { DeviceRegister } from './device-register.ts';
 import { FIRST_EPOCH, type KeyStore } from './key-store.ts';
 import type { RoleKeys } from './role-keys.ts';
-import { sessionAuthorityCertificate } from './session-certificates.ts';
+import { isAuthorityCertificate, sessionAuthorityCertificate } from './session-certificates.ts';
 import type { Issuer } from './x509-authority.ts';
 
 const ROLE = 'session-authority';
@@ -37,6 +37,27 @@ export async function openSessionAuthority(parts: Parts): Promise<Result<Session
   }
   roleKeys.beforeUse(ROLE, (next) => authority.introduce(next));
   return accept(authority);
+}
+
+/** What is wrong with the certificates of the authority, in words: each of its key, by itself, and by the key before it. */
+export function sessionAuthorityProblems({ keys, roleKeys, register }: Omit<Parts, 'clock'>): string[] {
+  const problems: string[] = [];
+  let before: Uint8Array | null = null;
+  for (let epoch = FIRST_EPOCH; epoch <= roleKeys.inUse(ROLE).epoch; epoch += 1) {
+    const own = register.ownCertificate(ownName(epoch));
+    // A device that was never started to its end has none yet, and makes it then.
+    if (own === null && epoch === FIRST_EPOCH && roleKeys.inUse(ROLE).epoch === FIRST_EPOCH) return problems;
+    const point = keys.publicKey(ROLE, epoch);
+    if (own === null || !isAuthorityCertificate(own, point, own)) {
+      problems.push(`the certificate of the session authority of epoch ${epoch} is missing, or not of its key`);
+    }
+    const cross = epoch === FIRST_EPOCH ? null : register.ownCertificate(crossName(epoch));
+    if (before !== null && (cross === null || !isAuthorityCertificate(cross, point, before))) {
+      problems.push(`no certificate leads from the session authority of epoch ${epoch - 1} to the next one`);
+    }
+    before = own;
+  }
+  return problems;
 }
 
 export class SessionAuthority {

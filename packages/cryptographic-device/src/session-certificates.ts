@@ -6,6 +6,7 @@
  */
 import { type KeyObject, X509Certificate } from 'node:crypto';
 import { generateSigningKey, publicKeyBytes } from '@countermark/node-platform/signing';
+import { sameBytes } from '@countermark/protocol/digest';
 import { certificatePem } from '@countermark/node-platform/tls-ends';
 import { create, type Issuer, library, SKEW_MS } from './x509-authority.ts';
 
@@ -45,6 +46,17 @@ export async function sessionAuthorityCertificate(
     ],
   });
   return new Uint8Array(certificate.rawData);
+}
+
+/** Whether a certificate (DER) is of the key (65 bytes), and issued by the authority whose certificate the other one is. */
+export function isAuthorityCertificate(certificate: Uint8Array, point: Uint8Array, issuer: Uint8Array): boolean {
+  try {
+    const [own, other] = [new X509Certificate(certificate), new X509Certificate(issuer)];
+    const isOfKey = sameBytes(publicKeyBytes(own.publicKey), point);
+    return isOfKey && own.ca && own.checkIssued(other) && own.verify(other.publicKey);
+  } catch {
+    return false;
+  }
 }
 
 /** The client certificate (DER) of a device's session key; its subject is the device. */

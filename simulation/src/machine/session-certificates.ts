@@ -31,6 +31,11 @@ export async function sessionAuthorityCertificate(
   return bytesOf(await stated(issuer, name, Buffer.from(point).toString('hex')));
 }
 
+export function isAuthorityCertificate(certificate: Uint8Array, point: Uint8Array, issuer: Uint8Array): boolean {
+  const [own, other] = [statementOf(certificate), statementOf(issuer)];
+  return own !== null && other !== null && own.key === Buffer.from(point).toString('hex') && isBy(own, other);
+}
+
 export async function deviceSessionCertificate(
   issuer: Issuer,
   device: string,
