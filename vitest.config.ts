@@ -35,6 +35,7 @@ export default defineConfig({
         test: {
           name: 'process',
           include: ['tests/{ways,loop,bad-input,faults,crash}/**/*.test.ts', 'tests/adversary/processes/*.test.ts'],
+          globalSetup: 'tests/build.ts',
           maxWorkers: 2,
           testTimeout: 600_000,
           hookTimeout: 600_000,

@@ -253,7 +253,7 @@ function partySpec(party: PartyName, paths: InstallationPaths, config: object, c
   writeFileSync(file, JSON.stringify(config), { mode: 0o600 });
   const program =
     clock === undefined
-      ? [join(root, 'packages', party, 'dist', 'main.js')]
+      ? [join(root, 'packages', party, 'dist', 'program', 'main.js')]
       : ['--conditions=source', '--import', 'tsx', join(root, 'tests', 'host-with-clock.ts')];
   return {
     name: party,
