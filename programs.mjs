@@ -9,7 +9,7 @@
 // each comes whole, by a rename, once all could be made; the command, which starts the others, comes last. The same modules
 // make the same bytes, whatever the place of the checkout. What is loaded late (`import()`) is a file of its own.
 // Not inside: addons, libraries that read their own files, and worker threads (packages/*/worker), which are found where they lie.
-import { readFileSync, renameSync, rmSync } from 'node:fs';
+import { existsSync, readFileSync, readdirSync, renameSync, rmSync } from 'node:fs';
 import { dirname, join, relative, sep } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { build } from 'esbuild';
@@ -26,12 +26,17 @@ const REQUIRE =
   "import { createRequire as createRequireOfProgram } from 'node:module'; const require = createRequireOfProgram(import.meta.url);";
 
 const folderOf = (party) => join(root, 'packages', party, 'dist', 'program');
-const unfinished = (party) => `${folderOf(party)}.new`;
+/** Each run has its own: one whose start.mjs was killed may still write, and then fails at its rename, or lets the other's fail. */
+const unfinished = (party) => `${folderOf(party)}.${process.pid}`;
 
 function remove() {
   // In the reverse order of their coming.
   for (const party of PARTIES.toReversed()) {
-    for (const folder of [folderOf(party), unfinished(party)]) rmSync(folder, { recursive: true, force: true });
+    const dist = dirname(folderOf(party));
+    if (!existsSync(dist)) continue;
+    for (const name of readdirSync(dist).filter((found) => /^program(\.\d+)?$/.test(found))) {
+      rmSync(join(dist, name), { recursive: true, force: true });
+    }
   }
 }
 
