@@ -5,6 +5,7 @@
 //   node start.mjs bench [options of the benchmark]  measure
 //   node start.mjs crash kills|syscalls [options]    kill real processes, fail their system calls (docs/reliability.md)
 //   node start.mjs simulate [options]                run the parties in seeded worlds (docs/simulation.md)
+//   node start.mjs build                             set up and build what is due, start nothing
 //   node start.mjs fuzz [options]                    drive every parser with changed inputs (docs/reliability.md)
 //
 // Guarantees: nothing of its own on stdout (what it says goes to stderr), so that `--json` gives one JSON object; one
@@ -27,7 +28,7 @@ import {
   utimesSync,
   writeFileSync,
 } from 'fs';
-import { delimiter, dirname, join } from 'path';
+import { basename, delimiter, dirname, join } from 'path';
 import { fileURLToPath, pathToFileURL } from 'url';
 
 const LEAST_NODE = [20, 19];
@@ -45,6 +46,12 @@ const PROGRAMS = {
   fuzz: 'fuzz/run.mjs',
   simulate: 'simulation/run.mjs',
 };
+
+/** The last of the programs: with it, all are there. */
+const COMMAND = 'packages/cli/dist/program/main.js';
+
+/** What makes the built code, in order. No program is there while the compiled modules change (programs.mjs). */
+const BUILD = [['programs.mjs', 'remove'], ['node_modules/typescript/bin/tsc', '-b'], ['programs.mjs']];
 
 /** A lock whose holder lives touches it every 2 s; after this long untouched its process id belongs to another program. */
 const LOCK_ABANDONED_MS = 60000;
@@ -77,7 +84,7 @@ function projectFolders() {
   return packages.concat('bench').filter((folder) => existsSync(join(root, folder, 'tsconfig.json')));
 }
 
-/** Digest of names, sizes and times of everything the compiler reads of ours; no content is read. */
+/** Digest of names, sizes and times of everything that a build reads; no content is read. */
 function sourcesNow(projects) {
   const hash = createHash('sha256');
   const add = (path) => {
@@ -91,8 +98,8 @@ function sourcesNow(projects) {
       else if (!entry.name.endsWith('.test.ts')) add(path);
     }
   };
-  add('tsconfig.json');
-  add('tsconfig.base.json');
+  // The libraries are built into the programs.
+  for (const file of ['package-lock.json', 'programs.mjs', 'tsconfig.json', 'tsconfig.base.json']) add(file);
   for (const project of projects) {
     add(join(project, 'tsconfig.json'));
     add(join(project, 'package.json'));
@@ -111,7 +118,8 @@ function buildDue() {
   const sources = sourcesNow(projects);
   const hasSources = (project) => existsSync(join(root, project, 'src'));
   const isBuilt = (project) => !hasSources(project) || existsSync(join(root, project, 'dist', '.tsbuildinfo'));
-  return readIfThere(builtFile) === sources && projects.every(isBuilt) ? undefined : sources;
+  const done = readIfThere(builtFile) === sources && projects.every(isBuilt) && existsSync(join(root, COMMAND));
+  return done ? undefined : sources;
 }
 
 /**
@@ -167,8 +175,11 @@ function remember() {
 
 async function build(sources) {
   say('Building.');
-  const code = await run(process.execPath, [join(root, 'node_modules', 'typescript', 'bin', 'tsc'), '-b']);
-  if (code !== 0) throw new SetupError('The build failed: the compiler says above where. Nothing was started.');
+  for (const [program, ...args] of BUILD) {
+    const code = await run(process.execPath, [join(root, program)].concat(args));
+    if (code !== 0)
+      throw new SetupError(`The build failed: ${basename(program)} says above where. Nothing was started.`);
+  }
   writeFileSync(builtFile, sources);
 }
 
@@ -261,13 +272,14 @@ async function main() {
   // npm calls this after every install (package.json, `prepare`), so that one done by hand counts as well.
   if (verb === 'remember') return remember();
   const program = Object.prototype.hasOwnProperty.call(PROGRAMS, verb) ? PROGRAMS[verb] : undefined;
-  if (verb !== undefined && !verb.startsWith('-') && verb !== 'test' && program === undefined) {
+  if (verb !== undefined && !verb.startsWith('-') && !['build', 'test'].includes(verb) && program === undefined) {
     throw new UsageError(
-      `start.mjs does not know "${verb}". It takes test, ${Object.keys(PROGRAMS).join(', ')}, or the options of ` +
+      `start.mjs does not know "${verb}". It takes build, test, ${Object.keys(PROGRAMS).join(', ')}, or the options of ` +
         '`countermark up`; the other commands are those of `npx countermark`.',
     );
   }
   await prepare();
+  if (verb === 'build') return;
   if (verb === 'test') return become('node_modules/vitest/vitest.mjs', ['run'].concat(args.slice(1)));
   if (program !== undefined) return become(program, args.slice(1));
   return become('packages/cli/bin/countermark.mjs', ['up'].concat(args));

@@ -1,6 +1,9 @@
 // Two projects: `unit` runs in parallel, from the sources, and starts no party; `process` starts real ones from the built
-// code, two files at a time, once the others are done (each has up to six processes).
+// programs, three files at a time, once the others are done. Each has up to six processes, which mostly wait: for a disk, for each
+// other, for the next attempt of one that was killed. A third file uses what two leave idle on two processors.
+import { availableParallelism } from 'node:os';
 import { defineConfig } from 'vitest/config';
+import { LongestFirst } from './tests/order.ts';
 
 const conditions = ['source', 'node'];
 const resolve = { conditions };
@@ -8,6 +11,7 @@ const ssr = { resolve: { conditions } };
 
 export default defineConfig({
   test: {
+    sequence: { sequencer: LongestFirst },
     projects: [
       {
         resolve,
@@ -24,6 +28,8 @@ export default defineConfig({
           ],
           testTimeout: 60_000,
           hookTimeout: 60_000,
+          // vitest's own choice leaves one processor of two idle.
+          maxWorkers: Math.max(2, availableParallelism() - 1),
           // A file's modules are loaded once in a worker, not once for each file: a third of the time went there.
           isolate: false,
           sequence: { groupOrder: 0 },
@@ -35,7 +41,9 @@ export default defineConfig({
         test: {
           name: 'process',
           include: ['tests/{ways,loop,bad-input,faults,crash}/**/*.test.ts', 'tests/adversary/processes/*.test.ts'],
-          maxWorkers: 2,
+          globalSetup: 'tests/build.ts',
+          maxWorkers: 3,
+          isolate: false,
           testTimeout: 600_000,
           hookTimeout: 600_000,
           sequence: { groupOrder: 1 },

@@ -3,7 +3,7 @@
  * host), each with its own device, licensee and settings.
  *
  * Everything runs the built programs, but for a host whose clock a test moves: that one is started by
- * tests/host-with-clock.ts. Each process can be killed (it comes back by its supervisor), or ended and started by itself.
+ * tests/host-with-clock.mjs. Each process can be killed (it comes back by its supervisor), or ended and started by itself.
  * A line's folder is a data folder for the command line: its host's socket lies where `countermark --data` looks for it.
  */
 import { randomBytes } from 'node:crypto';
@@ -185,8 +185,7 @@ export async function startInstallation(
         limited('host'),
         starting,
       );
-      await psd.start();
-      await hostProcess.start();
+      await Promise.all([psd.start(), hostProcess.start()]);
       const host = hostClient(linePaths.sockets.host);
       await host.call(HOST.enrol, { code: await issueEnrolmentCode(operator, own.licensee) });
       const refillMills = options.refillMills ?? 10_000_000n;
@@ -210,7 +209,7 @@ export async function startInstallation(
       return line;
     },
     stop: async () => {
-      for (const line of lines) await line.stop();
+      await Promise.all(lines.map((line) => line.stop()));
       for (const party of [server, authority, cryptographicDevice]) await party.stop();
       if (process.env['COUNTERMARK_KEEP'] === undefined) rmSync(folder, { recursive: true, force: true });
     },
@@ -253,11 +252,11 @@ function partySpec(party: PartyName, paths: InstallationPaths, config: object, c
   writeFileSync(file, JSON.stringify(config), { mode: 0o600 });
   const program =
     clock === undefined
-      ? [join(root, 'packages', party, 'dist', 'main.js')]
-      : ['--conditions=source', '--import', 'tsx', join(root, 'tests', 'host-with-clock.ts')];
+      ? join(root, 'packages', party, 'dist', 'program', 'main.js')
+      : join(root, 'tests', 'host-with-clock.mjs');
   return {
     name: party,
-    args: [...program, 'serve', '--config', file],
+    args: [program, 'serve', '--config', file],
     ...(clock === undefined ? {} : { env: { COUNTERMARK_TEST_CLOCK_FILE: clock } }),
   };
 }

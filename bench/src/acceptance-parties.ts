@@ -75,7 +75,7 @@ type Started = { readonly process: ChildProcess; readonly ready: Readonly<Record
 async function start(party: string, folder: string, config: object): Promise<Started> {
   const file = join(folder, `${party}.json`);
   writeFileSync(file, JSON.stringify(config), { mode: 0o600 });
-  const main = join(ROOT, 'packages', party, 'dist', 'main.js');
+  const main = join(ROOT, 'packages', party, 'dist', 'program', 'main.js');
   const logFile = join(folder, `${party}.log`);
   const log = openSync(logFile, 'a');
   const child = spawn(process.execPath, [main, 'serve', '--config', file], { stdio: ['pipe', 'pipe', log] });

@@ -18,7 +18,7 @@ import type { Memory } from '@countermark/protocol/messages/batch-statistics';
 import { mills } from '@countermark/protocol/money';
 import { ask, BENCH_CURRENCY, Provisioning } from './provisioning.ts';
 
-const MAIN = fileURLToPath(new URL('../../packages/psd/dist/main.js', import.meta.url));
+const MAIN = fileURLToPath(new URL('../../packages/psd/dist/program/main.js', import.meta.url));
 
 /** A PSD that is ready to frank. */
 export type PsdProcess = {

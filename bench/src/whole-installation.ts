@@ -81,7 +81,7 @@ export async function startWholeInstallation(data: string, given: GivenSettings)
   const begin = async (party: PartyName, config: object): Promise<PartyAddresses> => {
     const file = join(paths.run, `${party}.json`);
     writeFileSync(file, JSON.stringify(config), { mode: 0o600 });
-    const main = join(ROOT, 'packages', party, 'dist', 'main.js');
+    const main = join(ROOT, 'packages', party, 'dist', 'program', 'main.js');
     return supervisor.start({ name: party, args: [main, 'serve', '--config', file] });
   };
   try {

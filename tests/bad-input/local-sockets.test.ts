@@ -214,7 +214,10 @@ function psdSpec(paths: PsdPaths) {
   const file = `${paths.sockets.psd}.json`;
   mkdirSync(dirname(file), { recursive: true, mode: 0o700 });
   writeFileSync(file, JSON.stringify(psdConfig(paths, settings.value)));
-  return { name: 'psd', args: [join(root, 'packages', 'psd', 'dist', 'main.js'), 'serve', '--config', file] };
+  return {
+    name: 'psd',
+    args: [join(root, 'packages', 'psd', 'dist', 'program', 'main.js'), 'serve', '--config', file],
+  };
 }
 
 /** A second PSD on a copy of the stopped line's store. */

@@ -2,7 +2,8 @@
  * How the crash tests start a party: its store is checked before it serves again, and it can die at a named crash point.
  *
  * Guarantees: what `check` found before each start but the first is in DIR/run/PARTY.NUMBER.checked until it is taken; the program that
- * serves is the shipped one, loaded after at-crash-point.mjs.
+ * serves is the shipped code as it was compiled, a file for each module, because at-crash-point.mjs, loaded before it, wraps classes by their modules;
+ * what checks is the shipped program (programs.mjs).
  */
 import { execFile } from 'node:child_process';
 import { readdirSync, readFileSync, rmSync } from 'node:fs';
@@ -13,18 +14,19 @@ import { root } from '../installation.ts';
 
 /** The process of a party that is checked and can be killed, from the one that would be started. */
 export function checkedAndKillable(spec: PartySpec, paths: InstallationPaths): PartySpec {
-  const [main = '', , , config = ''] = spec.args;
+  const [program = '', , , config = ''] = spec.args;
+  const compiled = join(root, 'packages', spec.name, 'dist', 'main.js');
   const script = `
     if [ -e "$1.started" ]; then
       { "$2" "$4" check --config "$5" < /dev/null 2>&1; echo "exit $?"; } > "$1.$$.checked"
     fi
     : > "$1.started"
-    exec "$2" --import "$3" "$4" serve --config "$5"`;
+    exec "$2" --import "$3" "$6" serve --config "$5"`;
   const preload = new URL('at-crash-point.mjs', import.meta.url).href;
   return {
     name: spec.name,
     command: '/bin/sh',
-    args: ['-c', script, 'sh', join(paths.run, spec.name), process.execPath, preload, main, config],
+    args: ['-c', script, 'sh', join(paths.run, spec.name), process.execPath, preload, program, config, compiled],
     env: { COUNTERMARK_CRASH_PARTY: spec.name, COUNTERMARK_CRASH_ORDER: orderFile(paths, spec.name) },
   };
 }
@@ -70,7 +72,7 @@ export async function checkAll(folders: readonly InstallationPaths[]): Promise<{
 }
 
 async function checked(config: string): Promise<{ readonly exit: number | null; readonly words: string }> {
-  const program = join(root, 'packages', basename(config, '.json'), 'dist', 'main.js');
+  const program = join(root, 'packages', basename(config, '.json'), 'dist', 'program', 'main.js');
   return new Promise((resolve) => {
     const child = execFile(process.execPath, [program, 'check', '--config', config], (_, stdout, stderr) => {
       resolve({ exit: child.exitCode, words: `${stdout}${stderr}`.trim() });

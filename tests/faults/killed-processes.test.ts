@@ -95,7 +95,7 @@ describe('A process that is killed in the middle of a mailing', () => {
 
 /** What a party's own `check` says of its store. */
 async function checked(config: string): Promise<{ readonly exit: number | null; readonly words: string }> {
-  const program = join(root, 'packages', basename(config, '.json'), 'dist', 'main.js');
+  const program = join(root, 'packages', basename(config, '.json'), 'dist', 'program', 'main.js');
   return new Promise((resolve) => {
     const child = execFile(process.execPath, [program, 'check', '--config', config], (_, stdout) => {
       resolve({ exit: child.exitCode, words: stdout });

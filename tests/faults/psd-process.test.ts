@@ -6,7 +6,7 @@ import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { connectRpc, type RpcClient } from '@countermark/node-platform/rpc';
@@ -17,10 +17,11 @@ import { mills } from '@countermark/protocol/money';
 import type { Result } from '@countermark/protocol/result';
 import { parseValue } from '@countermark/protocol/schema';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { measured } from '../../packages/psd/src/shell/measurement.ts';
 import { TestAuthority } from '../../packages/psd/testing/authority.ts';
 import { batchNumbered, chunkOf, declarationOf, pieces } from '../../packages/psd/testing/mailing.ts';
 
-const MAIN = fileURLToPath(new URL('../../packages/psd/dist/main.js', import.meta.url));
+const MAIN = fileURLToPath(new URL('../../packages/psd/dist/program/main.js', import.meta.url));
 const BATCH = batchNumbered(1);
 
 let directory: string;
@@ -179,6 +180,13 @@ describe('a PSD process', () => {
     expect(JSON.parse(second.stdout)).toMatchObject({ ready: false, rejection: { code: 'store-in-use' } });
     expect(second.stderr).toMatch(/in use by another process/);
     expect((await ask(client, PSD.status, {})).state).toBe('keyed');
+    client.close();
+  });
+
+  it('measures the program that runs, and no other code of the checkout', async () => {
+    const { client } = await start();
+    const { software } = await ask(client, PSD.status, {});
+    expect(digestText(software.measurement)).toBe(digestText(measured(dirname(MAIN), '.js')));
     client.close();
   });
 

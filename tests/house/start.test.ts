@@ -38,6 +38,13 @@ const COMPILER = `${note('tsc', '../../..')}
   mkdirSync('packages/cli/dist', { recursive: true });
   writeFileSync('packages/cli/dist/.tsbuildinfo', '');`;
 
+const BUILDER = `${note('programs', '.')}
+  rmSync('packages/cli/dist/program', { recursive: true, force: true });
+  if (process.argv[2] === 'remove') process.exit();
+  if (existsSync('broken-library')) process.exit(1);
+  mkdirSync('packages/cli/dist/program', { recursive: true });
+  writeFileSync('packages/cli/dist/program/main.js', '');`;
+
 const NPM = `${note('npm', '.')}
   process.stdout.write('words of npm');
   if (existsSync('no-registry')) process.exit(1);
@@ -52,6 +59,7 @@ beforeEach(() => {
   cpSync(join(root, 'start.mjs'), join(checkout, 'start.mjs'));
   write('package.json', '{ "type": "module" }');
   write('package-lock.json', '{ "one": 1 }');
+  write('programs.mjs', BUILDER);
   write('tsconfig.json', '{}');
   write('tsconfig.base.json', '{}');
   write('npm-cli.js', NPM);
@@ -85,20 +93,21 @@ async function ended(child: ChildProcess): Promise<{ code: number | null; out: s
   return { code: child.exitCode, out, said };
 }
 
+const BUILD = ['programs remove', 'tsc -b', 'programs'];
 const INSTALL = 'npm ci --loglevel=error --include=dev --no-audit --no-fund';
 
 test('sets up, builds and starts; only the program writes on stdout, and its exit code is passed on', async () => {
   const { code, out, said } = await ended(start('--once', '--json'));
   expect(said).toContain('a minute or two');
   expect({ code, out }).toEqual({ code: 5, out: '{"schema":1}' });
-  expect(runs()).toEqual([INSTALL, 'tsc -b', 'countermark up --once --json']);
+  expect(runs()).toEqual([INSTALL, ...BUILD, 'countermark up --once --json']);
 });
 
 test('does not set up or build again what has not changed', async () => {
   await ended(start());
   const { said } = await ended(start());
   expect(said).toBe('');
-  expect(runs()).toEqual([INSTALL, 'tsc -b', 'countermark up', 'countermark up']);
+  expect(runs()).toEqual([INSTALL, ...BUILD, 'countermark up', 'countermark up']);
 });
 
 test('builds again when a source has changed or the built code is gone, and not when a test has changed', async () => {
@@ -137,13 +146,33 @@ test('a failed set-up or build starts nothing, says so on stderr, and is tried a
   expect(unbuilt.said).toContain('words of the compiler');
   rmSync(join(checkout, 'broken-source'));
   expect(await ended(start())).toMatchObject({ code: 5, out: '{"schema":1}' });
-  expect(runs()).toEqual([INSTALL, INSTALL, 'tsc -b', 'tsc -b', 'countermark up']);
+  expect(runs()).toEqual([INSTALL, INSTALL, ...BUILD.slice(0, 2), ...BUILD, 'countermark up']);
+});
+
+test('builds again when the programs alone are gone, or were not made', async () => {
+  await ended(start('build'));
+  rmSync(join(checkout, 'packages/cli/dist/program'), { recursive: true });
+  write('broken-library', '');
+  const unmade = await ended(start('build'));
+  expect(unmade).toMatchObject({ code: 1, out: '' });
+  expect(unmade.said).toContain('programs.mjs says above where');
+  rmSync(join(checkout, 'broken-library'));
+  expect(await ended(start('build'))).toMatchObject({ code: 0 });
+  expect(runs()).toEqual([INSTALL, ...BUILD, ...BUILD, ...BUILD]);
+});
+
+test('a build that began leaves no program of the one before it', async () => {
+  await ended(start('build'));
+  write('packages/cli/src/up.ts', 'export const changed = true;');
+  write('broken-source', '');
+  expect(await ended(start())).toMatchObject({ code: 1 });
+  expect(existsSync(join(checkout, 'packages/cli/dist/program'))).toBe(false);
 });
 
 test('two starts at once set up once', async () => {
   const both = await Promise.all([ended(start()), ended(start())]);
   expect(both.map(({ code }) => code)).toEqual([5, 5]);
-  expect(runs().sort()).toEqual(['countermark up', 'countermark up', INSTALL, 'tsc -b'].sort());
+  expect(runs().sort()).toEqual(['countermark up', 'countermark up', INSTALL, ...BUILD].sort());
 });
 
 test('takes over the lock of a set-up that was killed', async () => {
@@ -176,5 +205,5 @@ test('a signal ends the set-up with its program, starts nothing and gives the lo
 test('test and bench set up and build, then run with their own parameters', async () => {
   expect(await ended(start('test', '--project', 'unit'))).toMatchObject({ code: 9, out: '' });
   expect(await ended(start('bench', '--smoke'))).toMatchObject({ code: 0, out: '' });
-  expect(runs()).toEqual([INSTALL, 'tsc -b', 'vitest run --project unit', 'bench --smoke']);
+  expect(runs()).toEqual([INSTALL, ...BUILD, 'vitest run --project unit', 'bench --smoke']);
 });

@@ -146,7 +146,7 @@ describe('A device that is closed', () => {
 
 /** What a party's own `check` says of its store. */
 async function checked(config: string): Promise<{ readonly exit: number | null; readonly words: string }> {
-  const program = join(root, 'packages', basename(config, '.json'), 'dist', 'main.js');
+  const program = join(root, 'packages', basename(config, '.json'), 'dist', 'program', 'main.js');
   return new Promise((resolve) => {
     const child = execFile(process.execPath, [program, 'check', '--config', config], (_, stdout) => {
       resolve({ exit: child.exitCode, words: stdout });

@@ -71,7 +71,8 @@ export class Workshop {
 
   /** Runs a party's program to its end; its input stays open, as a supervisor's pipe does. */
   party(name: string, ...args: string[]): Promise<Ended> {
-    return this.#keep(new Running([join(checkout, 'packages', name, 'dist', 'main.js'), ...args], {}, true)).ended;
+    return this.#keep(new Running([join(checkout, 'packages', name, 'dist', 'program', 'main.js'), ...args], {}, true))
+      .ended;
   }
 
   /** Runs start.mjs, as npm start does. */

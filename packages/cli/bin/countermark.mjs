@@ -1,10 +1,10 @@
 #!/usr/bin/env node
 // The command `countermark`: runs what was built. Committed here, because npm links a workspace's command at install, before
-// there is a dist.
+// anything is built.
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
-const main = new URL('../dist/main.js', import.meta.url);
+const main = new URL('../dist/program/main.js', import.meta.url);
 if (existsSync(fileURLToPath(main))) {
   const { run } = await import(main.href);
   await run(process.argv.slice(2));

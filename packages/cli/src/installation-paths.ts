@@ -77,7 +77,7 @@ export function installationPaths(data: string, sockets: string): InstallationPa
 
 /** The built program of a party. */
 export function partyMain(party: PartyName): string {
-  return fileURLToPath(new URL(`../../${party}/dist/main.js`, import.meta.url));
+  return fileURLToPath(new URL(`../../${party}/dist/program/main.js`, import.meta.url));
 }
 
 /** The socket folder of a data folder; undefined where none was ever made. Changes nothing. */

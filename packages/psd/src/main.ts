@@ -46,7 +46,7 @@ const PSD_PROGRAM: PartyProgram<PsdConfig> = {
       recordCapacity: config.recordCapacity,
       keyHolder: holder.value,
       trustBundle,
-      software: runningSoftware(),
+      software: runningSoftware(import.meta.url),
       onBroken: (fault) => {
         party.log.error('The device stopped: it starts anew from its store', fault);
         party.end(EXIT.fault);

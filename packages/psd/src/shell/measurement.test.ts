@@ -9,10 +9,9 @@ import { measured } from './measurement.ts';
 let folder: string;
 beforeEach(() => {
   folder = mkdtempSync(join(tmpdir(), 'measured-'));
-  for (const name of ['protocol', 'psd', 'verify']) {
-    mkdirSync(join(folder, name, 'src', 'core'), { recursive: true });
-    write(`${name}/src/core/code.ts`, `export const name = '${name}';`);
-  }
+  mkdirSync(join(folder, 'core'));
+  write('main.js', "export const name = 'psd';");
+  write('core/code.js', "export const name = 'core';");
 });
 afterEach(() => {
   rmSync(folder, { recursive: true });
@@ -21,28 +20,28 @@ afterEach(() => {
 const write = (path: string, text: string): void => {
   writeFileSync(join(folder, path), text);
 };
-const now = (): string => digestText(measured(folder, 'src', '.ts'));
+const now = (): string => digestText(measured(folder, '.js'));
 
 it('is another one with any change of code: a byte, a name, a file more', () => {
   const seen = new Set([now()]);
-  write('psd/src/core/code.ts', "export const name = 'pse';");
+  write('main.js', "export const name = 'pse';");
   seen.add(now());
-  write('psd/src/core/code.ts', "export const name = 'psd';");
-  write('verify/src/core/further.ts', '');
+  write('main.js', "export const name = 'psd';");
+  write('core/further.js', '');
   seen.add(now());
-  rmSync(join(folder, 'verify/src/core/further.ts'));
-  cpSync(join(folder, 'protocol/src/core/code.ts'), join(folder, 'protocol/src/core/other.ts'));
-  rmSync(join(folder, 'protocol/src/core/code.ts'));
+  rmSync(join(folder, 'core/further.js'));
+  cpSync(join(folder, 'core/code.js'), join(folder, 'core/other.js'));
+  rmSync(join(folder, 'core/code.js'));
   seen.add(now());
   expect(seen.size).toBe(4);
 });
 
-it('is the same wherever the code lies, and whatever tests and types lie beside it', () => {
+it('is the same wherever the code lies, and whatever maps and types lie beside it', () => {
   const before = now();
-  write('psd/src/core/code.test.ts', 'it();');
-  write('psd/src/core/code.d.ts', 'export {};');
+  write('main.js.map', '{}');
+  write('core/code.d.ts', 'export {};');
   const elsewhere = mkdtempSync(join(tmpdir(), 'measured-'));
   cpSync(folder, elsewhere, { recursive: true });
-  expect([now(), digestText(measured(elsewhere, 'src', '.ts'))]).toEqual([before, before]);
+  expect([now(), digestText(measured(elsewhere, '.js'))]).toEqual([before, before]);
   rmSync(elsewhere, { recursive: true });
 });

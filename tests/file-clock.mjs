@@ -1,16 +1,16 @@
 /**
  * A clock for tests of real processes: the machine's, moved on by what stands in a file.
  *
- * It enters a party only through a main of the tests (tests/host-with-clock.ts); no shipped program reads such a file.
+ * It enters a party only through a main of the tests (tests/host-with-clock.mjs); no shipped program reads such a file.
  */
 import { readFileSync } from 'node:fs';
-import { type Clock, systemClock } from '@countermark/node-platform/clock';
+import { systemClock } from '@countermark/node-platform/clock';
 
 const POLL_MS = 25;
 
 /** The machine's clock plus the milliseconds that stand in the file; none while it is not there. */
-export function fileClock(file: string): Clock {
-  const nowMs = (): number => {
+export function fileClock(file) {
+  const nowMs = () => {
     try {
       return Date.now() + Number(readFileSync(file, 'utf8'));
     } catch {
