@@ -176,8 +176,17 @@ export class Mailer {
     }
   }
 
+  /** What was refused again and again is sent once more: whoever looks after the host sees it in quarantine. */
+  async sendQuarantined(): Promise<void> {
+    const answer = await this.ask(HOST.statistics, {});
+    if (answer?.ok === true && answer.value.records.some(({ state }) => state === 'quarantined')) {
+      await this.ask(HOST.send, {});
+    }
+  }
+
   /** Whether the host has nothing outstanding any more. */
   async settled(): Promise<boolean> {
+    await this.sendQuarantined();
     const answer = await this.ask(HOST.wait, { timeoutMs: 1 });
     if (answer?.ok !== true) return false;
     const { outcome, pending } = answer.value;

@@ -31,7 +31,9 @@ export function declare(program: Command): void {
   withShared(
     statistics
       .command('send')
-      .description('Sends at once what waits, without the wait after a failed attempt. It does not bypass a hold.'),
+      .description(
+        'Sends at once what waits, without the wait after a failed attempt, and once more what was quarantined: what was wrong may have been on the way. It does not bypass a hold.',
+      ),
     ['countermark statistics send'],
   ).action(async (options: SharedOptions) => {
     await carryOut(options, async () => {

@@ -486,6 +486,24 @@ describe('an answer decides what is tried', () => {
     expect(states()).toEqual(['confirmed', 'quarantined']);
   });
 
+  test('what was quarantined is sent once more when somebody asks, and what is refused for good comes back', async () => {
+    sealed(1, 1);
+    const good = answer;
+    const outbox = makeOutbox();
+    answer = refusedAs('inconsistent');
+    await outbox.send();
+    expect(await outbox.send()).toMatchObject({ sent: 0 });
+    outbox.requeue();
+    await outbox.send();
+    expect([states(), journal.records.get(1)?.reason]).toEqual([['quarantined'], 'inconsistent']);
+    answer = good;
+    outbox.requeue();
+    expect(await outbox.send()).toMatchObject({ sent: 1, confirmed: 1, trouble: null });
+    expect(states()).toEqual(['confirmed']);
+    outbox.requeue();
+    expect(states()).toEqual(['confirmed']);
+  });
+
   test.each(['fork', 'inconsistent'] as const)('%s is quarantined with its reason', async (code) => {
     sealed(1, 1);
     answer = refusedAs(code);

@@ -118,6 +118,15 @@ export class Outbox {
     return this.#trouble;
   }
 
+  /**
+   * Takes up what is in quarantine: for a person who asks, since what was wrong may have been on the way, or at a server that was
+   * restored. What is refused for good comes back at once, and changes nothing for others.
+   */
+  requeue(): void {
+    this.#refusals.clear();
+    this.#options.journal.records.requeue();
+  }
+
   /** Sends once what is due now. Does not bypass a hold. */
   async send(): Promise<SendOutcome> {
     let total: SendOutcome = { sent: 0, confirmed: 0, trouble: null };

@@ -206,6 +206,11 @@ export class RecordTable {
   quarantine(sequence: number, reason: string): void {
     this.#sql.run("UPDATE record SET state = 'quarantined', reason = ? WHERE sequence = ?", reason, sequence);
   }
+
+  /** What was quarantined waits again. */
+  requeue(): void {
+    this.#sql.run("UPDATE record SET state = 'waiting' WHERE state = 'quarantined'");
+  }
 }
 
 function ofJob(job: string | undefined): string {

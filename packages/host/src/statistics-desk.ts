@@ -44,7 +44,9 @@ export class StatisticsDesk {
     return { records: this.#reports(this.#parts.journal.records.all()) };
   }
 
+  /** Sends what is due, and what was quarantined once more. */
   async send(): Promise<SendAnswer> {
+    this.#outbox.requeue();
     const outcome = await this.#outbox.send();
     const waiting = this.#parts.journal.records.unconfirmed();
     this.#settlement.kick();
