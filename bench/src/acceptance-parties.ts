@@ -12,6 +12,7 @@ import { createInterface } from 'node:readline';
 import type { HsmConfig } from '@countermark/node-platform/hsm-access';
 import { connectRpc } from '@countermark/node-platform/rpc';
 import { generateSigningKey, publicKeyBytes } from '@countermark/node-platform/signing';
+import { WIDE_YOUNG_GENERATION } from '@countermark/node-platform/young-generation';
 import { CRYPTOGRAPHIC_DEVICE } from '@countermark/protocol/interfaces/cryptographic-device';
 import { parseValue } from '@countermark/protocol/schema';
 import { formatTrustBundle, type TrustBundle } from '@countermark/verify/trust-bundle';
@@ -78,7 +79,9 @@ async function start(party: string, folder: string, config: object): Promise<Sta
   const main = join(ROOT, 'packages', party, 'dist', 'program', 'main.js');
   const logFile = join(folder, `${party}.log`);
   const log = openSync(logFile, 'a');
-  const child = spawn(process.execPath, [main, 'serve', '--config', file], { stdio: ['pipe', 'pipe', log] });
+  // As `countermark up` starts both.
+  const args = [...WIDE_YOUNG_GENERATION, main, 'serve', '--config', file];
+  const child = spawn(process.execPath, args, { stdio: ['pipe', 'pipe', log] });
   if (child.stdout === null) throw new Error('The process has no pipe.');
   for await (const line of createInterface({ input: child.stdout })) {
     return { process: child, ready: JSON.parse(line) as Record<string, unknown> };

@@ -15,6 +15,7 @@ import { errorCode, errorText, Fault } from '@countermark/node-platform/fault';
 import { writePrivateFile } from '@countermark/node-platform/private-file';
 import { lazyRpc, type RpcServer, serveRpc } from '@countermark/node-platform/rpc';
 import { describeExit, type PartyAddresses, type PartyExit, Supervisor } from '@countermark/node-platform/supervision';
+import { WIDE_YOUNG_GENERATION } from '@countermark/node-platform/young-generation';
 import { CRYPTOGRAPHIC_DEVICE } from '@countermark/protocol/interfaces/cryptographic-device';
 import { jsonToCbor } from '@countermark/protocol/interfaces/host';
 import { unhex } from '@countermark/protocol/id';
@@ -44,6 +45,9 @@ import {
   urlOf,
 } from './party-configs.ts';
 import { payDeposit, registerLicensee, type ServerAccess } from './registration.ts';
+
+/** Who has hundreds of records in hand. */
+const TAKERS: ReadonlySet<PartyName> = new Set(['server', 'cryptographic-device']);
 
 /** What the command is told while an installation runs. */
 export type InstallationEvents = {
@@ -192,7 +196,13 @@ export class Installation {
         this.#processes.set(name, { name, state: 'starting', pid: null, restarts: 0, sinceMs, addresses: {} });
         return this.#supervisor.start({
           name,
-          args: [partyMain(name), 'serve', '--config', this.#configFile(name)],
+          args: [
+            ...(TAKERS.has(name) ? WIDE_YOUNG_GENERATION : []),
+            partyMain(name),
+            'serve',
+            '--config',
+            this.#configFile(name),
+          ],
         });
       }),
     );
