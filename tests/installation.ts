@@ -32,7 +32,7 @@ import type { Result } from '@countermark/protocol/result';
 import { describeRejection } from '@countermark/protocol/rejection';
 import { parseValue } from '@countermark/protocol/schema';
 import { formatTrustBundle } from '@countermark/verify/trust-bundle';
-import { freePort } from './free-port.ts';
+import { freePort } from '@countermark/cli/free-port';
 import { type SoftHsm, softHsm } from '../bench/src/soft-hsm.ts';
 
 export const root = join(import.meta.dirname, '..');

@@ -9,7 +9,6 @@
 import { randomBytes } from 'node:crypto';
 import { existsSync, readFileSync, rmSync } from 'node:fs';
 import { mkdir, readFile, rm } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { join } from 'node:path';
 import { errorCode, errorText, Fault } from '@countermark/node-platform/fault';
 import { writePrivateFile } from '@countermark/node-platform/private-file';
@@ -25,6 +24,7 @@ import { parseValue } from '@countermark/protocol/schema';
 import { formatTrustBundle, type TrustBundle } from '@countermark/verify/trust-bundle';
 import type { Settings } from './configuration.ts';
 import { refuseCommand, valueOf } from './failure.ts';
+import { freePort } from './free-port.ts';
 import { hostClient, type HostClient, type ProcessReport, PROCESSES_OPERATION } from './host-client.ts';
 import {
   installationPaths,
@@ -292,23 +292,11 @@ async function all<T>(started: readonly Promise<T>[]): Promise<T[]> {
   return Promise.all(started);
 }
 
-async function choosePorts(settings: Settings): Promise<Ports> {
-  const probes = [createServer(), createServer()] as const;
-  const portOf = async (index: 0 | 1, wanted: number): Promise<number> => {
-    if (wanted !== 0) return wanted;
-    const probe = probes[index];
-    await new Promise<void>((resolve, reject) => {
-      probe.once('error', reject);
-      probe.listen(0, settings.listen, resolve);
-    });
-    const address = probe.address();
-    return typeof address === 'object' && address !== null ? address.port : 0;
-  };
-  try {
-    const [server, authority] = await Promise.all([portOf(0, settings.serverPort), portOf(1, settings.authorityPort)]);
-    return { server, authority };
-  } finally {
-    for (const probe of probes) probe.close();
+async function choosePorts({ serverPort, authorityPort, listen }: Settings): Promise<Ports> {
+  const server = serverPort === 0 ? await freePort(listen) : serverPort;
+  for (;;) {
+    const authority = authorityPort === 0 ? await freePort(listen) : authorityPort;
+    if (authority !== server || authorityPort !== 0) return { server, authority };
   }
 }
 
