@@ -12,6 +12,7 @@ import type { ServerClient } from '@countermark/host/server-client';
 import type { LicenseeId } from '@countermark/protocol/id';
 import type { DeviceStatus } from '@countermark/protocol/interfaces/psd';
 import { accept } from '@countermark/protocol/result';
+import { trustedKeys } from '@countermark/verify/trust-bundle';
 import { afterEach, beforeEach, expect, it } from 'vitest';
 import { Roles, TestDevice } from './authority-evidence.ts';
 import { valueOf } from './authority-process.ts';
@@ -36,13 +37,14 @@ it.each([
   ['is no certificate', new Uint8Array([0x30, 3, 2, 1, 5])],
   ['is empty', new Uint8Array(0)],
 ])('What %s is not kept, and the answer says why', async (_, answered) => {
-  const device = new TestDevice(new Roles());
+  const roles = new Roles();
+  const device = new TestDevice(roles);
   journal.keep('certificate', device.certificate);
   const psd = { call: async () => accept({ request: new Uint8Array([1]) }) } as unknown as PsdClient;
   const server = {
     identify: async () => accept({ certificate: answered, authority: answered }),
   } as unknown as ServerClient;
-  const link = new DeviceLink(psd, server, journal, 'lic_test-bureau' as LicenseeId);
+  const link = new DeviceLink(psd, server, journal, 'lic_test-bureau' as LicenseeId, trustedKeys(roles.bundle));
   const status = { device: device.id, epoch: 1, state: 'operational' } as DeviceStatus;
   expect(await link.identity(status)).toMatchObject({
     ok: false,
@@ -52,4 +54,29 @@ it.each([
     },
   });
   expect(journal.kept('identity')).toBeUndefined();
+});
+
+it('A device certificate that was altered on the way is not kept, and is asked for again', async () => {
+  const roles = new Roles();
+  const device = new TestDevice(roles);
+  const altered = device.certificate.slice();
+  altered.set([(altered.at(-1) ?? 0) ^ 1], altered.length - 1);
+  const answers = [altered, device.certificate];
+  const psd = {
+    call: async ({ name }: { readonly name: string }) =>
+      accept(
+        name === 'status'
+          ? { device: device.id, epoch: 1, state: 'operational', sequence: 0, registers: { pieces: 0 } }
+          : { request: new Uint8Array([1]), certificateRequest: new Uint8Array([1]) },
+      ),
+  } as unknown as PsdClient;
+  const server = {
+    enrol: async () => accept({ certificate: answers.shift(), policy: new Uint8Array([1]) }),
+  } as unknown as ServerClient;
+  const link = new DeviceLink(psd, server, journal, 'lic_test-bureau' as LicenseeId, trustedKeys(roles.bundle));
+  await link.enrolled();
+  expect(journal.kept('certificate')).toBeUndefined();
+  await link.enrolled();
+  expect(Buffer.from(journal.kept('certificate') ?? []).equals(Buffer.from(device.certificate))).toBe(true);
+  expect(answers).toEqual([]);
 });

@@ -15,7 +15,9 @@ import { DEVICE_CERTIFICATE, type DeviceCertificate } from '@countermark/protoco
 import { POLICY, type Policy } from '@countermark/protocol/messages/policy';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
+import type { KeySource } from '@countermark/verify/verified';
 import { deviceOlder } from './device-age.ts';
+import { verifiedCertificate } from './device-trust.ts';
 import { chainBytes, chainOf, type Identity, identityProblem } from './identity-certificate.ts';
 import type { Journal } from './journal.ts';
 import { certificateName } from './journal-rows.ts';
@@ -28,13 +30,16 @@ export class DeviceLink {
   readonly #server: ServerClient;
   readonly #journal: Journal;
   readonly #licensee: LicenseeId;
+  readonly #keys: KeySource;
   #enrolling: Promise<Result<DeviceStatus>> | null = null;
 
-  constructor(psd: PsdClient, server: ServerClient, journal: Journal, licensee: LicenseeId) {
+  /** `keys`: of the trust bundle. */
+  constructor(psd: PsdClient, server: ServerClient, journal: Journal, licensee: LicenseeId, keys: KeySource) {
     this.#psd = psd;
     this.#server = server;
     this.#journal = journal;
     this.#licensee = licensee;
+    this.#keys = keys;
   }
 
   /**
@@ -159,9 +164,13 @@ export class DeviceLink {
     return certificates.length === 0 ? accept(null) : this.#server.restoreCertificates(this.#licensee, certificates);
   }
 
-  /** Keeps a certificate under its epoch, for planning and for the archive, and the X.509 certificate that came with it, to be shown. */
+  /**
+   * Keeps a certificate under its epoch, for planning and for the archive, and the X.509 certificate that came with it, to be shown. One that
+   * the issuing key did not sign as it is here (what leads to that key may have been altered on the way) is not kept, but asked for again:
+   * this host's own check would find its store damaged.
+   */
   keepCertificate({ certificate: bytes, identityCertificate }: Omit<EnrolledDevice, 'policy'>): void {
-    const certificate = readUnverified(DEVICE_CERTIFICATE, bytes);
+    const certificate = verifiedCertificate(bytes, this.#keys);
     if (certificate.ok) this.#journal.keep(certificateName(certificate.value.epoch), bytes);
     if (identityCertificate !== undefined) this.#journal.keep('identity', identityCertificate);
   }

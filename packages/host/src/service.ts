@@ -60,7 +60,7 @@ export class HostService {
     this.#parts = parts;
     const news = new News();
     const archive = new Archive(journal, config.output, config.trustBundle);
-    const link = new DeviceLink(psd, server, journal, config.licensee);
+    const link = new DeviceLink(psd, server, journal, config.licensee, keys);
     const funds = new Funds(psd, server, journal, keys, () => link.reintroduce());
     const automatic = new AutomaticRefill({
       belowMills: config.refillBelowMills,
