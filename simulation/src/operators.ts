@@ -72,14 +72,18 @@ export class Operators {
     this.#onEnded(device);
   }
 
-  /** Whether the device of a line has nothing left to do: one that is closed has made its final statement and erased its keys. */
+  /**
+   * Whether a line can be taken down: where its device is closed, that has made its final statement and erased its keys, and the server says that it
+   * is closed. Its host feeds a server that was put back until then (docs/backup.md).
+   */
   hasEnded(line: number): boolean {
-    if (![...this.#closed.values()].includes(line)) return true;
+    const [device] = [...this.#closed].find(([, of]) => of === line) ?? [];
+    if (device === undefined) return true;
     const [psd] = this.#world.disks.rows<{ readonly keys: bigint }>(
       STORE.psd(line),
       'SELECT (SELECT count(*) FROM secret) AS keys FROM device WHERE final_sequence IS NOT NULL',
     );
-    return psd?.keys === 0n;
+    return psd?.keys === 0n && this.#isSettled(device) === true;
   }
 
   /** Two of them decide that the device is dead. */
@@ -140,13 +144,19 @@ export class Operators {
       this.#closed.delete(device);
       return true;
     }
+    const isSettled = this.#isSettled(device);
+    if (isSettled === null) await this.ask('close-device', { device, reason: 'the line is taken down' });
+    return isSettled === true;
+  }
+
+  /** Whether the server has the last record of a device that was ordered closed; null where it knows of no order. */
+  #isSettled(device: string): boolean | null {
     const [closure] = this.#world.disks.rows<{ readonly settled: string }>(
       STORE.server,
       "SELECT settled FROM closure WHERE device = ? AND operator <> ''",
       device,
     );
-    if (closure === undefined) await this.ask('close-device', { device, reason: 'the line is taken down' });
-    return closure !== undefined && closure.settled !== '';
+    return closure === undefined ? null : closure.settled !== '';
   }
 
   /** Whether nothing is to do about a dead device any more: its balance is settled, or waits for a clock that was years ahead. */
