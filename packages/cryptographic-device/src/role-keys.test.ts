@@ -294,20 +294,23 @@ describe("A rotated key of the sessions' authority", () => {
     expectChain(authority);
   });
 
-  it('without its certificates is refused at the start', async () => {
-    const one = await reopened();
-    await opening(one);
-    value(await one.roleKeys.rotate('session-authority', ceremony(1)));
-    const { keys, roleKeys, register } = await reopened();
-    const stored = register.ownCertificate.bind(register);
-    vi.spyOn(register, 'ownCertificate').mockImplementation((name) =>
-      name === 'session-authority-2' ? null : stored(name),
-    );
-    expect(codeOf(await openSessionAuthority({ keys, roleKeys, register, clock }))).toBe('store-damaged');
-    expect(sessionAuthorityProblems({ keys, roleKeys, register })).toEqual([
-      'the certificate of the session authority of epoch 2 is missing, or not of its key',
-    ]);
-  });
+  it.each(['session-authority-2', 'session-authority-2-by-1'])(
+    'without %s is refused at the start',
+    async (missing) => {
+      const one = await reopened();
+      await opening(one);
+      value(await one.roleKeys.rotate('session-authority', ceremony(1)));
+      const { keys, roleKeys, register } = await reopened();
+      const stored = register.ownCertificate.bind(register);
+      vi.spyOn(register, 'ownCertificate').mockImplementation((name) => (name === missing ? null : stored(name)));
+      expect(codeOf(await openSessionAuthority({ keys, roleKeys, register, clock }))).toBe('store-damaged');
+      expect(sessionAuthorityProblems({ keys, roleKeys, register })).toEqual([
+        missing === 'session-authority-2'
+          ? 'the certificate of the session authority of epoch 2 is missing, or not of its key'
+          : 'no certificate leads from the session authority of epoch 1 to the next one',
+      ]);
+    },
+  );
 });
 
 describe('What is being signed while its key is rotated', () => {

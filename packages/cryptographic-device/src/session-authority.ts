@@ -31,8 +31,10 @@ export async function openSessionAuthority(parts: Parts): Promise<Result<Session
   if (register.ownCertificate(ownName(FIRST_EPOCH)) === null) await authority.introduce(FIRST_EPOCH);
   const { epoch } = roleKeys.inUse(ROLE);
   for (let known = FIRST_EPOCH; known <= epoch; known += 1) {
-    if (register.ownCertificate(ownName(known)) !== null) continue;
-    const reason = `the certificate of the session authority of epoch ${known} is missing`;
+    const names = known === FIRST_EPOCH ? [ownName(known)] : [ownName(known), crossName(known)];
+    const missing = names.find((name) => register.ownCertificate(name) === null);
+    if (missing === undefined) continue;
+    const reason = `the session authority's certificate ${missing} is missing`;
     return refuse(rejection('store-damaged', { store: register.path, reason }));
   }
   roleKeys.beforeUse(ROLE, (next) => authority.introduce(next));
@@ -45,7 +47,7 @@ export function sessionAuthorityProblems({ keys, roleKeys, register }: Omit<Part
   let before: Uint8Array | null = null;
   for (let epoch = FIRST_EPOCH; epoch <= roleKeys.inUse(ROLE).epoch; epoch += 1) {
     const own = register.ownCertificate(ownName(epoch));
-    // A device that was never started to its end has none yet, and makes it then.
+    // Killed in its first start, before it was made: the next one makes it.
     if (own === null && epoch === FIRST_EPOCH && roleKeys.inUse(ROLE).epoch === FIRST_EPOCH) return problems;
     const point = keys.publicKey(ROLE, epoch);
     if (own === null || !isAuthorityCertificate(own, point, own)) {
