@@ -80,3 +80,32 @@ it('A device certificate that was altered on the way is not kept, and is asked f
   expect(Buffer.from(journal.kept('certificate') ?? []).equals(Buffer.from(device.certificate))).toBe(true);
   expect(answers).toEqual([]);
 });
+
+it('A host put back to before a rotation gives the server the certificate that it gets for the keys in use, and those it kept', async () => {
+  const roles = new Roles();
+  const device = new TestDevice(roles);
+  const answers = [device.certificate];
+  const given: (readonly Uint8Array[])[] = [];
+  const psd = {
+    call: async ({ name }: { readonly name: string }) =>
+      accept(
+        name === 'status'
+          ? { device: device.id, epoch: 1, state: 'operational', sequence: 0, registers: { pieces: 0 } }
+          : { request: new Uint8Array([1]), certificateRequest: new Uint8Array([1]) },
+      ),
+  } as unknown as PsdClient;
+  const server = {
+    enrol: async () => accept({ certificate: answers.shift(), policy: new Uint8Array([1]) }),
+    restoreCertificates: async (_: unknown, certificates: readonly Uint8Array[]) => {
+      given.push(certificates);
+      return accept({});
+    },
+  } as unknown as ServerClient;
+  const link = new DeviceLink(psd, server, journal, 'lic_test-bureau' as LicenseeId, trustedKeys(roles.bundle));
+  expect((await link.reintroduce()).ok).toBe(true);
+  expect(given).toHaveLength(1);
+  expect(given[0]?.map((bytes) => Buffer.from(bytes).toString('hex'))).toEqual([
+    Buffer.from(device.certificate).toString('hex'),
+  ]);
+  expect(answers).toEqual([]);
+});

@@ -172,6 +172,13 @@ describe('The X.509 certificate of a device', () => {
     expect(await identify(certificateRequest(gone.device, signing(gone)))).toMatchObject({
       rejection: { code: 'device-withdrawn' },
     });
+    // What its records are verified by, its host gets again all the same (simulation, seed 12197).
+    const again = await ask(parties, credential, '/v1/devices', {
+      licensee: ID,
+      request: Buffer.from(gone.enrolmentRequest()).toString('base64url'),
+      certificateRequest: Buffer.from(certificateRequest(gone.device, signing(gone))).toString('base64url'),
+    });
+    expect([again.status, Object.keys(again.json<object>()).sort()]).toEqual([201, ['certificate', 'policy']]);
   });
 
   it.skipIf(!hasOpenssl)(

@@ -158,8 +158,12 @@ export class DeviceLink {
     return certificate?.ok === true ? certificate.value.device : null;
   }
 
-  /** Gives a server that does not know the device any more, or not all of its keys, the certificates that it issued. */
+  /**
+   * Gives a server that does not know the device any more, or not all of its keys, the certificates that it issued. A host that was itself
+   * put back to before a rotation lacks the one that matters: it is asked for first, and the asking gives it to the server, too.
+   */
   async reintroduce(): Promise<Result<unknown>> {
+    await unlessBroken(this.enrolled());
     const certificates = this.#journal.certificates().map(({ bytes }) => bytes);
     return certificates.length === 0 ? accept(null) : this.#server.restoreCertificates(this.#licensee, certificates);
   }

@@ -46,7 +46,8 @@ export class Enrolment {
   }
 
   /**
-   * Asked again after any failure it comes to the same certificate. A certificate request that comes with a code bears its digest.
+   * Asked again after any failure it comes to the same certificate; a withdrawn device has no X.509 certificate any more. A certificate
+   * request that comes with a code bears its digest.
    * Rejections: `unknown-licensee`, `enrolment-code-needed`, `enrolment-code-refused`, those of the cryptographic device's
    * `enrol` and `identify`, `try-again`.
    */
@@ -68,7 +69,9 @@ export class Enrolment {
     const enrolled = { certificate: issued.value, policy: policy.value };
     if (certificateRequest === undefined) return accept(enrolled);
     const identity = await cryptographicDevice.identify(certificateRequest, policy.value);
-    return identity.ok ? accept({ ...enrolled, identityCertificate: identity.value.certificate }) : identity;
+    if (identity.ok) return accept({ ...enrolled, identityCertificate: identity.value.certificate });
+    // A withdrawn device shows itself to nobody any more; its records are still verified by its certificate.
+    return identity.rejection.code === 'device-withdrawn' ? accept(enrolled) : identity;
   }
 
   /** An X.509 certificate of the device's signature key, with the products of its policy now, and who issued it. */
