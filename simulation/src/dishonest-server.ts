@@ -6,6 +6,7 @@
  * comes of it is judged by the other parties: the host brings what was confirmed back from its archive, and people bring it to the
  * postal authority themselves; a point of its history that the authority never came by betrays the books. What it can do because only it knows (policies, suspensions, the deposit) is not tried here: SECURITY.md.
  */
+import { readUnverified } from '@countermark/host/unverified-message';
 import { Fault } from '@countermark/node-platform/fault';
 import { sha256 } from '@countermark/node-platform/verification';
 import { concat } from '@countermark/protocol/bytes';
@@ -15,6 +16,7 @@ import { CRYPTOGRAPHIC_DEVICE } from '@countermark/protocol/interfaces/cryptogra
 import type { Delivery } from '@countermark/protocol/interfaces/delivery';
 import type { Operation } from '@countermark/protocol/interfaces/operation';
 import { DEVICE_CERTIFICATE } from '@countermark/protocol/messages/enrolment';
+import { SUSPENSION } from '@countermark/protocol/messages/policy';
 import { mills } from '@countermark/protocol/money';
 import { accept, type Result } from '@countermark/protocol/result';
 import { parseValue } from '@countermark/protocol/schema';
@@ -169,9 +171,9 @@ export class DishonestServer {
     const never = (what: string): void => {
       this.#world.violated('cryptographic device', `it signed ${what}`);
     };
-    const rows = disks.rows<{ readonly record: Buffer; readonly attestation: Buffer }>(
+    const rows = disks.rows<{ readonly device: string; readonly record: Buffer; readonly attestation: Buffer }>(
       STORE.server,
-      'SELECT record, attestation FROM record ORDER BY cursor DESC LIMIT 8',
+      'SELECT device, record, attestation FROM record ORDER BY cursor DESC LIMIT 8',
     );
     const [one, other] = rows;
     if (one !== undefined && other !== undefined) {
@@ -186,6 +188,9 @@ export class DishonestServer {
         never('a confirmation without the attestation of that very record');
       const authentic = await this.#ask(authenticate, { records: [flipped] });
       if (authentic?.ok === true && authentic.value.results[0]?.attestation !== undefined) never('an altered record');
+      await this.#suspendsAfter(one.device, { ...one, attestation: oneBitOff(one.attestation, 0) }, never);
+      await this.#suspendsAfter(one.device, items[0], never);
+      if (other.device !== one.device) await this.#suspendsAfter(other.device, { ...one }, never);
     }
     const requests = disks.rows<{ readonly request: Buffer; readonly amount_mills: bigint; readonly device: string }>(
       STORE.server,
@@ -217,6 +222,29 @@ export class DishonestServer {
       const words = { device: device as never, licensee: licensee as never, suspended: false, reason: '' };
       if ((await this.#ask(suspend, words))?.ok === true) never(`the release of ${device}, which was withdrawn`);
     }
+  }
+
+  /** A suspension behind which stands what the device did not seal, or nobody attested; a withdrawal that it signed before is no new word. */
+  async #suspendsAfter(
+    device: string,
+    {
+      record,
+      attestation,
+    }: { readonly record?: Uint8Array | undefined; readonly attestation?: Uint8Array | undefined } = {},
+    never: (what: string) => void,
+  ): Promise<void> {
+    const [row] = this.#world.disks.rows<{ readonly licensee: string }>(
+      STORE.server,
+      'SELECT licensee FROM device WHERE device = ?',
+      device,
+    );
+    if (row === undefined || record === undefined || attestation === undefined) return;
+    const last = { record: new Uint8Array(record), attestation: new Uint8Array(attestation) };
+    const words = { device: device as never, licensee: row.licensee as never, suspended: true, reason: 'a fork', last };
+    const answered = await this.#ask(suspend, words);
+    const said = answered?.ok === true ? readUnverified(SUSPENSION, answered.value.suspension) : null;
+    if (said?.ok === true && said.value.withdrawn !== true)
+      never('a suspension after a record that is not the device’s, or not attested');
   }
 
   /** `countermark evidence submit`: a host's archive, brought to the postal authority itself. */

@@ -137,8 +137,9 @@ export class Mailer {
         {
           const amountMills = String(this.#random.whole(20, 200) * 1_000);
           const refilled = await this.ask(HOST.refill, { amountMills });
-          if (refilled?.ok === false && refilled.rejection.code === 'funds-request-conflict')
-            this.onHopeless(refilled.rejection.code);
+          // Its store was put back: to before a request, or to before a rotation.
+          const code = refilled?.ok === false ? refilled.rejection.code : '';
+          if (code === 'funds-request-conflict' || code === 'superseded-key') this.onHopeless(code);
         }
         return;
       case 'batch-open':
@@ -148,6 +149,8 @@ export class Mailer {
         return;
       case 'device-locked':
       case 'memory-full': {
+        // The words of the refusal say so.
+        if (String(refused.detail['lifts'] ?? '').startsWith('Close the open batch')) await this.ask(HOST.close, {});
         const sent = await this.ask(HOST.send, {});
         // A restored server may have forgotten the fork: the host has not.
         if (sent?.ok === true && sent.value.waiting.some(({ reason }) => reason === 'fork')) this.onHopeless('fork');

@@ -6,13 +6,14 @@
  * against what earlier commits said; the cost of a copy is what its own registers moved by. Does not ask how a party came to what it
  * booked. Honest lines are `checkers.ts`.
  */
+import { readUnverified } from '@countermark/host/unverified-message';
 import { parseEnvelope } from '@countermark/protocol/cose';
 import { ACCEPTANCE, CRYPTOGRAPHIC_DEVICE } from '@countermark/protocol/interfaces/cryptographic-device';
 import type { Answer } from '@countermark/protocol/interfaces/answer';
 import { CREDIT_GRANT, DISCOUNT_GRANT } from '@countermark/protocol/messages/grant';
 import { KEY_ROTATION } from '@countermark/protocol/messages/key-rotation';
 import { parsePayload } from '@countermark/protocol/message';
-import { SIGNED_TIME } from '@countermark/protocol/messages/policy';
+import { SIGNED_TIME, SUSPENSION } from '@countermark/protocol/messages/policy';
 import type { CborValue } from '@countermark/protocol/cbor';
 import type { Result } from '@countermark/protocol/result';
 import { parseValue } from '@countermark/protocol/schema';
@@ -24,6 +25,17 @@ import type { World } from './world.ts';
 /** The server keeps so many forks of a device. */
 const FORKS_KEPT = 32;
 
+type Marked = {
+  readonly cursor: bigint;
+  readonly device: string;
+  readonly sequence: bigint;
+  readonly suspended: bigint;
+};
+
+function marked({ suspended }: Marked): string {
+  return suspended === 1n ? 'marked' : 'in good standing';
+}
+
 type Registers = { readonly ascending: bigint; readonly descending: bigint; readonly received: bigint };
 /** What a copy started with, and what its device may frank and not report. */
 type Copy = Registers & { readonly roomMills: bigint; costMills: bigint };
@@ -31,9 +43,9 @@ type Copy = Registers & { readonly roomMills: bigint; costMills: bigint };
 export class Standing {
   readonly #world: World;
   readonly #seen: Observation;
-  /** Suspended at the server, as of the commit before. */
-  #suspended = new Set<string>();
-  #suspendedAtAuthority = new Set<string>();
+  /** Suspended at the server, as of the commit before, and after which record. */
+  #suspended = new Map<string, bigint>();
+  #suspendedAtAuthority = new Map<string, bigint>();
   #evidence = 0n;
   #logged = 0n;
   #funds = 0n;
@@ -69,7 +81,7 @@ export class Standing {
   }
 
   serverPutBack(): void {
-    this.#suspended = new Set();
+    this.#suspended = new Map();
     this.#evidence = 0n;
     this.#logged = 0n;
     this.#funds = 0n;
@@ -80,7 +92,7 @@ export class Standing {
   }
 
   authorityPutBack(): void {
-    this.#suspendedAtAuthority = new Set();
+    this.#suspendedAtAuthority = new Map();
     this.#taken = 0n;
     this.#grants = 0n;
     this.#authority(false);
@@ -169,12 +181,21 @@ export class Standing {
     const violated = (what: string): void => {
       if (judge) this.#world.violated('suspension', what);
     };
-    const suspended = new Set(
+    const suspended = new Map(
       disks
-        .rows<{ readonly device: string }>(STORE.server, 'SELECT device FROM head WHERE suspended = 1')
-        .map(({ device }) => device),
+        .rows<{ readonly device: string; readonly after: bigint }>(
+          STORE.server,
+          'SELECT device, suspended_after AS after FROM head WHERE suspended = 1',
+        )
+        .map(({ device, after }) => [device, after]),
     );
-    for (const device of this.#suspended) if (!suspended.has(device)) violated(`${device} was released`);
+    for (const [device, before] of this.#suspended) {
+      const after = suspended.get(device);
+      if (after === undefined) violated(`${device} was released`);
+      else if (after !== before && after !== this.#withdrawnAfter(device)) {
+        violated(`records of ${device} stand up to ${after} in place of ${before}, which its withdrawal does not say`);
+      }
+    }
     for (const row of disks.rows<{
       readonly rowid: bigint;
       readonly device: string;
@@ -192,14 +213,15 @@ export class Standing {
         violated(`${row.device}: evidence that no device made`);
       }
     }
-    for (const row of disks.rows<{ readonly cursor: bigint; readonly device: string; readonly suspended: bigint }>(
+    for (const row of disks.rows<Marked>(
       STORE.server,
-      'SELECT cursor, device, suspended FROM record WHERE cursor > ? ORDER BY cursor',
+      'SELECT cursor, device, sequence, suspended FROM record WHERE cursor > ? ORDER BY cursor',
       this.#logged,
     )) {
       this.#logged = row.cursor;
-      if (row.suspended === 0n && this.#suspended.has(row.device)) {
-        violated(`a record of the suspended ${row.device} is in the log as one in good standing`);
+      const after = this.#suspended.get(row.device);
+      if (after !== undefined && (row.suspended === 1n) !== row.sequence > after) {
+        violated(`record ${row.sequence} of ${row.device}, suspended after ${after}, is ${marked(row)} in the log`);
       }
     }
     this.#fundsDecided(violated);
@@ -313,20 +335,42 @@ export class Standing {
     const violated = (what: string): void => {
       if (judge) this.#world.violated('suspension at the authority', what);
     };
-    const suspended = new Set(
-      disks
-        .rows<{ readonly device: string }>(STORE.authority, "SELECT device FROM device WHERE suspended <> ''")
-        .map(({ device }) => device),
-    );
-    for (const device of this.#suspendedAtAuthority) if (!suspended.has(device)) violated(`${device} was released`);
-    for (const row of disks.rows<{ readonly cursor: bigint; readonly device: string; readonly suspended: bigint }>(
+    const suspended = new Map<string, bigint>();
+    for (const { device, reason, after } of disks.rows<{
+      readonly device: string;
+      readonly reason: string;
+      readonly after: bigint;
+    }>(
       STORE.authority,
-      'SELECT cursor, device, suspended FROM record WHERE cursor > ? ORDER BY cursor',
+      "SELECT device, suspended AS reason, suspended_after AS after FROM device WHERE suspended <> ''",
+    )) {
+      suspended.set(device, after);
+      const named = reason.startsWith('withdrawn') ? this.#withdrawnAfter(device) : null;
+      if (named === null || named === after || this.#suspendedAtAuthority.get(device) === after) continue;
+      // Below it where the authority has seen a fork itself.
+      if (after > named || !this.#forkedAtAuthority(device)) {
+        violated(`records of ${device} stand up to ${after}, and its withdrawal names ${named}`);
+      }
+    }
+    for (const device of this.#suspendedAtAuthority.keys()) {
+      if (!suspended.has(device)) violated(`${device} was released`);
+    }
+    for (const row of disks.rows<Marked>(
+      STORE.authority,
+      'SELECT cursor, device, sequence, suspended FROM record WHERE cursor > ? ORDER BY cursor',
       this.#taken,
     )) {
       this.#taken = row.cursor;
-      if (row.suspended === 0n && this.#suspendedAtAuthority.has(row.device)) {
-        violated(`a record of the suspended ${row.device} was taken as one in good standing`);
+      // In one delivery a word may come with what it is about: it counts, then, and the one before does not.
+      const after = suspended.get(row.device);
+      if (
+        after !== undefined &&
+        this.#suspendedAtAuthority.get(row.device) === after &&
+        (row.suspended === 1n) !== row.sequence > after
+      ) {
+        violated(
+          `record ${row.sequence} of ${row.device}, suspended after ${after}, was taken as one that is ${marked(row)}`,
+        );
       }
     }
     for (const { cursor, bytes } of disks.rows<{ readonly cursor: bigint; readonly bytes: Buffer }>(
@@ -348,6 +392,26 @@ export class Standing {
       }
     }
     this.#suspendedAtAuthority = suspended;
+  }
+
+  /** The last record that stands of a withdrawn device, as the cryptographic device signed it; null where it signed none. */
+  #withdrawnAfter(device: string): bigint | null {
+    const [row] = this.#world.disks.rows<{ readonly suspension: Buffer }>(
+      STORE.cryptographicDevice,
+      'SELECT suspension FROM withdrawal WHERE device = ?',
+      device,
+    );
+    const word = row === undefined ? null : readUnverified(SUSPENSION, row.suspension);
+    return word?.ok === true ? BigInt(word.value.afterSequence ?? 0) : null;
+  }
+
+  #forkedAtAuthority(device: string): boolean {
+    const rows = this.#world.disks.rows(
+      STORE.authority,
+      "SELECT 1 FROM quarantine WHERE device = ? AND code = 'fork' LIMIT 1",
+      device,
+    );
+    return rows.length > 0;
   }
 
   #registersOf(line: number): Registers | undefined {
@@ -440,6 +504,16 @@ export class Standing {
       if (head !== undefined && head.suspended !== 1n) found.push(`${device} forked and is not suspended`);
       if (authority !== undefined && authority.suspended === '')
         found.push(`${device} forked, and the authority does not know`);
+    }
+    const [told] = disks.rows<{ readonly suspension: Buffer | null; readonly after: bigint | null }>(
+      STORE.server,
+      `SELECT w.suspension, h.suspended_after AS after FROM withdrawal w LEFT JOIN head h ON h.device = w.device
+       WHERE w.device = ?`,
+      device,
+    );
+    const named = this.#withdrawnAfter(device);
+    if (told?.suspension != null && named !== null && (told.after ?? 0n) < named) {
+      found.push(`records of ${device} stand in the log up to ${told.after}, and its withdrawal names ${named}`);
     }
     // What a copy's owner reported, and a restored server lost, only the authority has.
     const lost = this.#seen.serverWasPutBack && (head?.sequence ?? 0n) < (authority?.sequence ?? 0n);

@@ -192,6 +192,25 @@ describe.each(['SQLite', 'PostgreSQL'])('On %s, a dead device', (kind) => {
     await conserved('lic_late', device);
   });
 
+  it.skipIf(skipped)(
+    'is billed after the refund also for what stands: a restored log was fed it too late',
+    async () => {
+      const { credential, device } = await funded('lic_late-standing');
+      await submit(parties, credential, [device.record()]);
+      await declare(device);
+      await confirm(device);
+      await parties.service.log.standUntil(device.device, 2);
+      moveOn(WINDOW_DAYS + 1);
+      expect(await settled(device)).toMatchObject({ death: { refundedMills: String(100_000n - 740n) } });
+      await submit(parties, credential, [device.record({ pieces: 3 })]);
+      await booked(credential, device);
+      expect((await parties.service.log.entry(device.device, 2))?.suspended).toBe(false);
+      expect(await show(device)).toMatchObject({ balanceMills: '0' });
+      expect(await balance('deposit:lic_late-standing')).toBe(DEPOSIT_MILLS - 4n * 740n);
+      await conserved('lic_late-standing', device);
+    },
+  );
+
   it.skipIf(skipped)('can leave a debt, which no funds are granted against', async () => {
     const { credential, device } = await funded('lic_debt', DEPOSIT_MILLS);
     const other = await enrolled(parties, credential, 'lic_debt');
@@ -230,7 +249,9 @@ describe.each(['SQLite', 'PostgreSQL'])('On %s, a dead device', (kind) => {
   });
 
   it.skipIf(skipped)('cannot be ended, nor refunded, by who alters the store: a check finds each', async () => {
-    const { device } = await funded('lic_altered');
+    const { credential, device } = await funded('lic_altered');
+    await submit(parties, credential, [device.record()]);
+    await booked(credential, device);
     await declare(device);
     await confirm(device);
     moveOn(WINDOW_DAYS + 1);
@@ -244,6 +265,23 @@ describe.each(['SQLite', 'PostgreSQL'])('On %s, a dead device', (kind) => {
     expect(await problems()).toEqual([]);
     const id = device.device;
     const alterations: readonly (readonly [RegExp, (tables: Tables) => { execute(): Promise<unknown> }])[] = [
+      [
+        /lets records stand that the log does not/,
+        (tables) => tables.updateTable('head').set({ suspended_after: 0n }).where('device', '=', id),
+      ],
+      [
+        /record 1 of .* stands, and the device was suspended before it/,
+        (tables) => tables.updateTable('head').set({ suspended_after: 0n }).where('device', '=', id),
+      ],
+      [
+        /record 1 of .* is marked, and the device is not suspended/,
+        (tables) => ({
+          execute: async () => {
+            await tables.updateTable('record').set({ suspended: 1n }).where('device', '=', id).execute();
+            await tables.updateTable('head').set({ suspended: 0n }).where('device', '=', id).execute();
+          },
+        }),
+      ],
       [
         /the log has not suspended it/,
         (tables) => tables.updateTable('head').set({ suspended: 0n }).where('device', '=', id),

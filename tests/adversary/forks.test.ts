@@ -154,7 +154,7 @@ describe.each(['SQLite', 'PostgreSQL'])('On %s, a device', (kind) => {
       () => Promise.resolve(told(device)),
       (seen) => seen.length > 0,
     );
-    expect(suspension).toMatchObject({ suspended: true });
+    expect(suspension).toMatchObject({ suspended: true, afterSequence: 1 });
     expect(suspension).not.toHaveProperty('withdrawn');
     // Not with its record, which came before the fork.
     const deliveries = parties.authority.delivered.filter(
@@ -174,8 +174,10 @@ describe.each(['SQLite', 'PostgreSQL'])('On %s, a device', (kind) => {
       expect(first.status).toBe(200);
       const again = await operator(path, { reason: 'something else' });
       expect(again.json()).toEqual(first.json());
+      expect(first.json()).toMatchObject({ afterSequence: 1 });
       expect(await show(device)).toMatchObject({
         standing: 'withdrawn',
+        suspendedAfter: 1,
         reason: 'copied by a thief',
         acts: [{ act: 'withdrawn', operator: 'operator', words: 'copied by a thief' }],
       });
@@ -247,6 +249,37 @@ describe.each(['SQLite', 'PostgreSQL'])('On %s, a device', (kind) => {
     expect(await balance('postage:lic_undrawn:acme')).toBe(4n * 740n);
     expect(await parties.service.ledger.problems()).toEqual([]);
   });
+
+  it.skipIf(skipped)(
+    'is withdrawn after a record that is named: it stands where a restored log is fed it again, and none after it',
+    async () => {
+      const { credential, device } = await funded('lic_named-record');
+      const records = [device.record(), device.record(), device.record(), device.record()] as const;
+      const tables = <T>(work: Parameters<typeof parties.service.database.transaction<T>>[0]) =>
+        parties.service.database.transaction(work);
+      await codes(credential, records[0], records[1]);
+      const before = await tables(async (all) =>
+        all.selectFrom('head').selectAll().where('device', '=', device.device).executeTakeFirstOrThrow(),
+      );
+      await codes(credential, records[2]);
+      const withdrawal = `/v1/devices/${device.device}/withdrawal`;
+      expect((await operator(withdrawal, { reason: 'stolen' })).json()).toMatchObject({ afterSequence: 3 });
+      // The server as a backup of before the third record has it.
+      await tables(async (all) => {
+        for (const table of ['record', 'confirmation'] as const) {
+          await all.deleteFrom(table).where('device', '=', device.device).where('sequence', '=', 3n).execute();
+        }
+        await all.deleteFrom('withdrawal').where('device', '=', device.device).execute();
+        await all.updateTable('head').set(before).where('device', '=', device.device).execute();
+      });
+      expect(await show(device)).toMatchObject({ standing: 'good', sequence: 2, suspendedAfter: null });
+      expect((await operator(withdrawal, { reason: 'stolen' })).json()).toMatchObject({ afterSequence: 3 });
+      expect(await codes(credential, records[2], records[3])).toEqual(['accepted', 'accepted']);
+      const marked = async (sequence: number) => (await parties.service.log.entry(device.device, sequence))?.suspended;
+      expect([await marked(2), await marked(3), await marked(4)]).toEqual([false, false, true]);
+      expect(await parties.service.ledger.problems()).toEqual([]);
+    },
+  );
 
   it.skipIf(skipped)('is withdrawn, and its word kept, also while the cryptographic device is away', async () => {
     const { credential, device } = await funded('lic_unsigned');

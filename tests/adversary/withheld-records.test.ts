@@ -189,6 +189,40 @@ describe('A withdrawal that reaches the authority', () => {
     expect(await standing('lic_gone')).toEqual({ paid: '600', suspended: '1800' });
   });
 
+  test('names the last record that stands: those up to it earn, though they come after it, and none later, whatever comes first', async () => {
+    const device = new TestDevice(roles, 'lic_gone-named');
+    const [first, second, third, fourth] = [1, 2, 3, 4].map(() => device.frank(LETTERS, CUSTOMER)) as [
+      Franked,
+      Franked,
+      Franked,
+      Franked,
+    ];
+    // Before any record of the device; in pieces; the last one by its host.
+    await postal.deliver(delivery([device], [], [roles.withdrawal(device, 10, 2)]));
+    await postal.deliver(delivery([device], [first]));
+    await postal.deliver(delivery([device], [second, third]));
+    await postal.grants((await bring(evidence(device, [fourth]))).answers.cursor);
+    expect(await standing('lic_gone-named')).toEqual({ paid: '1200', suspended: '1200' });
+    const shown = (await (await postal.request(`/v1/devices/${device.id}`)).json()) as { suspendedAfter: number };
+    expect(shown.suspendedAfter).toBe(2);
+  });
+
+  test('may name a later record than the suspension before it; after a fork that the authority saw itself, none', async () => {
+    const device = new TestDevice(roles, 'lic_gone-later');
+    const frank = () => device.frank(LETTERS, CUSTOMER);
+    await postal.deliver(delivery([device], [frank()], [roles.suspension(device, true, 10, 1)]));
+    await postal.deliver(delivery([device], [frank()], [roles.withdrawal(device, 20, 2)]));
+    await postal.grants((await postal.deliver(delivery([device], [frank()]))).cursor);
+    expect(await standing('lic_gone-later')).toEqual({ paid: '1200', suspended: '600' });
+
+    const forked = new TestDevice(roles, 'lic_forked-later');
+    const copied = forked.frank(LETTERS, { ...CUSTOMER, branch: true });
+    await postal.deliver(delivery([forked], [forked.frank(LETTERS, { ...CUSTOMER, spoiled: 1 }), copied]));
+    const next = [forked.frank(LETTERS, CUSTOMER)];
+    await postal.grants((await postal.deliver(delivery([forked], next, [roles.withdrawal(forked, 20, 2)]))).cursor);
+    expect(await standing('lic_forked-later')).toEqual({ paid: '600', spoiled: '1', suspended: '600' });
+  });
+
   test('stays one when its device is also seen to fork', async () => {
     const device = new TestDevice(roles, 'lic_gone-forked');
     const copied = device.frank(LETTERS, { ...CUSTOMER, branch: true });

@@ -43,15 +43,18 @@ export class Roles {
     return seal(unsealed, signP1363(this.#keys.get(role)!.privateKey, toBeAuthenticated(unsealed)));
   }
 
-  suspension(device: TestDevice, suspended: boolean, sinceMs: number): Uint8Array {
+  /** Without `after` as it was before the field. */
+  suspension(device: TestDevice, suspended: boolean, sinceMs: number, after?: number): Uint8Array {
     const { id, licensee } = device;
-    return this.sign(SUSPENSION, { device: id, licensee, suspended, reason: suspended ? 'lost' : '', sinceMs });
+    const words = { device: id, licensee, suspended, reason: suspended ? 'lost' : '', sinceMs };
+    return this.sign(SUSPENSION, { ...words, ...(after === undefined ? {} : { afterSequence: after }) });
   }
 
   /** A withdrawal for good. */
-  withdrawal(device: TestDevice, sinceMs: number): Uint8Array {
+  withdrawal(device: TestDevice, sinceMs: number, after?: number): Uint8Array {
     const { id, licensee } = device;
-    return this.sign(SUSPENSION, { device: id, licensee, suspended: true, reason: 'gone', sinceMs, withdrawn: true });
+    const words = { device: id, licensee, suspended: true, reason: 'gone', sinceMs, withdrawn: true };
+    return this.sign(SUSPENSION, { ...words, ...(after === undefined ? {} : { afterSequence: after }) });
   }
 
   get bundle(): TrustBundle {

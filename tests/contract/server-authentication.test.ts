@@ -277,4 +277,40 @@ describe('Policies, time and suspensions', () => {
     });
     expect((await call(signPolicy, { policy: flipped(policy, 0) })).ok).toBe(false);
   });
+
+  it('suspend after a record that was attested here, of that device, or after none', async () => {
+    const simulated = await device();
+    const words = { device: simulated.device, licensee: LICENSEE, suspended: true, reason: 'a fork' };
+    const after = async (last?: { record: Uint8Array; attestation: Uint8Array }, withdrawn = false) => {
+      const word = await call(suspend, {
+        ...words,
+        ...(last === undefined ? {} : { last }),
+        ...(withdrawn ? { withdrawn } : {}),
+      });
+      return word.ok
+        ? value(verifyMessage(SUSPENSION, word.value.suspension, trust)).message.afterSequence
+        : word.rejection.code;
+    };
+    const attested = async (of: SimulatedDevice) => {
+      const record = of.record();
+      const { results } = value(await call(authenticate, { records: [record] }));
+      return { record, attestation: results[0]?.attestation ?? new Uint8Array(1) };
+    };
+    const [first, second] = [await attested(simulated), await attested(simulated)];
+    expect([await after(), await after(first), await after(second)]).toEqual([0, 1, 2]);
+    // A record that the server names and nobody attested, an altered one, and another device's.
+    const unseen = simulated.record();
+    expect(await after({ record: unseen, attestation: second.attestation })).toBe('attestation-mismatch');
+    expect(await after({ ...second, attestation: flipped(second.attestation, second.attestation.length - 1) })).toBe(
+      'bad-authenticator',
+    );
+    expect(await after(await attested(await device()))).toBe('wrong-device');
+    // Signed once: no later record takes its place.
+    expect([await after(first, true), await after(second, true), await after(second)]).toEqual([1, 1, 1]);
+    // The end of a suspension names none.
+    const { suspension } = value(
+      await call(suspend, { ...words, device: (await device()).device, suspended: false, last: first }),
+    );
+    expect(value(verifyMessage(SUSPENSION, suspension, trust)).message).not.toHaveProperty('afterSequence');
+  });
 });

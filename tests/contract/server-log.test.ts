@@ -118,6 +118,32 @@ describe.each(kinds)('The statistics log on %s', (name, url) => {
     },
   );
 
+  it.skipIf(skipped)(
+    'marks the records after the one that stands: the head when it was suspended, or a later one',
+    async () => {
+      const simulated = device();
+      await log.suspend(simulated.device, 'stolen');
+      const marks = async (count: number) => {
+        for (let i = 0; i < count; i += 1) expect(await outcomes([item(simulated.record())])).toEqual(['appended']);
+        const { sequence, suspendedAfter } = await log.head(simulated.device);
+        const entries = Array.from({ length: sequence }, (_, at) => log.entry(simulated.device, at + 1));
+        return [suspendedAfter, ...(await Promise.all(entries)).map((entry) => entry?.suspended)];
+      };
+      expect(await marks(1)).toEqual([0, true]);
+      // Its head at a second suspension is no other one.
+      await log.suspend(simulated.device, 'again');
+      expect(await marks(1)).toEqual([0, true, true]);
+      // What is marked stays marked; nor is less let stand.
+      await log.standUntil(simulated.device, 3);
+      await log.standUntil(simulated.device, 1);
+      expect(await marks(2)).toEqual([3, true, true, false, true]);
+      const standing = device();
+      expect(await outcomes([item(standing.record())])).toEqual(['appended']);
+      await log.standUntil(standing.device, 9);
+      expect(await log.head(standing.device)).toMatchObject({ suspended: false, suspendedAfter: 0 });
+    },
+  );
+
   it.skipIf(skipped)('quarantines a record with broken registers; the chain stands', async () => {
     const simulated = device();
     const statistics = simulated.statistics();

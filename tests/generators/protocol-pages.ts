@@ -56,7 +56,7 @@ In MAC mode (tag 17) only the device and the cryptographic device can check the 
     'The device takes only a higher `version`. `customers` empty: the licensee franks its own mail only. `maxUnconfirmedPostageMills` 0 withdraws the device: it takes no policy after that which lets it frank again. With `closing` it makes its [final statement](final-statement.md) besides.',
   'signed-time': 'The device believes no other clock, and only if it is later than the last.',
   suspension:
-    '`suspended` false lifts it. `withdrawn` true (never with `suspended` false) is for good: whatever its time, it counts, and no later message lifts it.',
+    '`suspended` false lifts it. `withdrawn` true (never with `suspended` false) is for good: whatever its time, it counts, and no later message lifts it. Records up to `afterSequence` stand, however late they come; those after it earn nothing, by whatever way they come. Without it (as it was before the field) the word holds for what comes after it.',
   'discount-grant':
     'Pays `entitlementMills` - `grantedBeforeMills` = `amountMills`. `evidence` are the digests of records that this revision counted for the first time; `previous` is the digest of the revision before, so that all evidence is a chain.',
   'role-certificate': `\`role\` has a further key from \`epoch\` on: \`publicKey\`. The first keys have none: they stand in every trust bundle. It carries no certificates itself; whatever

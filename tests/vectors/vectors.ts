@@ -186,6 +186,7 @@ export function vectorsOf(world: World): Vector[] {
     message('policy', world.policy),
     message('signed-time', world.signedTime),
     message('suspension', world.suspension),
+    { ...message('suspension', world.suspensionAfter), name: 'a suspension that names the last record that stands' },
     { ...message('suspension', world.withdrawal), name: 'a suspension that is a withdrawal, for good' },
     message('discount-grant', world.discountGrant),
     message('credit-grant', world.creditGrant),

@@ -336,6 +336,14 @@ export function buildWorld(keep: Keep) {
       reason: 'two records for sequence 1',
       sinceMs: NOW_MS,
     }),
+    suspensionAfter: byRole(SUSPENSION, {
+      device: SIGNING_DEVICE,
+      licensee: LICENSEE,
+      suspended: true,
+      reason: 'stolen',
+      sinceMs: NOW_MS,
+      afterSequence: 17,
+    }),
     withdrawal: byRole(SUSPENSION, {
       device: SIGNING_DEVICE,
       licensee: LICENSEE,

@@ -120,7 +120,11 @@ const deviceAnswer = Type.Object({
   device: Type.String(),
   sequence: Type.Integer({ description: 'Of its last accepted record.' }),
   digest: Type.String(),
-  suspended: Type.String({ description: 'Why its records earn nothing, or empty.' }),
+  suspended: Type.String({ description: 'Why its later records earn nothing, or empty.' }),
+  suspendedAfter: Type.Union([
+    Type.Integer({ description: 'The last record that stands; those after it earn nothing.' }),
+    Type.Null({ description: 'It is not suspended.' }),
+  ]),
   ended: Type.Union([
     Type.Object({ licensee: Type.String(), returnedMills: amount, receivedMs: Type.Integer() }),
     Type.Null({ description: 'It has made no final statement.' }),
@@ -408,12 +412,13 @@ function closedRoutes(
       const state = await store.device(device);
       if (state === null) return refuse(request, reply, rejection('unknown-device', { device }));
       const { head, suspended } = state;
+      const suspendedAfter = suspended === '' ? null : state.suspendedAfter;
       const last = head.epoch === ENDED_EPOCH ? await store.recordAt(device, head.sequence) : null;
       const ended =
         last === null
           ? null
           : { licensee: last.licensee, returnedMills: returnedBy(last.bytes), receivedMs: last.receivedMs };
-      return { device, sequence: head.sequence, digest: digestText(head.digest), suspended, ended };
+      return { device, sequence: head.sequence, digest: digestText(head.digest), suspended, suspendedAfter, ended };
     },
   );
 

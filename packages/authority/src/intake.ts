@@ -4,7 +4,8 @@
  * Guarantees: a record is in the log at most once, only with an attestation that names its digest, with its own
  * signature checked where there is one, under a certificate that the issuing key signed for this licensee, and only as
  * the next of its device's one chain, judged against the head that the authority itself stored. A fork is kept with its
- * reason and suspends the device; no message lifts that, nor a withdrawal. A contradiction is kept and leaves the chain where it
+ * reason and suspends the device; no message lifts that, nor a withdrawal. A signed suspension names the last record that stands: which records are
+ * marked does not depend on when they, or it, come. A contradiction is kept and leaves the chain where it
  * stood. Delivering again changes
  * nothing and gets the same answers. A delivery that goes on from what this log has never had, or has lost, changes nothing either.
  * Takes nothing from the server but bytes and their order; a host that holds confirmed records may bring them itself. Rating and granting follow by the cursor (`settlement.ts`).
@@ -255,10 +256,14 @@ function decide(
     const withdrawn = suspension.withdrawn === true;
     if (state.suspended.startsWith(WITHDRAWN) || (!withdrawn && suspension.sinceMs <= state.suspensionMs)) continue;
     const reason = suspension.suspended ? suspension.reason || 'suspended' : '';
+    // Words of before the field hold from when they are heard.
+    const after = suspension.afterSequence ?? state.head.sequence;
+    const forked = state.suspended === FORKED;
     states.set(suspension.device, {
       ...state,
-      // A fork that the authority saw itself is not released by a message.
-      suspended: withdrawn ? `${WITHDRAWN}${reason}` : state.suspended === FORKED ? FORKED : reason,
+      // A fork that the authority saw itself is not released by a message, nor does one have what came after it stand.
+      suspended: withdrawn ? `${WITHDRAWN}${reason}` : forked ? FORKED : reason,
+      suspendedAfter: forked ? Math.min(state.suspendedAfter, after) : after,
       suspensionMs: suspension.sinceMs,
     });
   }
@@ -275,13 +280,16 @@ function decide(
       const { code } = verdict.rejection;
       if (code === 'fork' || code === 'inconsistent' || code === 'superseded-key' || code === 'chain-ended')
         quarantined.push({ ...evidence, rejection: verdict.rejection });
-      if (code === 'fork' && !state.suspended.startsWith(WITHDRAWN))
-        states.set(device, { ...state, suspended: FORKED });
+      if (code === 'fork' && !state.suspended.startsWith(WITHDRAWN)) {
+        const suspendedAfter = state.suspended === '' ? state.head.sequence : state.suspendedAfter;
+        states.set(device, { ...state, suspended: FORKED, suspendedAfter });
+      }
       return { outcome: 'rejected', rejection: verdict.rejection };
     }
     states.set(device, { ...state, head: verdict.head });
     appended.set(`${device} ${sequence}`, digest);
-    records.push({ ...evidence, ...circumstancesOf(record), suspended: state.suspended !== '' });
+    const suspended = state.suspended !== '' && sequence > state.suspendedAfter;
+    records.push({ ...evidence, ...circumstancesOf(record), suspended });
     return { outcome: 'accepted' };
   });
   return { records, quarantined, devices: [...states.values()], results };
@@ -299,5 +307,5 @@ function circumstancesOf(record: VerifiedRecord): Pick<StoredRecord, 'type' | 'l
 
 /** The state of a device before its first record. */
 export function newDevice(device: DeviceId): DeviceState {
-  return { device, head: CHAIN_START, suspended: '', suspensionMs: 0 };
+  return { device, head: CHAIN_START, suspended: '', suspendedAfter: 0, suspensionMs: 0 };
 }

@@ -19,7 +19,7 @@ import { nodeVerification } from '@countermark/node-platform/verification';
 /**
  * `paid`: in full, it counts. `mispaid`: another postage than pieces times affixed price. `unpriced`: the tariff has no
  * such cell. `unknown-tariff`: the authority does not know the tariff. `incomplete`: the piece records were lost.
- * `spoiled`: debited and declared spoiled. `suspended`: its device was suspended when the record came.
+ * `spoiled`: debited and declared spoiled. `suspended`: the record is after the last one that stands of a suspended device.
  */
 export const STANDINGS = [
   'paid',
@@ -55,7 +55,7 @@ export function shippedTariffs(): TariffSource {
 /** What the circumstances of a record add to its statistics. */
 export type Circumstances = {
   readonly authentication: 'signature' | 'mac';
-  /** The device was suspended when the record came. */
+  /** The record is after the last one that stands of a suspended device. */
   readonly suspended: boolean;
 };
 
@@ -114,7 +114,8 @@ export function rateStatistics(
   const rated = observed.cells.map((cell): RatedCell => {
     const refuse = (standing: Standing, reason: string): RatedCell =>
       notCounted(cell.key, cell.pieces, cell.postageMills, standing, reason);
-    if (suspended) return refuse('suspended', 'The device was suspended when the record came.');
+    if (suspended)
+      return refuse('suspended', 'The device is suspended, and the record is after the last one that stands.');
     if (tariff === undefined) return refuse('unknown-tariff', `The authority has no tariff ${tariffDigest}.`);
     const { code, exponent } = tariff.currency;
     if (code !== observed.currency.code || exponent !== observed.currency.exponent) {

@@ -55,6 +55,7 @@ type Closure = {
 };
 type DeviceFile = DeviceLine & {
   readonly currency: Currency;
+  readonly suspendedAfter: number | null;
   readonly head: {
     readonly digest: string;
     readonly epoch: number;
@@ -199,7 +200,7 @@ export function declareStanding(device: Command): void {
     device
       .command('withdraw')
       .description(
-        'Withdraws a device for good: no funds, no grants, no credits drawn, no release. What it still reports is accepted, marked. It goes on only as a new device, enrolled with new keys.',
+        'Withdraws a device for good: no funds, no release, and for records after the last accepted one no grants and no credits; the signed withdrawal names that record. What it still reports is accepted, marked. It goes on only as a new device, enrolled with new keys.',
       )
       .argument('<device>', 'psd_ and 16 hex digits')
       .requiredOption('--reason <text>', 'why; it stands in the signed withdrawal'),
@@ -211,9 +212,10 @@ export function declareStanding(device: Command): void {
       const answer = (await askServer(access, 'POST', `${pathOf(id)}/withdrawal`, { reason })) as {
         readonly reason: string;
         readonly suspension: string | null;
+        readonly afterSequence: number;
       };
       if (options.json === true) printJson({ device: id, ...answer });
-      else print(`${id} is withdrawn for good: ${answer.reason}`);
+      else print(`${id} is withdrawn for good: ${answer.reason}\nStands: ${standsText(answer.afterSequence)}.`);
       if (answer.suspension === null) {
         note(
           'The cryptographic device is away: it signs the withdrawal as soon as it is back, and the authority is told then.',
@@ -344,6 +346,11 @@ function deviceTable(devices: readonly DeviceLine[], currency: Currency): string
   );
 }
 
+/** Which records of a suspended device count. */
+function standsText(afterSequence: number): string {
+  return afterSequence === 0 ? 'no record' : `its records up to ${afterSequence}; later ones earn nothing`;
+}
+
 function fileText(file: DeviceFile): string {
   const { currency, head, death, closure, acts } = file;
   const amount = (mills: string): string => `${currency.code} ${amountText(mills, currency)}`;
@@ -352,6 +359,7 @@ function fileText(file: DeviceFile): string {
       ['Device', file.device],
       ['Licensee', file.licensee],
       ['Standing', file.reason === '' ? file.standing : `${file.standing}: ${file.reason}`],
+      ...(file.suspendedAfter === null ? [] : [['Stands', standsText(file.suspendedAfter)] as const]),
       ['Last record', file.sequence === 0 ? '(none)' : `${file.sequence}, ${head.digest}`],
       ['Key epoch', keyEpoch(head.epoch)],
       ['Pieces', countText(head.pieces)],

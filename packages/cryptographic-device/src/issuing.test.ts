@@ -207,15 +207,16 @@ describe('A device that is withdrawn', () => {
   it('gets the same word at every repeat, and no funds, no release and no further key, whatever the server says', async () => {
     const [pair, next] = [generateSigningKey(), generateSigningKey()];
     await issuing.enrol(enrolmentRequest(pair), OURS, false);
-    const suspended = await issuing.suspend(DEVICE, OURS, true, 'a fork');
-    expect(await issuing.suspend(DEVICE, OURS, false, '')).toMatchObject({ ok: true });
-    const withdrawn = await issuing.suspend(DEVICE, OURS, true, 'copied', true);
+    const suspended = await issuing.suspend(DEVICE, OURS, { suspended: true, reason: 'a fork' });
+    expect(await issuing.suspend(DEVICE, OURS, { suspended: false, reason: '' })).toMatchObject({ ok: true });
+    const copied = { suspended: true, reason: 'copied', withdrawn: true };
+    const withdrawn = await issuing.suspend(DEVICE, OURS, copied);
     expect(withdrawn.ok).toBe(true);
     expect(withdrawn).not.toEqual(suspended);
-    expect(await issuing.suspend(DEVICE, OURS, true, 'something else', true)).toEqual(withdrawn);
-    expect(await issuing.suspend(DEVICE, OURS, true, 'a fork')).toEqual(withdrawn);
+    expect(await issuing.suspend(DEVICE, OURS, { ...copied, reason: 'something else' })).toEqual(withdrawn);
+    expect(await issuing.suspend(DEVICE, OURS, { suspended: true, reason: 'a fork' })).toEqual(withdrawn);
     const refused = { ok: false, rejection: { code: 'device-withdrawn' } };
-    expect(await issuing.suspend(DEVICE, OURS, false, '')).toMatchObject(refused);
+    expect(await issuing.suspend(DEVICE, OURS, { suspended: false, reason: '' })).toMatchObject(refused);
     expect(await issuing.enrol(rotationRequest(pair, next), OURS, false)).toMatchObject(refused);
     const granted = await issuing.fund(fundsRequest(pair, OURS), { ...NOTHING, depositMills: 1_000n });
     const envelope = granted.ok ? parseEnvelope(granted.value) : granted;

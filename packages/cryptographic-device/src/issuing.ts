@@ -6,7 +6,7 @@
  * further epoch only if the key of the last one speaks for the request (key rotation); a funds
  * grant only for an authentic request of an enrolled device and its licensee, never more from the deposit than it asks, at most one per
  * (device, number), the same bytes at every repeat, within the caps (funds-caps.ts), and none to a withdrawn device, whatever the server says; policies, time and
- * suspensions only for enrolled devices; no suspension is lifted that was a withdrawal.
+ * suspensions only for enrolled devices; no suspension is lifted that was a withdrawal, and each names a record that was attested here, or none.
  * Whose money it is, and whether there is enough, is the server's ledger's.
  */
 import type { Clock } from '@countermark/node-platform/clock';
@@ -27,6 +27,8 @@ import { type Rejection, rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
 import { parseBytes } from '@countermark/protocol/schema';
 import { ENDED_EPOCH } from '@countermark/verify/chain';
+import { verifyAttestedRecord } from '@countermark/verify/attested-record';
+import { recordIdentity } from '@countermark/verify/record';
 import { type VerifiedRotationRequest, verifyRotationRequest } from '@countermark/verify/rotation-request';
 import { type KeySource, verifyEnrolmentRequest, verifyMessage } from '@countermark/verify/verified';
 import type { DeviceRegister } from './device-register.ts';
@@ -48,6 +50,16 @@ export type FundsDecision = {
 export type IdentityRequest = {
   readonly certificateRequest?: Uint8Array | undefined;
   readonly codeDigest?: Digest | undefined;
+};
+
+type AttestedBytes = { readonly record: Uint8Array; readonly attestation: Uint8Array };
+
+/** What the server says of a device's standing; `last`: the last record that stands, none where it is absent. */
+export type SuspensionRequest = {
+  readonly suspended: boolean;
+  readonly reason: string;
+  readonly withdrawn?: boolean | undefined;
+  readonly last?: AttestedBytes | undefined;
 };
 
 /** Begins with a code of the catalogue, as every refusal does. */
@@ -261,24 +273,39 @@ export class Issuing {
   }
 
   /**
-   * A suspension, its end, or a withdrawal, which has none: signed once, and answered at every repeat, whatever is asked for then.
-   * Rejections: `unknown-device`, `device-withdrawn` for its end.
+   * A suspension, its end, or a withdrawal, which has none: signed once, and answered at every repeat, whatever is asked for then. It names
+   * the last record that stands, and only one that was attested here: no server can have a suspension stand behind what is franked after it.
+   * Rejections: `unknown-device`, `device-withdrawn` for its end; those of `verifyAttestedRecord` and `wrong-device` for the record.
    */
   async suspend(
     device: DeviceId,
     licensee: LicenseeId,
-    suspended: boolean,
-    reason: string,
-    withdrawn = false,
+    { suspended, reason, withdrawn = false, last }: SuspensionRequest,
   ): Promise<Result<Uint8Array>> {
     if (this.#register.licenseeOf(device) !== licensee) return refuse(rejection('unknown-device', { device }));
     const stored = this.#register.withdrawal(device);
     if (stored !== null) return suspended ? accept(stored) : refuse(rejection('device-withdrawn', { device }));
     const sinceMs = this.#clock.nowMs();
-    const words = { device, licensee, suspended, reason, sinceMs };
+    const said = { device, licensee, reason, sinceMs };
+    if (!suspended && !withdrawn) {
+      return accept(await signMessage(this.#roleKeys, SUSPENSION, { ...said, suspended }));
+    }
+    const after = last === undefined ? accept(0) : this.#attestedSequence(device, last);
+    if (!after.ok) return after;
+    const words = { ...said, suspended: true, afterSequence: after.value };
     if (!withdrawn) return accept(await signMessage(this.#roleKeys, SUSPENSION, words));
-    const withdrawal = await signMessage(this.#roleKeys, SUSPENSION, { ...words, suspended: true, withdrawn: true });
+    const withdrawal = await signMessage(this.#roleKeys, SUSPENSION, { ...words, withdrawn });
     return accept(this.#register.withdraw(device, withdrawal));
+  }
+
+  /** Which record of the device it is that was attested here. */
+  #attestedSequence(device: DeviceId, { record, attestation }: AttestedBytes): Result<number> {
+    const keys: KeySource = (key) => this.#roleKeys.source(key) ?? this.#deviceKeys(key);
+    const attested = verifyAttestedRecord(record, attestation, { port: nodeVerification, keys });
+    if (!attested.ok) return attested;
+    const { device: of, sequence } = recordIdentity(attested.value.record);
+    if (of === device) return accept(sequence);
+    return refuse(rejection('wrong-device', { type: attested.value.record.type, device: of, expected: device }));
   }
 
   /**

@@ -54,8 +54,8 @@ export function deviceOperations({ roleKeys, authentication, issuing, sessionAut
     ),
     served(CRYPTOGRAPHIC_DEVICE.signPolicy, async ({ policy }) => named('policy', await issuing.signPolicy(policy))),
     served(CRYPTOGRAPHIC_DEVICE.signTime, async ({ device }) => named('time', await issuing.signTime(device))),
-    served(CRYPTOGRAPHIC_DEVICE.suspend, async ({ device, licensee, suspended, reason, withdrawn }) =>
-      named('suspension', await issuing.suspend(device, licensee, suspended, reason, withdrawn)),
+    served(CRYPTOGRAPHIC_DEVICE.suspend, async ({ device, licensee, ...words }) =>
+      named('suspension', await issuing.suspend(device, licensee, words)),
     ),
     served(CRYPTOGRAPHIC_DEVICE.rotateRoleKey, async ({ role, ceremony }) =>
       named('certificate', await roleKeys.rotate(role, ceremony)),

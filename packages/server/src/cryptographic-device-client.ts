@@ -55,7 +55,14 @@ export type CryptographicDevice = {
   ): Promise<Result<Uint8Array>>;
   signPolicy(policy: Uint8Array): Promise<Result<Uint8Array>>;
   signTime(device: DeviceId): Promise<Result<Uint8Array>>;
-  suspend(device: DeviceId, licensee: LicenseeId, reason: string, withdrawn: boolean): Promise<Result<Uint8Array>>;
+  /** `last`: the last record that stands, null for none. */
+  suspend(
+    device: DeviceId,
+    licensee: LicenseeId,
+    reason: string,
+    withdrawn: boolean,
+    last: { readonly record: Uint8Array; readonly attestation: Uint8Array } | null,
+  ): Promise<Result<Uint8Array>>;
   /** The certificate of the role's next key, the same at every repeat of the ceremony. */
   rotateRoleKey(role: RotatedKey, ceremony: CeremonyId): Promise<Result<Uint8Array>>;
   /** The certificates of all keys that are not a role's first. */
@@ -127,8 +134,8 @@ export function connectCryptographicDevice(socket: string): CryptographicDevice 
       const answer = await call(rpc, signTime, { device });
       return answer.ok ? accept(answer.value.time) : answer;
     },
-    suspend: async (device, licensee, reason, withdrawn) => {
-      const words = { device, licensee, suspended: true, reason };
+    suspend: async (device, licensee, reason, withdrawn, last) => {
+      const words = { device, licensee, suspended: true, reason, ...(last === null ? {} : { last }) };
       const answer = await call(rpc, suspend, withdrawn ? { ...words, withdrawn } : words);
       return answer.ok ? accept(answer.value.suspension) : answer;
     },

@@ -78,6 +78,7 @@ const line = {
   evidence: Count,
   balanceMills: SignedAmount,
 };
+const AfterSequence = Type.Integer({ minimum: 0, description: 'The last record that stands; later ones earn nothing' });
 const CurrencyAnswer = Type.Object({ code: Type.String(), exponent: Count });
 const ListAnswer = Type.Object({ currency: CurrencyAnswer, devices: Type.Array(Type.Object(line)) });
 const DeathAnswer = Type.Object({
@@ -101,6 +102,7 @@ const ClosureAnswer = Type.Object({
 const FileAnswer = Type.Object({
   ...line,
   currency: CurrencyAnswer,
+  suspendedAfter: nullable(AfterSequence),
   head: Type.Object({
     digest: Type.String(),
     epoch: Count,
@@ -128,7 +130,11 @@ const ExhibitAnswer = Type.Object({
 const EvidenceAnswer = Type.Object({
   cases: Type.Array(Type.Object({ code: Type.String(), refused: ExhibitAnswer, accepted: nullable(ExhibitAnswer) })),
 });
-const WithdrawalAnswer = Type.Object({ reason: Type.String(), suspension: nullable(Base64Url) });
+const WithdrawalAnswer = Type.Object({
+  reason: Type.String(),
+  suspension: nullable(Base64Url),
+  afterSequence: AfterSequence,
+});
 
 const SessionRevocationAnswer = Type.Object({
   epoch: Type.Integer({ minimum: 1, description: 'Of the last key that was revoked' }),
@@ -179,6 +185,7 @@ export function deviceRoutes(app: FastifyInstance, parts: DeviceRouteParts): voi
         ...file,
         currency,
         balanceMills: balanceMills.toString(),
+        suspendedAfter: head.suspended ? head.suspendedAfter : null,
         head: {
           digest: digestText(head.digest),
           epoch: head.epoch,

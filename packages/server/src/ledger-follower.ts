@@ -79,10 +79,10 @@ export async function bookPostage(parts: LedgerFollowerParts): Promise<'more' | 
       parts,
       booked.filter((one) => !one.entry.suspended),
     );
-    // Only a suspended device can have been refunded; of several records of one the last names the cause of all.
-    const late = booked.filter((one) => one.entry.suspended);
-    const causes = new Map(late.map((one) => [one.entry.device, refOf(one)] as const));
-    await settleRefunded(tables, ledger, causes, late.at(-1)?.entry.acceptedAtMs ?? 0);
+    // Whether it stands or not: what a restored log is fed again may come after the refund. Of several records of one device the last names
+    // the cause of all.
+    const causes = new Map(booked.map((one) => [one.entry.device, refOf(one)] as const));
+    await settleRefunded(tables, ledger, causes, booked.at(-1)?.entry.acceptedAtMs ?? 0);
     for (const { statement, atMs } of ended) {
       const { device, sequence, returnedMills } = statement;
       await noteFinalStatement(tables, device, sequence, returnedMills, atMs);

@@ -165,7 +165,7 @@ export async function startService(config: Config, party: ServiceContext): Promi
     nowMs,
   });
   const grants = new GrantIntake({ database, ledger, log, authority, roleKeys, currency, nowMs });
-  const suspensions = new Suspensions(registry, cryptographicDevice);
+  const suspensions = new Suspensions({ registry, log, cryptographicDevice, roleKeys });
   const withdrawals = new Withdrawals({
     database,
     registry,

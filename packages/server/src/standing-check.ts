@@ -1,7 +1,8 @@
 /**
  * Reads withdrawals, declarations of death, closures and their refunds, and says in words what is wrong with them.
  *
- * Guarantees, where it says nothing: every withdrawn device is suspended in the log, and its signed word is authentic; every dead
+ * Guarantees, where it says nothing: every withdrawn device is suspended in the log, and its signed word is authentic and lets no more records stand than
+ * the log; no record is marked of a device that is not suspended, nor stands after the last one that does; every dead
  * one was declared and confirmed by two names, each with its act; a refund has one entry, of the amount that is told, not before its
  * time, and nothing is left in the account; a closed one was ordered by
  * an operator's act, and has its final statement; no entry of a refund is without a dead or closed device. What a closed device gave back is
@@ -30,19 +31,22 @@ export async function checkStanding(
     tables
       .selectFrom('withdrawal')
       .leftJoin('head', 'head.device', 'withdrawal.device')
-      .select(['withdrawal.device', 'withdrawal.suspension', 'head.suspended'])
+      .select(['withdrawal.device', 'withdrawal.suspension', 'head.suspended', 'head.suspended_after'])
       .orderBy('withdrawal.device')
       .execute(),
   );
-  for (const { device, suspension, suspended } of withdrawals) {
+  for (const { device, suspension, suspended, suspended_after: suspendedAfter } of withdrawals) {
     if (suspended !== 1n) examination.problem(`${device} was withdrawn, and the log has not suspended it`);
     if (suspension === null) continue;
     const verified = verifyMessage(SUSPENSION, suspension, { port: nodeVerification, keys: roleKeys });
     if (!verified.ok) examination.problem(`the withdrawal of ${device}: ${describeRejection(verified.rejection)}`);
     else if (verified.value.message.device !== device || verified.value.message.withdrawn !== true) {
       examination.problem(`what is stored as the withdrawal of ${device} is none, or another device's`);
+    } else if (BigInt(verified.value.message.afterSequence ?? 0) > (suspendedAfter ?? 0n)) {
+      examination.problem(`the withdrawal of ${device} lets records stand that the log does not`);
     }
   }
+  await checkMarks(database, examination);
   const withdrawn = new Set(withdrawals.map((row) => row.device));
   const deaths = await database.read(async (tables) =>
     tables.selectFrom('death').selectAll().orderBy('device').execute(),
@@ -54,6 +58,36 @@ export async function checkStanding(
   for (const closure of closures) await checkClosure(database, closure, examination);
   const refunded = [...deaths, ...closures].filter(isRefunded).map(({ device }) => device);
   await checkRefunds(database, new Set(refunded), examination);
+}
+
+/** No suspension ends at the server: exactly what came after the last record that stands is marked, or all that came before that was known. */
+async function checkMarks(database: SqlDatabase<ServerTables>, examination: Examination): Promise<void> {
+  const wrong = await database.read(async (tables) =>
+    tables
+      .selectFrom('record')
+      .innerJoin('head', 'head.device', 'record.device')
+      .select(['record.device', 'record.sequence', 'record.suspended'])
+      .where((eb) =>
+        eb.or([
+          eb.and([eb('head.suspended', '=', 0n), eb('record.suspended', '=', 1n)]),
+          eb.and([
+            eb('head.suspended', '=', 1n),
+            eb('record.suspended', '=', 0n),
+            eb('record.sequence', '>', eb.ref('head.suspended_after')),
+          ]),
+        ]),
+      )
+      .orderBy('record.cursor')
+      .limit(100)
+      .execute(),
+  );
+  for (const { device, sequence, suspended } of wrong) {
+    examination.problem(
+      suspended === 1n
+        ? `record ${sequence} of ${device} is marked, and the device is not suspended`
+        : `record ${sequence} of ${device} stands, and the device was suspended before it`,
+    );
+  }
 }
 
 async function checkDeath(

@@ -36,7 +36,7 @@ export type LogEntry = {
   readonly record: Uint8Array;
   readonly attestation: Uint8Array;
   readonly certificate: Digest;
-  /** Accepted while the device was suspended. */
+  /** It came after the last record that stands of a suspended device. */
   readonly suspended: boolean;
   readonly acceptedAtMs: number;
   readonly confirmation: Uint8Array | null;
@@ -48,8 +48,12 @@ export type AppendOutcome =
   | { readonly outcome: 'already-accepted'; readonly entry: LogEntry }
   | { readonly outcome: 'rejected'; readonly rejection: Rejection };
 
-/** A device's head, and whether the log has suspended it. */
-export type DeviceHead = ChainHead & { readonly suspended: boolean; readonly reason: string };
+/** A device's head, and whether the log has suspended it: then its records after `suspendedAfter` are marked. */
+export type DeviceHead = ChainHead & {
+  readonly suspended: boolean;
+  readonly suspendedAfter: number;
+  readonly reason: string;
+};
 
 /** A confirmation to store. */
 export type StoredConfirmation = {
@@ -73,8 +77,13 @@ export type StatisticsLog = {
   sequenceAt(device: DeviceId, cursor: bigint): Promise<number>;
   /** Records that were not accepted and are kept: forks, inconsistent ones, those under a superseded key or after the end; oldest first. */
   evidence(device: DeviceId): Promise<readonly EvidenceEntry[]>;
-  /** Suspends the device, for the reason, if it is not yet: its records after this are marked. */
+  /** Suspends the device, for the reason, if it is not yet: its records after the head are marked. */
   suspend(device: DeviceId, reason: string): Promise<void>;
+  /**
+   * Lets records of a suspended device stand up to the sequence: a log that was restored was suspended at a lower head than the signed word
+   * names, and is fed what it lost. What is marked already stays marked.
+   */
+  standUntil(device: DeviceId, sequence: number): Promise<void>;
 };
 
 /** A record that was authentic and yet not accepted. */
@@ -98,7 +107,7 @@ const EVIDENCE_FOR_FORKS = 32;
 const KEPT_AS_EVIDENCE = new Set<string>(['fork', 'inconsistent', 'superseded-key', 'chain-ended']);
 const RECORD_COLUMNS = 'device, sequence, cursor, digest, record, attestation, certificate, suspended, accepted_at_ms';
 const HEAD_COLUMNS =
-  'device, sequence, digest, ascending_mills, descending_mills, pieces, received_mills, returned_mills, last_grant, epoch, suspended, reason';
+  'device, sequence, digest, ascending_mills, descending_mills, pieces, received_mills, returned_mills, last_grant, epoch, suspended, suspended_after, reason';
 const HEAD_UPSERT = `ON CONFLICT (device) DO UPDATE SET ${HEAD_COLUMNS.split(', ')
   .slice(1)
   .map((column) => `${column} = excluded.${column}`)
@@ -138,7 +147,7 @@ export class SqlStatisticsLog implements StatisticsLog {
           const verdict = judge(head, item.record, (at) => accepted.get(`${device}#${at}`)?.digest ?? null);
           cursor += 1n;
           if (verdict.outcome === 'continues') {
-            const suspended = head.suspended ? 1n : 0n;
+            const suspended = head.suspended && sequence > head.suspendedAfter;
             records.push([
               device,
               BigInt(sequence),
@@ -147,7 +156,7 @@ export class SqlStatisticsLog implements StatisticsLog {
               bytes,
               item.attestation,
               item.certificate,
-              suspended,
+              suspended ? 1n : 0n,
               BigInt(nowMs),
             ]);
             accepted.set(`${device}#${sequence}`, {
@@ -158,7 +167,7 @@ export class SqlStatisticsLog implements StatisticsLog {
               record: bytes,
               attestation: item.attestation,
               certificate: item.certificate,
-              suspended: head.suspended,
+              suspended,
               acceptedAtMs: nowMs,
               confirmation: null,
             });
@@ -178,6 +187,7 @@ export class SqlStatisticsLog implements StatisticsLog {
               heads.set(device, {
                 ...head,
                 suspended: true,
+                suspendedAfter: head.sequence,
                 reason: `two different records for sequence ${sequence}`,
               });
             }
@@ -297,13 +307,26 @@ export class SqlStatisticsLog implements StatisticsLog {
   }
 
   async suspend(device: DeviceId, reason: string): Promise<void> {
+    await this.#changeHead(device, (head) =>
+      head.suspended ? null : { ...head, suspended: true, suspendedAfter: head.sequence, reason },
+    );
+  }
+
+  async standUntil(device: DeviceId, sequence: number): Promise<void> {
+    await this.#changeHead(device, (head) =>
+      head.suspended && head.suspendedAfter < sequence ? { ...head, suspendedAfter: sequence } : null,
+    );
+  }
+
+  /** `change` answers null where nothing is to be changed. */
+  async #changeHead(device: DeviceId, change: (head: DeviceHead) => DeviceHead | null): Promise<void> {
     await this.#database.transaction(
       async (tables) => {
         // The lock that every append takes: none is between reading the head and writing it.
         await tables.executeQuery(this.#query('UPDATE log_position SET cursor = cursor WHERE id = 1', []));
-        const head = (await this.#heads(tables, [device])).get(device) ?? START;
-        if (head.suspended) return;
-        const row = headRow(device, { ...head, suspended: true, reason });
+        const changed = change((await this.#heads(tables, [device])).get(device) ?? START);
+        if (changed === null) return;
+        const row = headRow(device, changed);
         await tables.executeQuery(insertRows(this.#database.kind, `head (${HEAD_COLUMNS})`, [row], HEAD_UPSERT));
       },
       { isolation: 'read committed' },
@@ -390,7 +413,7 @@ export class SqlStatisticsLog implements StatisticsLog {
   }
 }
 
-const START: DeviceHead = { ...CHAIN_START, suspended: false, reason: '' };
+const START: DeviceHead = { ...CHAIN_START, suspended: false, suspendedAfter: 0, reason: '' };
 
 function headRow(device: DeviceId, head: DeviceHead): SqlValue[] {
   return [
@@ -405,6 +428,7 @@ function headRow(device: DeviceId, head: DeviceHead): SqlValue[] {
     BigInt(head.funds.lastGrant),
     BigInt(head.epoch),
     head.suspended ? 1n : 0n,
+    BigInt(head.suspendedAfter),
     head.reason,
   ];
 }
@@ -425,6 +449,7 @@ function headOf(row: HeadRow): DeviceHead {
     },
     epoch: Number(row.epoch),
     suspended: row.suspended === 1n,
+    suspendedAfter: Number(row.suspended_after),
     reason: row.reason,
   };
 }

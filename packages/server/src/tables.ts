@@ -28,6 +28,8 @@ export interface ServerTables {
     last_grant: bigint;
     epoch: bigint;
     suspended: bigint;
+    /** Of a suspended device: the last record that stands. */
+    suspended_after: bigint;
     reason: string;
   };
   record: {
@@ -290,6 +292,13 @@ export const MIGRATIONS: readonly Migration[] = [
     statements: [
       'ALTER TABLE key_ceremony ADD COLUMN cancelled_by {text}',
       'ALTER TABLE key_ceremony ADD COLUMN cancelled_at_ms {integer}',
+    ],
+  },
+  {
+    name: 'records that stand before a suspension',
+    statements: [
+      'ALTER TABLE head ADD COLUMN suspended_after {integer} NOT NULL DEFAULT 0',
+      'UPDATE head SET suspended_after = coalesce((SELECT max(record.sequence) FROM record WHERE record.device = head.device AND record.suspended = 0), 0) WHERE suspended = 1',
     ],
   },
 ];

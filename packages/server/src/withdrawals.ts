@@ -4,7 +4,7 @@
  * Guarantees: the log suspends the device first, so that nothing is granted to it whatever happens next; then withdrawal and the
  * operator's act are stored in one unit of work. There is no way back: the cryptographic device signs no release of what it
  * withdrew, and enrols the device's id never again. The signed word is asked for again by whoever needs it (`suspensions.ts`),
- * where the cryptographic device was away. Records of a withdrawn device are still accepted, marked.
+ * where the cryptographic device was away. It names the last record that stands; later ones of a withdrawn device are still accepted, marked.
  */
 import type { DeviceId } from '@countermark/protocol/id';
 import { rejection } from '@countermark/protocol/rejection';
@@ -28,7 +28,12 @@ export type WithdrawalParts = {
 };
 
 /** A withdrawal; `suspension` is its signed word, null as long as the cryptographic device has not signed it. */
-export type Withdrawal = { readonly reason: string; readonly suspension: Uint8Array | null };
+export type Withdrawal = {
+  readonly reason: string;
+  readonly suspension: Uint8Array | null;
+  /** The last record that stands, 0 for none. */
+  readonly afterSequence: number;
+};
 
 export class Withdrawals {
   readonly #parts: WithdrawalParts;
@@ -61,12 +66,13 @@ export class Withdrawals {
 
   /** Has the withdrawal of the device signed and told; answers it as it is stored. */
   async announced(device: DeviceId): Promise<Result<Withdrawal>> {
-    const { registry, suspensions, onWithdrawn } = this.#parts;
+    const { registry, suspensions, log, onWithdrawn } = this.#parts;
     const withdrawal = await registry.withdrawal(device);
     if (withdrawal === null) return refuse(rejection('unknown-device', { device }));
     const signed = await suspensions.of(device, withdrawal.reason);
     onWithdrawn();
-    return accept({ reason: withdrawal.reason, suspension: signed.ok ? signed.value : null });
+    const { suspendedAfter: afterSequence } = await log.head(device);
+    return accept({ reason: withdrawal.reason, suspension: signed.ok ? signed.value : null, afterSequence });
   }
 }
 

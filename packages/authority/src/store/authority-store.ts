@@ -33,6 +33,8 @@ export type DeviceState = {
   readonly head: ChainHead;
   /** Why it is suspended, or empty. */
   readonly suspended: string;
+  /** Of a suspended device: the last record that stands. */
+  readonly suspendedAfter: number;
   /** Time of the last suspension message that was heeded, 0 before the first. */
   readonly suspensionMs: number;
 };
@@ -46,6 +48,7 @@ export type StoredRecord = {
   readonly customer: CustomerId | null;
   /** Empty for what is no batch. */
   readonly mailingDate: string;
+  /** It is after the last one that stands of a suspended device. */
   readonly suspended: boolean;
   readonly bytes: Uint8Array;
   readonly attestation: Uint8Array;

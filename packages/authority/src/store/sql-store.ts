@@ -685,7 +685,10 @@ async function digestsAt(
   return digests;
 }
 
-async function putDevice(tables: Transaction<Tables>, { device, head, suspended, suspensionMs }: DeviceState) {
+async function putDevice(
+  tables: Transaction<Tables>,
+  { device, head, suspended, suspendedAfter, suspensionMs }: DeviceState,
+) {
   const row = {
     device,
     sequence: BigInt(head.sequence),
@@ -698,6 +701,7 @@ async function putDevice(tables: Transaction<Tables>, { device, head, suspended,
     returned_mills: head.funds.returnedMills,
     last_grant: BigInt(head.funds.lastGrant),
     suspended,
+    suspended_after: BigInt(suspendedAfter),
     suspension_ms: BigInt(suspensionMs),
   };
   await tables
@@ -914,6 +918,7 @@ function deviceOf(row: Selectable<Tables['device']>): DeviceState {
       },
     },
     suspended: row.suspended,
+    suspendedAfter: Number(row.suspended_after),
     suspensionMs: Number(row.suspension_ms),
   };
 }

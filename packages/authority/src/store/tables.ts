@@ -32,6 +32,8 @@ export type Tables = {
     last_grant: bigint;
     /** Why it is suspended, or empty. */
     suspended: string;
+    /** Of a suspended device: the last record that stands. */
+    suspended_after: bigint;
     /** Of the last suspension message that was heeded, 0 before the first. */
     suspension_ms: bigint;
   };
@@ -44,7 +46,7 @@ export type Tables = {
     licensee: string;
     customer: string;
     mailing_date: string;
-    /** 1: its device was suspended when it came. */
+    /** 1: it is after the last one that stands of a suspended device. */
     suspended: bigint;
     bytes: Uint8Array;
     attestation: Uint8Array;
@@ -164,4 +166,13 @@ export const MIGRATIONS: readonly Migration[] = [
     ],
   },
   { name: 'history of the log', statements: ['ALTER TABLE record ADD COLUMN history {bytes}'] },
+  {
+    name: 'records that stand before a suspension',
+    statements: [
+      'ALTER TABLE device ADD COLUMN suspended_after {integer} NOT NULL DEFAULT 0',
+      `UPDATE device SET suspended_after = coalesce(
+        (SELECT max(record.sequence) FROM record WHERE record.device = device.device AND record.suspended = 0), 0)
+        WHERE suspended <> ''`,
+    ],
+  },
 ];

@@ -135,6 +135,8 @@ export const CRYPTOGRAPHIC_DEVICE = {
       reason: field(4, text(200)),
       /** True: for good. Signed once; the same bytes at every repeat. */
       withdrawn: optional(5, bool),
+      /** The last record that stands, with its attestation; absent: none does. */
+      last: optional(6, struct('last-standing', { record: field(1, message), attestation: field(2, message) })),
     }),
     struct('suspended', { suspension: field(1, message) }),
   ),

@@ -86,6 +86,11 @@ export const suspensionSchema = struct('suspension', {
   sinceMs: field(5, timeMs),
   /** True: for good. No later message lifts it; the device goes on only as a new one, enrolled again. */
   withdrawn: optional(6, bool),
+  /**
+   * The last record of the device's chain that stands, 0 for none: those after it earn nothing, by whatever way and whenever they come; those up
+   * to it stand, however late they come. Absent where `suspended` is false, and in words of before the field: those hold from when they are heard.
+   */
+  afterSequence: optional(7, uint(0xffff_ffff)),
 });
 export type Suspension = Of<typeof suspensionSchema>;
 
@@ -95,5 +100,5 @@ export const SUSPENSION: MessageType<Suspension> = {
   schema: suspensionSchema,
   authenticatedBy: 'policy',
   purpose:
-    'The device gets no funds and its records no grants: until it is released, or, where it is withdrawn, for good.',
+    'The device gets no funds, and its records after the one that is named no grants: until it is released, or, where it is withdrawn, for good.',
 };

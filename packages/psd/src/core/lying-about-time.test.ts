@@ -136,4 +136,18 @@ describe('An owner who lies about time', () => {
     owned.confirm(held!.sequence, held!.digest);
     expect(owned.open(batchNumbered(2))).toMatchObject({ ok: true });
   });
+
+  it('who has it see such a time while a batch is open is told to close it: nothing waits that could be sent', () => {
+    const owned = device();
+    owned.open(batchNumbered(1));
+    owned.frank(batchNumbered(1), 0, pieces(1));
+    owned.time(START_MS + 10_000 * DAY_MS);
+    expect(owned.ask(chunkOf(batchNumbered(1), 1, pieces(1)))).toMatchObject({
+      rejection: { code: 'device-locked', detail: { lifts: expect.stringMatching(/^Close the open batch/) as string } },
+    });
+    owned.finish(batchNumbered(1));
+    const [held] = owned.state.unconfirmed;
+    owned.confirm(held!.sequence, held!.digest);
+    expect(owned.open(batchNumbered(2))).toMatchObject({ ok: true });
+  });
 });

@@ -30,6 +30,8 @@ export type Lock = { readonly why: string; readonly lifts: string };
 
 const REPORTING =
   'Send the waiting records (countermark statistics send): the confirmation of the oldest lifts the lock.';
+const CLOSING =
+  'Close the open batch (countermark batch close): it is sent, its confirmation lifts the lock, and the mailing goes on with another batch.';
 const INSPECTED =
   "Have it inspected (the server's operator: countermark device inspected): its next policy lifts the lock.";
 const WITHDRAWN: Lock = {
@@ -48,7 +50,8 @@ export function lockOf(state: DeviceState): Lock | null {
   if (policy === undefined) return null;
   if (isWithdrawn(policy)) return policy.closing === true ? CLOSED : WITHDRAWN;
   const late = deadlineReason(state, policy);
-  if (late !== null) return { why: late, lifts: REPORTING };
+  // Nothing waits that could be sent, where it is the open batch that is too old.
+  if (late !== null) return { why: late, lifts: state.unconfirmed.length === 0 ? CLOSING : REPORTING };
   const inspection = inspectionDates(policy);
   if (inspection !== null && state.signedTimeMs !== null && state.signedTimeMs >= inspection.locksAtMs) {
     return { why: `its inspection was due at ${new Date(inspection.locksAtMs).toISOString()}`, lifts: INSPECTED };
