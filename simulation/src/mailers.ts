@@ -187,6 +187,14 @@ export class Mailer {
     }
   }
 
+  /** Of a device that has ended: its open batch is closed, and everything sent. */
+  async reportTheRest(): Promise<void> {
+    const closed = await this.ask(HOST.close, {});
+    if (closed?.ok === false && closed.rejection.code !== 'no-open-batch')
+      await this.ask(HOST.close, { incomplete: true });
+    await this.sendQuarantined();
+  }
+
   /** Whether the host has nothing outstanding any more. */
   async settled(): Promise<boolean> {
     await this.sendQuarantined();
@@ -204,8 +212,8 @@ export class Mailer {
     }
     // Confirmed, and the device has never had it: its store was put back, which its host says to whoever franks.
     if (pending.some(({ reason }) => reason === 'unknown-record')) this.onHopeless('device-older');
-    // It was put back while it was being closed; or another has asked for funds in its name.
-    for (const code of ['device-older', 'funds-request-conflict']) {
+    // It was put back while it was being closed, or to before a rotation; or another has asked for funds in its name.
+    for (const code of ['device-older', 'funds-request-conflict', 'superseded-key']) {
       if (pending.some(({ reason }) => reason === code)) this.onHopeless(code);
     }
     return outcome === 'settled' || (outcome === 'blocked' && pending.every(({ what }) => what === 'record'));

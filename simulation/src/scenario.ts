@@ -361,7 +361,7 @@ class Run {
     const look = async (): Promise<void> => {
       const settled: boolean[] = [];
       for (const mailer of mailers) {
-        if (mailer.retired && !reported(mailer.line.line)) await mailer.sendQuarantined();
+        if (mailer.retired && !reported(mailer.line.line)) await mailer.reportTheRest();
         // Of a line that has ended its records are looked at, not what its host still hopes for.
         settled.push(mailer.retired || (mailer.finished && (await mailer.settled())));
         if (mailer.retired && reported(mailer.line.line)) this.#switchOff(mailer.line.line);

@@ -438,7 +438,13 @@ export class Standing {
   /** Whether everything that the line's device still holds has been judged. */
   hasReported(line: number): boolean {
     const device = this.#seen.deviceOfLine.get(line);
-    return device === undefined || this.#held(line, device).length === 0;
+    return device === undefined || (this.#held(line, device).length === 0 && !this.#hasOpenBatch(line));
+  }
+
+  /** With pieces in it: they were debited, and nothing is reported of them. Of a device that is gone nobody asks. */
+  #hasOpenBatch(line: number): boolean {
+    if (!this.#world.isDefined(`psd-${line}`)) return false;
+    return this.#world.disks.rows(STORE.psd(line), 'SELECT 1 FROM batch WHERE leaves > 0').length > 0;
   }
 
   /** When all has come to rest: what does not hold of devices that were copied, put back or ended. */

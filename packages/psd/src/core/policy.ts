@@ -36,7 +36,8 @@ const INSPECTED =
   "Have it inspected (the server's operator: countermark device inspected): its next policy lifts the lock.";
 const WITHDRAWN: Lock = {
   why: 'it was withdrawn: no postage may be franked any more',
-  lifts: 'Nothing lifts it: withdrawal is for good. What it holds can still be sent and confirmed.',
+  lifts:
+    'Nothing lifts it: withdrawal is for good. Its open batch can still be closed, and what it holds sent and confirmed.',
 };
 
 const CLOSED: Lock = {
