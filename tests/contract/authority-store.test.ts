@@ -31,6 +31,8 @@ const key = generateSigningKey();
 const signer: GrantSigner = {
   epoch: 1,
   publicKey: publicKeyBytes(key.publicKey),
+  certificates: [],
+  keys: () => ({ publicKey: publicKeyBytes(key.publicKey), authentication: 'signature' }),
   sign: (bytes) => Promise.resolve(signP1363(key.privateKey, bytes)),
 };
 const tariffs = shippedTariffs();

@@ -61,6 +61,8 @@ In MAC mode (tag 17) only the device and the cryptographic device can check the 
     'Pays `entitlementMills` - `grantedBeforeMills` = `amountMills`. `evidence` are the digests of records that this revision counted for the first time; `previous` is the digest of the revision before, so that all evidence is a chain.',
   'role-certificate': `\`role\` has a further key from \`epoch\` on: \`publicKey\`. The first keys have none: they stand in every trust bundle. It carries no certificates itself; whatever
 the key signs carries it, after those that lead to the issuing key that signed it: see [envelope](envelope.md). It says nothing of when the key was used, nor that the one before is good no longer.`,
+  'granting-certificate':
+    'The authority’s granting key has a successor from `epoch` on: `publicKey`, signed by the one before it. It carries no certificates itself; the grants that the new key signs carry it, after those of the keys before: see [envelope](envelope.md). The issuing key certifies no granting key.',
   'credit-grant':
     "As the [discount grant](discount-grant.md); the amount waits in an account until the beneficiary's own postage draws it.",
 };

@@ -5,6 +5,7 @@
  */
 import { cpSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { parseEnvelope } from '@countermark/protocol/cose';
 import type { JobReport } from '@countermark/protocol/interfaces/host';
 import Database from 'better-sqlite3';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -109,12 +110,29 @@ describe('An authority that is restored from an older backup', () => {
     expect((await examined(data)).join('\n')).toMatch(/its store is an older copy/);
     const untouched = workshop.path(`untouched-${copies}`);
     cpSync(later, untouched, { recursive: true });
+    // The one that is not restored has another granting key meanwhile, which changes nothing for anybody.
+    const rotated = await workshop.run('grant', 'rotate-key', '--data', untouched, '--json');
+    expect([rotated.code, json<{ epoch: number }>(rotated).epoch]).toEqual([0, 2]);
     const [anew, never] = [await franked(data, 'third'), await franked(untouched, 'third')];
+    expect([grantingEpochsOf(data), grantingEpochsOf(untouched)]).toEqual([[1], [1, 2]]);
+    expect(await examined(untouched)).toEqual([]);
     expect(totalsOf(data)).toEqual(totalsOf(untouched));
     expect(anew.registers).toMatchObject({ pieces: never.registers.pieces });
     expect(await examined(data)).toEqual([]);
   });
 });
+
+/** Of the keys that signed what the server has booked. */
+function grantingEpochsOf(data: string): number[] {
+  const database = new Database(join(data, 'server', 'server.sqlite'), { readonly: true });
+  const rows = database.prepare('SELECT grant_bytes FROM booked_grant').all() as { readonly grant_bytes: Buffer }[];
+  database.close();
+  const epochs = rows.map(({ grant_bytes }) => {
+    const envelope = parseEnvelope(Uint8Array.from(grant_bytes));
+    return envelope.ok ? envelope.value.key.epoch : 0;
+  });
+  return [...new Set(epochs)].sort();
+}
 
 /** What every customer has franked and got, by the ledger. */
 function totalsOf(data: string): unknown {

@@ -26,6 +26,7 @@ ROLE_OF_TYPE = {
     "discount-grant": "granting",
     "credit-grant": "granting",
     "role-certificate": "issuing",
+    "granting-certificate": "granting",
 }
 RECORD_TYPES = {"batch-statistics", "key-rotation", "final-statement"}
 DEVICE_TYPES = {"batch-statistics", "key-rotation", "final-statement", "funds-request", "enrolment-request", "rotation-request"}
@@ -210,21 +211,23 @@ class Trust:
     def certified_key(self, envelope):
         """The key of a role by the certificates that its message carries; None where they do not lead to it."""
         keys, role, epoch, point = dict(self.keys), None, None, None
+        granting = envelope["holder"] == "granting"
+        type_, holder = ("granting-certificate", "granting") if granting else ("role-certificate", "issuing")
         for data in envelope["certificates"]:
             role = epoch = point = None
             said = open_envelope(data)
-            if said["type"] != "role-certificate" or said["holder"] != "issuing" or said["certificates"] or not said["signed"]:
+            if said["type"] != type_ or said["holder"] != holder or said["certificates"] or not said["signed"]:
                 return None
             if said["key"] not in keys:
                 continue
             if not signature_holds(keys[said["key"]], said["input"], said["authenticator"]):
                 return None
             fields = decode(said["payload"])
-            role, epoch, point = fields[1], fields[2], fields[3]
-            if role == "issuing":
+            role, epoch, point = ("granting", fields[1], fields[2]) if granting else (fields[1], fields[2], fields[3])
+            if role == holder:
                 if epoch <= int(said["key"].split("#")[1]):
                     return None
-                keys[f"issuing#{epoch}"] = point
+                keys[f"{holder}#{epoch}"] = point
         return point if f"{role}#{epoch}" == envelope["key"] else None
 
     def verify(self, data, expected=None):

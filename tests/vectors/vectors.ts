@@ -21,6 +21,7 @@ import {
   ENROLMENT_REQUEST,
 } from '@countermark/protocol/messages/enrolment';
 import { ROTATION_REQUEST } from '@countermark/protocol/messages/key-rotation';
+import { DISCOUNT_GRANT } from '@countermark/protocol/messages/grant';
 import { ROLE_CERTIFICATE } from '@countermark/protocol/messages/role-certificate';
 import { mills } from '@countermark/protocol/money';
 import type { Result } from '@countermark/protocol/result';
@@ -191,6 +192,7 @@ export function vectorsOf(world: World): Vector[] {
     message('discount-grant', world.discountGrant),
     message('credit-grant', world.creditGrant),
     message('role-certificate', world.roleCertificate('confirming', 2)),
+    message('granting-certificate', world.grantingCertificate(2)),
   ];
   return [...good, ...codec(), ...altered(world), ...envelopes(world), ...rotated(world), ...chains(world, first)];
 }
@@ -241,6 +243,7 @@ function altered(world: World): Vector[] {
     ['key-rotation', world.records.rotation.bytes],
     ['final-statement', world.records.finalStatement.bytes],
     ['role-certificate', world.roleCertificate('confirming', 2)],
+    ['granting-certificate', world.grantingCertificate(2)],
   ];
   return authentic.flatMap(([type, bytes]): Vector[] => {
     const forged = flip(bytes, bytes.length - 1);
@@ -522,6 +525,21 @@ function rotated(world: World): Vector[] {
     2,
     [roleCertificate('attesting', 2)],
   );
+  const { grantingCertificate } = world;
+  const granted = (
+    name: string,
+    outcome: string,
+    certificates: readonly Uint8Array[],
+    epoch = 2,
+    key = `granting#${epoch}`,
+  ): Vector => ({
+    name: `a discount-grant ${name}`,
+    check: 'message',
+    type: 'discount-grant',
+    input: [byLaterKey(DISCOUNT_GRANT, world.discount, epoch, certificates, key)],
+    outcome,
+  });
+  const granting = grantingCertificate(2);
   const certified = byLaterKey(DEVICE_CERTIFICATE, deviceCertificateOf(world), 2, [issuing]);
   const record = parseEnvelope(records.first.bytes);
   if (!record.ok) throw new Error('not an envelope');
@@ -577,6 +595,17 @@ function rotated(world: World): Vector[] {
       'envelope-malformed',
       Array.from({ length: CARRIED_MAX + 1 }, () => second),
     ),
+    granted('by the second granting key', 'accepted', [granting]),
+    granted('by the third, which the second certified', 'accepted', [granting, grantingCertificate(3, 2)], 3),
+    granted('by the second granting key, without its certificate', 'unknown-key', []),
+    granted('by a granting key that the issuing key certified', 'unknown-key', [
+      grantingCertificate(2, 1, 'granting#2', 'issuing'),
+    ]),
+    granted('beside the certificate of a role', 'unknown-key', [second]),
+    granted('by a granting key that certified itself', 'unknown-key', [grantingCertificate(2, 2)]),
+    granted('with certificates in the wrong order', 'unknown-key', [grantingCertificate(3, 2), granting], 3),
+    granted('by another key than is certified', 'bad-authenticator', [granting], 2, 'policy#2'),
+    confirmed('by a key that the granting key certified', 'unknown-key', [grantingCertificate(2, 1, 'confirming#2')]),
     {
       name: 'a record with a role certificate beside it',
       check: 'record',

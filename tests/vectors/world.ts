@@ -52,6 +52,7 @@ import { FINAL_STATEMENT } from '@countermark/protocol/messages/final-statement'
 import { KEY_ROTATION, ROTATION_REQUEST } from '@countermark/protocol/messages/key-rotation';
 import { pieceRecordBytes, pieceRecordHead } from '@countermark/protocol/messages/piece-record';
 import { POLICY, SIGNED_TIME, SUSPENSION } from '@countermark/protocol/messages/policy';
+import { GRANTING_CERTIFICATE } from '@countermark/protocol/messages/granting-certificate';
 import { ROLE_CERTIFICATE } from '@countermark/protocol/messages/role-certificate';
 import { mills } from '@countermark/protocol/money';
 
@@ -125,6 +126,17 @@ export function buildWorld(keep: Keep) {
   ): Uint8Array => {
     const value = { role, epoch, publicKey: testPublicKey(key), issuedAtMs: NOW_MS };
     const message = unsealedMessage(ROLE_CERTIFICATE, 'signature', { holder: 'issuing', epoch: signer }, value);
+    return seal(message, sign(signs, toBeAuthenticated(message)));
+  };
+  /** By a granting key, as above. */
+  const grantingCertificate = (
+    epoch: number,
+    signer = 1,
+    key = `granting#${epoch}`,
+    signs = roleKeyName('granting', signer),
+  ): Uint8Array => {
+    const value = { epoch, publicKey: testPublicKey(key), issuedAtMs: NOW_MS };
+    const message = unsealedMessage(GRANTING_CERTIFICATE, 'signature', { holder: 'granting', epoch: signer }, value);
     return seal(message, sign(signs, toBeAuthenticated(message)));
   };
   /** Of a later epoch of its role, with certificates; `key`: the name of the test key that signs. */
@@ -271,12 +283,21 @@ export function buildWorld(keep: Keep) {
     demonstration: true,
     grantedAtMs: NOW_MS,
   };
+  const discount = {
+    ...grantFields,
+    programme: 'vector-discount' as ProgrammeId,
+    period: '2026-11-22',
+    amountMills: mills(147n),
+    entitlementMills: mills(147n),
+    reasons: ['1 piece at 5-digit: affixed USD 0.740, declared level USD 0.593.'],
+  };
   return {
     sign,
     byRole,
     byDevice,
     byLaterKey,
     roleCertificate,
+    grantingCertificate,
     certificates,
     batch,
     first,
@@ -352,14 +373,8 @@ export function buildWorld(keep: Keep) {
       sinceMs: NOW_MS,
       withdrawn: true,
     }),
-    discountGrant: byRole(DISCOUNT_GRANT, {
-      ...grantFields,
-      programme: 'vector-discount' as ProgrammeId,
-      period: '2026-11-22',
-      amountMills: mills(147n),
-      entitlementMills: mills(147n),
-      reasons: ['1 piece at 5-digit: affixed USD 0.740, declared level USD 0.593.'],
-    }),
+    discount,
+    discountGrant: byRole(DISCOUNT_GRANT, discount),
     creditGrant: byRole(CREDIT_GRANT, {
       ...grantFields,
       programme: 'vector-credit' as ProgrammeId,

@@ -25,6 +25,7 @@ import { openAuthorityStore } from './store/sql-store.ts';
 
 export type Authority = {
   readonly url: string;
+  /** The first one, which a trust bundle names. */
   readonly grantingKey: Uint8Array;
   readonly close: () => Promise<void>;
 };
@@ -97,7 +98,7 @@ export async function startAuthority(
   const url = await http.listen({ host: config.listen.host, port: config.listen.port });
   return accept({
     url,
-    grantingKey: signer.publicKey,
+    grantingKey: signer.keys({ holder: 'granting', epoch: 1 })?.publicKey ?? signer.publicKey,
     close: async () => {
       await http.close();
       await settler.close();
@@ -124,8 +125,11 @@ export async function openParts(config: Config, onBroken?: (fault: unknown) => v
   if (!signer.ok) return signer;
   const bundle = await readBundle(config.trustBundle);
   if (!bundle.ok) return bundle;
-  const own = bundle.value.keys.find(({ role, epoch }) => role === 'granting' && epoch === signer.value.epoch);
-  if (own !== undefined && !sameBytes(own.publicKey, signer.value.publicKey)) {
+  const strange = bundle.value.keys.some(({ role, epoch, publicKey }) => {
+    const own = role === 'granting' ? signer.value.keys({ holder: role, epoch }) : null;
+    return own !== null && !sameBytes(own.publicKey, publicKey);
+  });
+  if (strange) {
     const reason = 'it names another granting key than the one in the data folder of the authority';
     return refuse(rejection('config-invalid', { file: config.trustBundle, reason }));
   }

@@ -24,7 +24,7 @@ import { grantKeyPath, openParts } from './authority.ts';
 import type { Config } from './config.ts';
 import { loadProgrammes, programmeFiles } from './programmes.ts';
 import { shippedTariffs } from './rating.ts';
-import { grantingKeys, headAfter, headProblem, judgedRecord, keysOf, nameOf, verifiedGrant } from './record-check.ts';
+import { headAfter, headProblem, judgedRecord, keysOf, nameOf, verifiedGrant } from './record-check.ts';
 import { cellsOf } from './settlement.ts';
 import type { AuthorityStore } from './store/authority-store.ts';
 
@@ -48,7 +48,7 @@ export async function checkAuthority(
     if (examination.problems.length > 0) return accept(examination.problems);
     await checkRecords(store, trustedKeys(bundle), examination);
     await checkTotals(store, examination);
-    await checkGrants(store, grantingKeys(signer), examination);
+    await checkGrants(store, signer.keys, examination);
     const programmes = await loadProgrammes(await programmeFiles(config));
     if (programmes.ok) await checkEntitlements(store, programmes.value, examination);
     return accept(examination.problems);

@@ -17,6 +17,8 @@ const key = generateSigningKey();
 const signer = {
   epoch: 1,
   publicKey: publicKeyBytes(key.publicKey),
+  certificates: [],
+  keys: () => ({ publicKey: publicKeyBytes(key.publicKey), authentication: 'signature' as const }),
   sign: (bytes: Uint8Array) => Promise.resolve(signP1363(key.privateKey, bytes)),
 };
 const trust = {
@@ -107,7 +109,8 @@ describe('a grant', () => {
 
   test('without evidence, or by a signer that errs, is not made', async () => {
     await expect(signed({ reckoning: reckoning(1n), last: null, evidence: [] })).rejects.toThrow('no record');
-    const broken = { ...signer, publicKey: publicKeyBytes(generateSigningKey().publicKey) };
+    const publicKey = publicKeyBytes(generateSigningKey().publicKey);
+    const broken = { ...signer, keys: () => ({ publicKey, authentication: 'signature' as const }) };
     const draft = { programme, remarks: [], reckoning: reckoning(1n), last: null, evidence: digests(1) };
     await expect(signGrants(draft, broken, 7)).rejects.toThrow('bad-authenticator');
   });

@@ -16,7 +16,7 @@ import { formatMills, mills } from '@countermark/protocol/money';
 import { nodeVerification } from '@countermark/node-platform/verification';
 import type { Programme } from '@countermark/tariff/programme';
 import type { Reckoning } from '@countermark/tariff/programme-reckoning';
-import { verifyMessage } from '@countermark/verify/verified';
+import { type KeySource, verifyMessage } from '@countermark/verify/verified';
 import type { LastGrant, SignedGrant } from './store/authority-store.ts';
 
 /** The authority's grant key, behind a port: software here, an HSM where there is one. */
@@ -25,6 +25,10 @@ export type GrantSigner = {
   readonly epoch: number;
   /** Uncompressed point, 65 bytes. */
   readonly publicKey: Uint8Array;
+  /** Lead to it from the first granting key, oldest first; none for the first. */
+  readonly certificates: readonly Uint8Array[];
+  /** The public parts of it and of all before it. */
+  readonly keys: KeySource;
   /** ES256: 64 bytes r || s. */
   readonly sign: (bytes: Uint8Array) => Promise<Uint8Array>;
 };
@@ -112,14 +116,11 @@ async function signGrant(
   const type = programme.kind === 'discount' ? DISCOUNT_GRANT : CREDIT_GRANT;
   const key = { holder: 'granting', epoch: signer.epoch };
   const unsealed = unsealedMessage(type, 'signature', key, grant);
-  const bytes = seal(unsealed, await signer.sign(toBeAuthenticated(unsealed)));
+  const bytes = seal(unsealed, await signer.sign(toBeAuthenticated(unsealed)), signer.certificates);
   // The authority's own output is verified as anybody will: a broken signer must not release anything.
   const verified = verifyMessage(type, bytes, {
     port: nodeVerification,
-    keys: ({ holder, epoch }) =>
-      holder === key.holder && epoch === key.epoch
-        ? { publicKey: signer.publicKey, authentication: 'signature' }
-        : null,
+    keys: signer.keys,
   });
   if (!verified.ok) throw new Error(`The grant key made a grant that does not verify: ${verified.rejection.code}.`);
   return { digest: verified.value.digest, bytes };

@@ -64,17 +64,12 @@ export async function tailProblem({
   }
   const items = await store.grants(Math.max(0, grants - TAIL_MIN), TAIL_MAX);
   for (const item of items) {
-    const grant = verifiedGrant(item, grantingKeys(signer));
+    const grant = verifiedGrant(item, signer.keys);
     if (!grant.ok) return `Grant ${item.cursor}: ${describeFinding(grant.rejection)}`;
     if (!sameBytes(item.digest, grant.value.digest)) return `Grant ${item.cursor} is stored under another digest.`;
   }
   if (checked !== intake) await store.markChecked(intake);
   return null;
-}
-
-export function grantingKeys({ epoch, publicKey }: GrantSigner): KeySource {
-  return (key) =>
-    key.holder === 'granting' && key.epoch === epoch ? { publicKey, authentication: 'signature' } : null;
 }
 
 export function nameOf({ sequence, device, cursor }: LoggedRecord): string {

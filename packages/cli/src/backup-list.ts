@@ -22,6 +22,10 @@ export function backupList(
             why: 'the schemas countermark_server (registry, log, ledger) and countermark_authority (records, grants)',
           },
           { path: join(parties.authority, 'grant-key.pkcs8'), why: "the authority's granting key: a secret" },
+          {
+            path: join(parties.authority, 'grant-key.pkcs8.certificates'),
+            why: 'the certificates of the granting keys after the first, once there are any',
+          },
         ]
       : [
           { path: parties.server, why: "the server's registry, log and ledger" },

@@ -191,7 +191,8 @@ async function checkParty(
   return { party, store, problems };
 }
 
-function configOf(party: PartyName, { paths, settings, trustBundle }: Stores): object {
+/** The config of a party that serves nobody: of its own folder and trust bundle. */
+export function configOf(party: PartyName, { paths, settings, trustBundle }: Stores): object {
   const bundled = { ...paths, trustBundle };
   switch (party) {
     case 'cryptographic-device':

@@ -3,12 +3,14 @@
  *
  *     node main.js serve --config FILE.json
  *     node main.js check --config FILE.json [--json] [--testimony FILE] [--against FILE ...]
+ *     node main.js ACT --config FILE.json
  *
  * `serve` prints one line on stdout: `{"ready":true,...}` when it serves, or `{"ready":false,"rejection":...}` where it does not start,
  * whose words stand on stderr, too; and ends cleanly when stdin (the supervisor's pipe) closes
  * or on SIGTERM; SIGINT is ignored, because a terminal sends it to every process and the supervisor decides. `check` reads the
  * party's store from the first record and prints in words what is wrong, one a line; with --json lines of progress and one of
- * problems. `--testimony` appends what others can compare, `--against` compares with it (see examination.ts).
+ * problems. An act is something that a party's program does to its store while nobody serves from it; it prints one line: `{"done":{...}}`, or
+ * `{"rejection":...}`. `--testimony` appends what others can compare, `--against` compares with it (see examination.ts).
  * Exit codes: 0 done; those of the rejection catalogue (6: store in use or damaged, not worth a restart); 70 a fault.
  */
 import { readFile } from 'node:fs/promises';
@@ -41,6 +43,8 @@ export interface PartyProgram<Config> {
   serve(config: Config, party: PartyContext): Promise<Result<PublishedAddresses>>;
   /** Returns what is wrong with the party's store, in words; nothing when all is well. */
   check(config: Config, examination: Examination): Promise<Result<readonly string[]>>;
+  /** What else it can be started for, by name. */
+  readonly acts?: Readonly<Record<string, (config: Config) => Promise<Result<PublishedAddresses>>>>;
 }
 
 /** Longest time that the close hooks may take together. */
@@ -60,7 +64,8 @@ export async function runParty<Config>(program: PartyProgram<Config>): Promise<v
   for (const stream of [process.stdout, process.stderr]) stream.on('error', () => undefined);
 
   try {
-    const command = await parseCommand(process.argv.slice(2));
+    const acts = program.acts ?? {};
+    const command = await parseCommand(process.argv.slice(2), ['serve', 'check', ...Object.keys(acts)]);
     if (!command.ok) {
       refuseToRun(command.rejection);
       return;
@@ -70,17 +75,18 @@ export async function runParty<Config>(program: PartyProgram<Config>): Promise<v
       if (command.value.verb === 'serve') refuseToServe(config.rejection);
       else describe(config.rejection);
       process.exitCode = CATALOGUE[config.rejection.code].exit;
-    } else if (command.value.verb === 'check') await check(program, config.value, command.value.options);
-    else await serve(program, config.value, log);
+    } else if (command.value.verb === 'serve') await serve(program, config.value, log);
+    else if (command.value.verb === 'check') await check(program, config.value, command.value.options);
+    else await carryOut(acts[command.value.verb], config.value);
   } catch (error) {
     die('Starting failed')(error);
   }
 }
 
 type CheckOptions = { readonly json?: boolean; readonly testimony?: string; readonly against?: readonly string[] };
-type PartyCommand = { readonly verb: 'serve' | 'check'; readonly json: unknown; readonly options: CheckOptions };
+type PartyCommand = { readonly verb: string; readonly json: unknown; readonly options: CheckOptions };
 
-async function parseCommand(args: string[]): Promise<Result<PartyCommand>> {
+async function parseCommand(args: string[], verbs: readonly string[]): Promise<Result<PartyCommand>> {
   const usage = (reason: string): Result<never> => refuse(rejection('usage', { reason }));
   let verb: string | undefined;
   let file: string | undefined;
@@ -98,13 +104,23 @@ async function parseCommand(args: string[]): Promise<Result<PartyCommand>> {
   } catch (error) {
     return usage(errorText(error));
   }
-  if ((verb !== 'serve' && verb !== 'check') || file === undefined)
-    return usage('Usage: serve|check --config FILE.json');
+  if (verb === undefined || !verbs.includes(verb) || file === undefined)
+    return usage(`Usage: ${verbs.join('|')} --config FILE.json`);
   try {
     return accept({ verb, json: JSON.parse(await readFile(file, 'utf8')) as unknown, options });
   } catch (error) {
     return refuse(rejection('config-invalid', { file, reason: errorText(error) }));
   }
+}
+
+async function carryOut<Config>(
+  act: ((config: Config) => Promise<Result<PublishedAddresses>>) | undefined,
+  config: Config,
+): Promise<void> {
+  const done = await act?.(config);
+  if (done === undefined) throw new TypeError('an act that the program has not');
+  if (!done.ok) refuseToRun(done.rejection);
+  process.stdout.write(`${JSON.stringify(done.ok ? { done: done.value } : { rejection: done.rejection })}\n`);
 }
 
 async function check<Config>(

@@ -2,7 +2,7 @@
  * The envelope of every authenticated message: COSE_Sign1 with ES256 or COSE_Mac0 with HMAC 256/256 (RFC 9052, 9053).
  *
  * Guarantees: exactly one accepted form (tagged, payload inside, protected header with algorithm, key id, type and version and
- * nothing else; unprotected header empty, or with the certificates of the role's key that signed: `messages/role-certificate.ts`). Type
+ * nothing else; unprotected header empty, or with the certificates of the role's key that signed: `messages/role-certificate.ts`, `granting-certificate.ts`). Type
  * and version stand in the protected header and again in the external data, so that no message can stand in for another. The digest of
  * a message covers protected header and payload only: ECDSA signatures are malleable, and whoever carries a message can take
  * certificates away or add some; no digest may depend on either.
@@ -26,7 +26,7 @@ const CONTEXT = { signature: 'Signature1', mac: 'MAC0' } as const; // RFC 9052, 
 const LABEL = { algorithm: 1, keyId: 4, type: 16, version: -70_001, certificates: -70_002 } as const; // typ: RFC 9596; below -65536: private use
 const TYPE_PREFIX = 'countermark/';
 const AUTHENTICATOR_BYTES = { signature: 64, mac: 32 } as const;
-/** Role certificates that one message may carry: fifteen successions of the issuing key, and the role's own. */
+/** Certificates that one message may carry: fifteen successions of the issuing key, and the role's own; sixteen of the granting key. */
 export const CARRIED_MAX = 16;
 export const CARRIED_BYTES = 256;
 

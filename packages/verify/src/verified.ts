@@ -18,10 +18,9 @@ import {
 import type { Digest } from '@countermark/protocol/digest';
 import { checkType, type MessageType, parsePayload } from '@countermark/protocol/message';
 import { type EnrolmentRequest, ENROLMENT_REQUEST } from '@countermark/protocol/messages/enrolment';
-import { ROLE_CERTIFICATE } from '@countermark/protocol/messages/role-certificate';
 import { rejection } from '@countermark/protocol/rejection';
 import { accept, type Result, refuse } from '@countermark/protocol/result';
-import { certifiedRoleKey } from './role-certificate.ts';
+import { certifiedRoleKey, type CertifyingKeys } from './role-certificate.ts';
 import type { MacPort, VerificationPort } from './verification-port.ts';
 
 declare const mark: unique symbol;
@@ -54,8 +53,8 @@ function make<T>(message: T, envelope: Envelope, bytes: Uint8Array, port: Verifi
  */
 function roleKey(envelope: Envelope, { port, keys }: Pick<Trust, 'port' | 'keys'>): KnownKey | null {
   if (envelope.certificates.length === 0) return keys(envelope.key);
-  const issuing = (epoch: number) => keys({ holder: ROLE_CERTIFICATE.authenticatedBy, epoch })?.publicKey ?? null;
-  const publicKey = certifiedRoleKey(envelope, issuing, port);
+  const trusted: CertifyingKeys = (holder, epoch) => keys({ holder, epoch })?.publicKey ?? null;
+  const publicKey = certifiedRoleKey(envelope, trusted, port);
   return publicKey === null ? keys(envelope.key) : { publicKey, authentication: 'signature' };
 }
 

@@ -9,6 +9,7 @@ import { DEVICE_CERTIFICATE, ENROLMENT_REQUEST } from './enrolment.ts';
 import { FINAL_STATEMENT } from './final-statement.ts';
 import { FUNDS_GRANT, FUNDS_REQUEST } from './funds.ts';
 import { CREDIT_GRANT, DISCOUNT_GRANT } from './grant.ts';
+import { GRANTING_CERTIFICATE } from './granting-certificate.ts';
 import { KEY_ROTATION, ROTATION_REQUEST } from './key-rotation.ts';
 import { POLICY, SIGNED_TIME, SUSPENSION } from './policy.ts';
 import { ROLE_CERTIFICATE } from './role-certificate.ts';
@@ -30,4 +31,5 @@ export const MESSAGES: readonly MessageType<unknown>[] = [
   CREDIT_GRANT,
   FINAL_STATEMENT,
   ROLE_CERTIFICATE,
+  GRANTING_CERTIFICATE,
 ];
