@@ -6,7 +6,7 @@
  * of its history that it still has (delivery-marks.ts). Records that were accepted while their device was suspended come with its signed
  * suspension, and never in one delivery with records from before it: the authority's chain has no gap, and no grant rests
  * on them. The authority is told of a suspension, and of a withdrawal, also where no record follows: after the device's last
- * one, and again after each start. A record that the authority refuses for good holds up its own device only.
+ * one, and again after each start and each hour: one that was restored from a backup of the same records has forgotten it. A record that the authority refuses for good holds up its own device only.
  */
 import { Fault } from '@countermark/node-platform/fault';
 import type { Log } from '@countermark/node-platform/logs';
@@ -30,6 +30,7 @@ import type { ServerTables } from './tables.ts';
 
 const STEP = 256;
 const STEP_BYTES = 3 * 1024 * 1024;
+const TELL_AGAIN_MS = 3_600_000;
 /** So often a refusal must come before it counts as one for good: what a message lost on its way says nothing of the record. */
 const REFUSALS = 5;
 
@@ -41,8 +42,12 @@ export type DeliveryParts = {
   readonly authority: AuthorityClient;
   /** The authority's cursor of the last grant that is booked. */
   readonly grantsCursor: () => Promise<bigint>;
+  readonly nowMs: () => number;
   readonly logs: Log;
 };
+
+/** What the authority was told of a device, and when. */
+type Told = { readonly withdrawn: boolean; readonly atMs: number };
 
 export class DeliveryFollower {
   readonly #parts: DeliveryParts;
@@ -52,8 +57,8 @@ export class DeliveryFollower {
   readonly #refused = new Map<DeviceId, number>();
   /** Refusals of the same record in succession. */
   readonly #refusals = new Map<string, number>();
-  /** Suspended devices that the authority has been told of by this process, and whether as withdrawn; repeats are harmless. */
-  readonly #told = new Map<DeviceId, boolean>();
+  /** Suspended devices that the authority has been told of by this process; repeats are harmless. */
+  readonly #told = new Map<DeviceId, Told>();
   /** The log's cursor of the last mark when it was last looked at: marks go back only where the authority has lost something. */
   #marked = 0n;
 
@@ -109,15 +114,28 @@ export class DeliveryFollower {
     );
     const untold = suspended
       .map(({ device, reason, withdrawn }) => ({ device: device as DeviceId, reason, withdrawn: withdrawn !== null }))
-      .filter(({ device, withdrawn }) => this.#told.get(device) !== withdrawn);
+      .filter(({ device, withdrawn }) => !this.#isTold(device, withdrawn));
     const now = untold.slice(0, STEP);
     if (now.length === 0) return 'idle';
     const words: Uint8Array[] = [];
     for (const { device, reason } of now) words.push(signedOf(await suspensions.of(device, reason)));
     const answer = await authority.deliver({ certificates: [], items: [], suspensions: words });
     if (!answer.ok) throw new Fault('authority-unavailable', describeRejection(answer.rejection), { retry: 'later' });
-    for (const { device, withdrawn } of now) this.#told.set(device, withdrawn);
+    this.#noteTold(now);
     return untold.length > now.length ? 'more' : 'idle';
+  }
+
+  #noteTold(words: readonly { readonly device: DeviceId; readonly withdrawn: boolean }[]): void {
+    const atMs = this.#parts.nowMs();
+    for (const { device, withdrawn } of words) this.#told.set(device, { withdrawn, atMs });
+  }
+
+  #isTold(device: DeviceId, withdrawn: boolean): boolean {
+    const told = this.#told.get(device);
+    if (told?.withdrawn !== withdrawn) return false;
+    const sinceMs = this.#parts.nowMs() - told.atMs;
+    // Below zero the clock was set back.
+    return sinceMs >= 0 && sinceMs < TELL_AGAIN_MS;
   }
 
   /**
@@ -150,7 +168,7 @@ export class DeliveryFollower {
       await giveUpMark(database, mark);
       return { point: null, again: null, accepted: 0 };
     }
-    for (const { device, withdrawn } of suspensions) this.#told.set(device, withdrawn);
+    this.#noteTold(suspensions);
     for (const name of wanted.keys()) this.#sent.add(name);
     let again: bigint | null = null;
     for (const [index, entry] of entries.entries()) {

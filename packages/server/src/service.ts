@@ -196,6 +196,7 @@ export async function startService(config: Config, party: ServiceContext): Promi
     suspensions,
     authority,
     grantsCursor: () => database.read(lastBooked),
+    nowMs,
     logs,
   });
   const settlement = new Settlement(database, log, funds, registry);
