@@ -344,7 +344,8 @@ describe.each(['SQLite', 'PostgreSQL'])('On %s, a device', (kind) => {
     }
     const all = await listed('limit=1000');
     const [first] = all;
-    expect((await listed(`after=${first!.device}&limit=1`))[0]).toEqual(all[1]);
+    // Its balance may be booked meanwhile.
+    expect((await listed(`after=${first!.device}&limit=1`)).map((one) => one.device)).toEqual([all[1]!.device]);
   });
 });
 

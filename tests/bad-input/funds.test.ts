@@ -69,7 +69,7 @@ describe('Funds that end in the middle of a batch', () => {
     writeFileSync(file, readSample());
     const refillMills = 1_500_000n;
     const line = await installation.line(
-      { licensee: 'lic_funds-closed', customers: 'many', records: 'psd' },
+      { licensee: 'lic_funds-closed', customers: 'many', records: 'psd', pages: false },
       { refillMills },
     );
     const frank = () => countermark(line, 'batch', 'frank', file, '--job', 'autumn', '--mailing-date', '2026-11-22');
