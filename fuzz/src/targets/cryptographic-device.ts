@@ -26,7 +26,7 @@ import { ROLE_CERTIFICATE } from '@countermark/protocol/messages/role-certificat
 import { ROTATED_KEYS, parsePayload, type MessageType } from '@countermark/protocol/message';
 import { MAX_MILLS, mills } from '@countermark/protocol/money';
 import { encodeWith, parseValue } from '@countermark/protocol/schema';
-import { policySchema } from '@countermark/protocol/messages/policy';
+import { policySchema, SUSPENSION } from '@countermark/protocol/messages/policy';
 import { certificateRequest } from '@countermark/psd/shell/certificate-request';
 import { signingKey } from '@countermark/psd/shell/keys';
 import { DEFAULT_POLICY } from '@countermark/server/policies';
@@ -38,15 +38,12 @@ import { mutateCall } from './psd.ts';
 
 const LICENSEE = 'lic_fuzz' as LicenseeId;
 
-/** Signing policies and suspensions is the server's word alone; keys are read once. */
-const OPERATIONS = Object.values(CRYPTOGRAPHIC_DEVICE as unknown as Record<string, Operation<unknown, unknown>>).filter(
-  ({ name }) => name !== 'suspend',
-);
+const OPERATIONS = Object.values(CRYPTOGRAPHIC_DEVICE as unknown as Record<string, Operation<unknown, unknown>>);
 
 export const cryptographicDeviceTarget: Target = {
   name: 'cryptographic-device',
   about:
-    'a cryptographic device asked rightly or not: it attests and confirms authentic records only, grants what was decided, once',
+    'a cryptographic device asked rightly or not: it attests and confirms authentic records only, suspends after no others, grants what was decided, once',
   words: ['protocol'],
   maxBytes: 4,
   mutations: [mutateCall],
@@ -86,7 +83,10 @@ async function openCryptographicDevice(folder: string): Promise<Opened> {
     for (let i = 0; i < 4; i++) records.push(device.record({ pieces: i + 1 }));
   }
   const genuine = new Set(records.map(digestOf));
-  const { results } = (await ask('authenticate', { records })) as { results: readonly { attestation: Uint8Array }[] };
+  const attestedRecords = (await ask('authenticate', { records })) as {
+    results: readonly { attestation: Uint8Array }[];
+  };
+  const { results } = attestedRecords;
   const items = records.map((record, i) => ({ record, attestation: results[i]?.attestation ?? new Uint8Array() }));
   const policies: Uint8Array[] = [];
   for (const { device } of devices) {
@@ -94,6 +94,12 @@ async function openCryptographicDevice(folder: string): Promise<Opened> {
     const signed = await ask('sign-policy', { policy: encodeWith(policySchema, said) });
     policies.push((signed as { policy: Uint8Array }).policy);
   }
+  // The one that is suspended, and withdrawn where a change makes it so: its own records are none of those above.
+  const suspect = new SimulatedDevice(LICENSEE);
+  await ask('enrol', { request: suspect.enrolmentRequest(), licensee: LICENSEE, certified: false });
+  const suspectRecords = [suspect.record(), suspect.record()];
+  const seen = (await ask('authenticate', { records: suspectRecords })) as typeof attestedRecords;
+  const lasts = suspectRecords.map((record, i) => ({ record, attestation: seen.results[i]?.attestation }));
   let fundsNumber = 0;
   const grants = new Map<string, Uint8Array>();
   const ceremonies = new Map<string, Uint8Array>();
@@ -120,6 +126,11 @@ async function openCryptographicDevice(folder: string): Promise<Opened> {
       }
       case 'sign-time':
         return { device: device.device };
+      case 'suspend': {
+        // Its last record, one of another device, or none.
+        const last = random.once(4) ? {} : { last: random.once(4) ? random.pick(items) : random.pick(lasts) };
+        return { device: suspect.device, licensee: LICENSEE, suspended: true, reason: 'fuzz', ...last };
+      }
       case 'revoke-sessions':
         return { device: device.device, licensee: LICENSEE };
       case 'rotate-role-key':
@@ -154,6 +165,24 @@ async function openCryptographicDevice(folder: string): Promise<Opened> {
       const before = ceremonies.get(ceremony);
       must(before === undefined || Buffer.compare(before, certificate) === 0, 'one ceremony has two keys');
       ceremonies.set(ceremony, certificate);
+    } else if (name === 'suspend') {
+      const { suspended, withdrawn, last } = asked as {
+        suspended: boolean;
+        withdrawn?: boolean;
+        last?: { record: Uint8Array };
+      };
+      const said = payloadOf(SUSPENSION, (told as { suspension: Uint8Array }).suspension);
+      must(
+        said.withdrawn === true || said.suspended === (suspended || withdrawn === true),
+        'another word than was asked',
+      );
+      if (said.withdrawn === true || !said.suspended || said.device !== suspect.device) return;
+      const sequence =
+        last === undefined ? 0 : suspectRecords.findIndex((one) => digestOf(one) === digestOf(last.record)) + 1;
+      must(
+        said.afterSequence === sequence,
+        'a suspension after a record that the device has not, or that nobody attested',
+      );
     } else if (name === 'revoke-sessions') {
       must((told as { epoch: number }).epoch === 1, 'the sessions of an epoch are revoked that no device has');
     } else if (name === 'identify') {

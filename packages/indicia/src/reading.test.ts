@@ -144,7 +144,7 @@ describe('a symbol', () => {
 
 describe.skipIf(!poppler)('sheets rasterised at 300 dpi (needs poppler-utils)', () => {
   const cases: readonly (readonly ['mac' | 'signature', boolean, Sheet, number])[] = [
-    ['signature', true, 'letter', 60],
+    ['signature', true, 'letter', 40],
     ['mac', true, 'a4', 20],
     ['signature', false, 'a4', 20],
     ['mac', false, 'letter', 20],
