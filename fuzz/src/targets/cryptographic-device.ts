@@ -97,6 +97,7 @@ async function openCryptographicDevice(folder: string): Promise<Opened> {
   // The one that is suspended, and withdrawn where a change makes it so: its own records are none of those above.
   const suspect = new SimulatedDevice(LICENSEE);
   await ask('enrol', { request: suspect.enrolmentRequest(), licensee: LICENSEE, certified: false });
+  suspect.receive(1_000_000n);
   const suspectRecords = [suspect.record(), suspect.record()];
   const seen = (await ask('authenticate', { records: suspectRecords })) as typeof attestedRecords;
   const lasts = suspectRecords.map((record, i) => ({ record, attestation: seen.results[i]?.attestation }));
