@@ -15,16 +15,26 @@ import { tracingProblem } from './traced-calls.ts';
 
 const USAGE = 'npm run crash -- kills [--kills N] [--seed S] [--json] | interruptions [--json] | syscalls [--json]';
 
+const say = (words: string): void => void process.stderr.write(`${words}\n`);
+
+function command() {
+  try {
+    return parseArgs({
+      allowPositionals: true,
+      options: {
+        kills: { type: 'string', default: '300' },
+        seed: { type: 'string', default: String(Date.now() % 1_000_000) },
+        json: { type: 'boolean', default: false },
+      },
+    });
+  } catch (error) {
+    say(error instanceof Error ? error.message : String(error));
+    return null;
+  }
+}
+
 async function main(): Promise<number> {
-  const { positionals, values } = parseArgs({
-    allowPositionals: true,
-    options: {
-      kills: { type: 'string', default: '300' },
-      seed: { type: 'string', default: String(Date.now() % 1_000_000) },
-      json: { type: 'boolean', default: false },
-    },
-  });
-  const say = (words: string): void => void process.stderr.write(`${words}\n`);
+  const { positionals, values } = command() ?? { positionals: [], values: { kills: '', seed: '', json: false } };
   const kills = Number(values.kills);
   const seed = Number(values.seed);
   if (positionals[0] === 'kills' && Number.isSafeInteger(kills) && kills > 0 && Number.isSafeInteger(seed)) {
