@@ -33,6 +33,15 @@ afterEach(() => {
   rmSync(folder, { recursive: true });
 });
 
+/** A device that is enrolled, and asks for its certificate as often as it is told to. */
+function enrolledPsd({ id }: TestDevice): PsdClient {
+  const status = { device: id, epoch: 1, state: 'operational', sequence: 0, registers: { pieces: 0 } };
+  const requests = { request: new Uint8Array([1]), certificateRequest: new Uint8Array([1]) };
+  return {
+    call: async ({ name }: { readonly name: string }) => accept(name === 'status' ? status : requests),
+  } as unknown as PsdClient;
+}
+
 it.each([
   ['is no certificate', new Uint8Array([0x30, 3, 2, 1, 5])],
   ['is empty', new Uint8Array(0)],
@@ -62,14 +71,7 @@ it('A device certificate that was altered on the way is not kept, and is asked f
   const altered = device.certificate.slice();
   altered.set([(altered.at(-1) ?? 0) ^ 1], altered.length - 1);
   const answers = [altered, device.certificate];
-  const psd = {
-    call: async ({ name }: { readonly name: string }) =>
-      accept(
-        name === 'status'
-          ? { device: device.id, epoch: 1, state: 'operational', sequence: 0, registers: { pieces: 0 } }
-          : { request: new Uint8Array([1]), certificateRequest: new Uint8Array([1]) },
-      ),
-  } as unknown as PsdClient;
+  const psd = enrolledPsd(device);
   const server = {
     enrol: async () => accept({ certificate: answers.shift(), policy: new Uint8Array([1]) }),
   } as unknown as ServerClient;
@@ -86,14 +88,7 @@ it('A host put back to before a rotation gives the server the certificate that i
   const device = new TestDevice(roles);
   const answers = [device.certificate];
   const given: (readonly Uint8Array[])[] = [];
-  const psd = {
-    call: async ({ name }: { readonly name: string }) =>
-      accept(
-        name === 'status'
-          ? { device: device.id, epoch: 1, state: 'operational', sequence: 0, registers: { pieces: 0 } }
-          : { request: new Uint8Array([1]), certificateRequest: new Uint8Array([1]) },
-      ),
-  } as unknown as PsdClient;
+  const psd = enrolledPsd(device);
   const server = {
     enrol: async () => accept({ certificate: answers.shift(), policy: new Uint8Array([1]) }),
     restoreCertificates: async (_: unknown, certificates: readonly Uint8Array[]) => {
