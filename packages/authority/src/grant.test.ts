@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { parseEnvelope } from '@countermark/protocol/cose';
 import { generateSigningKey, publicKeyBytes, signP1363 } from '@countermark/node-platform/signing';
 import { nodeVerification } from '@countermark/node-platform/verification';
 import { type Digest, digestOf, digestText } from '@countermark/protocol/digest';
@@ -105,6 +106,15 @@ describe('a grant', () => {
       chain.slice(0, -1).map(({ digest }) => digestText(digest)),
     );
     expect(chain.map(({ message }) => message.grantedBeforeMills)).toEqual([100n, 100n, 100n]);
+  });
+
+  test('carries the certificates that lead to its key', async () => {
+    const certificates = [Uint8Array.of(1), Uint8Array.of(2)];
+    // Not what this signer’s keys rest on: only that they come along.
+    const draft = { programme, remarks: [], reckoning: reckoning(1n), last: null, evidence: digests(1) };
+    const [grant] = await signGrants(draft, { ...signer, certificates }, 7);
+    const envelope = parseEnvelope(grant!.bytes);
+    expect(envelope.ok && envelope.value.certificates.map((one) => [...one])).toEqual([[1], [2]]);
   });
 
   test('without evidence, or by a signer that errs, is not made', async () => {

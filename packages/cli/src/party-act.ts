@@ -7,7 +7,7 @@ import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { errorText, Fault } from '@countermark/node-platform/fault';
+import { Fault } from '@countermark/node-platform/fault';
 import { writePrivateFile } from '@countermark/node-platform/private-file';
 import type { Rejection } from '@countermark/protocol/rejection';
 import { Refused } from './failure.ts';
@@ -52,8 +52,7 @@ type Line = { readonly done?: Readonly<Record<string, string | number>>; readonl
 function answerIn(text: string): Line | null {
   try {
     return JSON.parse(text.trim()) as Line;
-  } catch (error) {
-    if (error instanceof SyntaxError) return null;
-    throw new Fault('act-failed', errorText(error), { retry: 'never', cause: error });
+  } catch {
+    return null;
   }
 }
